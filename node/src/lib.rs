@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Meridian: an active-active, geo-replicated store with CRDT types and causal sessions.
+
+pub mod txn;
