@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The client side of Meridian: the wire types that clients and nodes share.
+
+pub mod wire;

@@ -1,13 +1,18 @@
-//! What the Raft log carries and what applying it means.
+//! The pure heart of a shard: what the Raft log carries and what applying it means.
+//!
+//! Apply is a function of (state, entry) and nothing else (I6): no clock, no randomness, no IO beyond the rows it is
+//! given, no limit that could differ between nodes. It is total: whatever an entry holds, it answers and never panics;
+//! its only error is a failing storage, which stops the node. Mutations, not effects, come in through the log, so
+//! that conditions are decided once, in the log's order, on every node alike.
 
-use serde::{Deserialize, Serialize};
+pub mod apply;
+pub mod entry;
+pub mod oplog;
+pub mod peers;
+pub mod remote;
+pub mod requests;
+pub mod state;
 
-/// What became of one log entry: one outcome for each of its items, in order.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Reply {}
-
-impl std::fmt::Display for Reply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
+pub use apply::apply_entry;
+pub use entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, RemoteOutcome, Reply};
+pub use state::{ShardState, tables};

@@ -1,0 +1,215 @@
+//! Applies log entries: clients' transactions become txns of this datacenter, other origins' txns come in as they are.
+
+use meridian_client::wire::{ApiError, ErrorCode};
+use meridian_crdt::{
+    Cells, Ctx, Executed, ExecuteError, Key, KeyEffect, Limits, Refusal, StoreError, Txn, TxnHead, Vector,
+    txn_hash,
+};
+
+use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
+use super::state::ShardState;
+use super::{oplog, remote, requests};
+
+/// Applies one entry at log position `index`. The state row is written with the rest, so that all of it changes as one.
+pub fn apply_entry<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    index: u64,
+    entry: Entry,
+) -> Result<Reply, StoreError<C::Error>> {
+    state.tick(entry.now_ms);
+    let mut outcomes = Vec::with_capacity(entry.items.len());
+    for item in entry.items {
+        outcomes.push(apply_item(state, cells, index, item)?);
+    }
+    state.refresh_stability();
+    state.validate();
+    state.save(cells).map_err(StoreError::Cells)?;
+    Ok(Reply { outcomes })
+}
+
+fn apply_item<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    index: u64,
+    item: Item,
+) -> Result<Outcome, StoreError<C::Error>> {
+    let settled = |result: Result<(), String>| match result {
+        Ok(()) => Outcome::Done,
+        Err(why) => Outcome::Refused(why),
+    };
+    Ok(match item {
+        Item::Client(txn) => Outcome::Client(apply_client(state, cells, index, txn)?),
+        Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, index, &txn)?),
+        Item::Mint(name) => settled(state.register(name).map(|own| state.own = Some(own))),
+        Item::Register(name) => settled(register_foreign(state, name)),
+        Item::Members(names) => {
+            state.set_members(names);
+            Outcome::Done
+        }
+        Item::Report { member, vector } => settled(state.report(member, vector)),
+        Item::Tidy { rows_max } => {
+            tidy(state, cells, index, rows_max)?;
+            Outcome::Done
+        }
+    })
+}
+
+fn register_foreign(state: &mut ShardState, name: meridian_crdt::OriginName) -> Result<(), String> {
+    let dc = name.dc.clone();
+    let origin = state.register(name)?;
+    if let Some(peer) = state.members.get_mut(&dc) {
+        peer.origin.get_or_insert(origin);
+    }
+    Ok(())
+}
+
+/// Headers of absent keys stay for so many log entries after their last change, so that a transaction that has read
+/// the absence can still be validated, and a session that has seen it gets its dots.
+const HEADERS_KEPT_ENTRIES: u64 = 10_000;
+
+fn tidy<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    index: u64,
+    rows_max: u32,
+) -> Result<(), StoreError<C::Error>> {
+    oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
+    requests::expire(state, cells, rows_max as usize).map_err(StoreError::Cells)?;
+    let keep_from = index.saturating_sub(HEADERS_KEPT_ENTRIES);
+    meridian_crdt::sweep(cells, &state.stable, keep_from, rows_max as usize)?;
+    Ok(())
+}
+
+/// Answers what the request id shows as done; else decides, applies and remembers the answer.
+fn apply_client<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    index: u64,
+    txn: ClientTxn,
+) -> Result<Answer, StoreError<C::Error>> {
+    let Some(id) = txn.id.clone() else { return decide(state, cells, index, txn) };
+    let fingerprint = match txn.fingerprint() {
+        Ok(fingerprint) => fingerprint,
+        Err(e) => return Ok(refused(ApiError::new(ErrorCode::BadValue, e.to_string()), Vector::new())),
+    };
+    match requests::recall(cells, &id, fingerprint).map_err(StoreError::Cells)? {
+        requests::Recall::Answered(answer) => return Ok(*answer),
+        requests::Recall::Reused => {
+            let message = "this request id was used for another request; take a fresh one";
+            return Ok(refused(ApiError::new(ErrorCode::RequestIdReused, message), Vector::new()));
+        }
+        requests::Recall::New => {}
+    }
+    let answer = decide(state, cells, index, txn)?;
+    requests::remember(state, cells, &id, fingerprint, &answer).map_err(StoreError::Cells)?;
+    Ok(answer)
+}
+
+fn refused(error: ApiError, touched: Vector) -> Answer {
+    Answer::Refused { error, touched }
+}
+
+/// The dots that last touched each of `keys`: what a session depends on that has looked at them.
+fn touched<'k, C: Cells>(
+    cells: &C,
+    keys: impl Iterator<Item = &'k Key>,
+) -> Result<Vector, StoreError<C::Error>> {
+    let mut dots = Vector::new();
+    for key in keys {
+        dots.join(&meridian_crdt::touched(cells, key)?);
+    }
+    Ok(dots)
+}
+
+fn decide<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    index: u64,
+    txn: ClientTxn,
+) -> Result<Answer, StoreError<C::Error>> {
+    let looked_at = |txn: &ClientTxn, cells: &C| {
+        let keys = txn.conditions.iter().map(|(key, _)| key).chain(txn.ops.iter().map(|(key, _)| key));
+        touched(cells, keys)
+    };
+    let Some(dot) = state.next_own_dot() else {
+        let error = ApiError::new(ErrorCode::NoLeader, "this datacenter has not begun its first life yet");
+        return Ok(refused(error, Vector::new()));
+    };
+    let mut failed = Vec::new();
+    for (i, (key, condition)) in txn.conditions.iter().enumerate() {
+        if !meridian_crdt::check(cells, key, condition)? {
+            failed.push(i);
+        }
+    }
+    if !failed.is_empty() {
+        let message = format!("{} of {} preconditions do not hold", failed.len(), txn.conditions.len());
+        let error = ApiError::new(ErrorCode::PreconditionFailed, message).with("failed", failed);
+        return Ok(refused(error, looked_at(&txn, cells)?));
+    }
+    let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc) + 1);
+    let (deps, stable) = (state.vector.clone(), state.stable.clone());
+    let ctx = Ctx { dot, hlc, deps: &deps, index, stable: &stable };
+    let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &Limits::default()) {
+        Ok(executed) => executed,
+        Err(ExecuteError::Store(e)) => return Err(e),
+        Err(ExecuteError::Refused { op, refusal }) => {
+            return Ok(refused(refusal_error(op, txn.ops.len(), &refusal), looked_at(&txn, cells)?));
+        }
+    };
+    let Executed { effects, results } = executed;
+    let mut seen = looked_at(&txn, cells)?;
+    let committed = !effects.is_empty();
+    if committed {
+        commit(state, cells, &ctx, effects)?;
+        seen.advance(dot);
+    }
+    let mut answers = Vec::with_capacity(results.len());
+    for ((key, _), result) in txn.ops.iter().zip(results) {
+        answers.push(OpResult { version: meridian_crdt::version(cells, key)?, result });
+    }
+    Ok(Answer::Done { dot: committed.then_some(dot), results: answers, touched: seen })
+}
+
+/// Makes the effects this datacenter's next txn: applied, in the oplog, in the vector.
+fn commit<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    ctx: &Ctx<'_>,
+    effects: Vec<KeyEffect>,
+) -> Result<(), StoreError<C::Error>> {
+    let Some(chain) = state.chains.get_mut(&ctx.dot.origin) else {
+        unreachable!("the own origin {} is registered when it is minted", ctx.dot.origin);
+    };
+    let mut deps = ctx.deps.clone();
+    deps.set(ctx.dot.origin, 0);
+    let head =
+        TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
+    let txn = Txn { head, effects };
+    let encoded = txn.encode();
+    let applied = meridian_crdt::apply(cells, ctx, &txn.effects)?;
+    chain.hash = txn_hash(&encoded);
+    chain.deps = deps;
+    chain.hlc = ctx.hlc;
+    state.lww_conflicts += applied.lww_conflicts;
+    state.vector.advance(ctx.dot);
+    oplog::append(state, cells, ctx.dot, &encoded).map_err(StoreError::Cells)
+}
+
+fn refusal_error(op: usize, ops: usize, refusal: &Refusal) -> ApiError {
+    let (code, message) = match refusal {
+        Refusal::WrongType { live, asked } => (
+            ErrorCode::WrongType,
+            format!("the key holds a {}, not a {}; delete it first", live.name(), asked.name()),
+        ),
+        Refusal::Overflow => {
+            (ErrorCode::Overflow, "the sum would leave the range of a signed 64-bit integer".to_owned())
+        }
+        Refusal::TooLarge { what, limit } => {
+            (ErrorCode::TooLarge, format!("{what} is above its limit of {limit}"))
+        }
+        other => (ErrorCode::BadValue, other.to_string()),
+    };
+    let error = ApiError::new(code, message);
+    if ops > 1 { error.with("op", op) } else { error }
+}

@@ -1,0 +1,190 @@
+//! Log entries: what the leader proposes, and what each of its items came to.
+
+use bytes::Bytes;
+use meridian_client::wire::ApiError;
+use meridian_crdt::{Condition, Dot, Key, Mutation, Origin, OriginName, Value, Vector, Version};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
+
+const VERSION: u8 = 1;
+
+/// One Raft log entry: everything that waited when the leader proposed it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The leader's wall clock, in milliseconds since 1970. Log time follows it, within its bounds.
+    pub now_ms: u64,
+    /// Applied in order, each wholly or not at all.
+    pub items: Vec<Item>,
+}
+
+/// One thing to apply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Item {
+    /// A client's transaction.
+    Client(ClientTxn),
+    /// A txn of another origin, encoded.
+    Remote(Bytes),
+    /// This datacenter begins a life under this name.
+    Mint(OriginName),
+    /// Another datacenter writes under this name.
+    Register(OriginName),
+    /// The other datacenters of the cluster.
+    Members(Vec<String>),
+    /// The vector that a member has told us it has applied.
+    Report {
+        /// The member's current origin.
+        member: Origin,
+        /// What it has applied.
+        vector: Vector,
+    },
+    /// Housekeeping: cut the oplog, sweep what is stable; at most so many rows of each.
+    Tidy {
+        /// The most rows that are looked at in each part.
+        rows_max: u32,
+    },
+}
+
+/// A client's transaction with everything that is not deterministic already resolved by the leader.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientTxn {
+    /// The client's request id, if it gave one.
+    pub id: Option<String>,
+    /// The stamp of the leader's clock.
+    pub hlc: u64,
+    /// What must hold before.
+    pub conditions: Vec<(Key, Condition)>,
+    /// What is done.
+    pub ops: Vec<(Key, Mutation)>,
+}
+
+impl ClientTxn {
+    /// A hash of what is asked, by which a reused request id is noticed.
+    pub fn fingerprint(&self) -> Result<u64, EntryError> {
+        let bytes = rmp_serde::to_vec(&(&self.conditions, &self.ops)).map_err(|e| EntryError(e.to_string()))?;
+        Ok(xxh3_64(&bytes))
+    }
+}
+
+/// What became of one log entry: one outcome for each of its items, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// In the order of the items.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl std::fmt::Display for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} outcomes", self.outcomes.len())
+    }
+}
+
+/// What became of one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The answer to a client's transaction.
+    Client(Answer),
+    /// What became of another origin's txn.
+    Remote(RemoteOutcome),
+    /// An item that changes bookkeeping was applied.
+    Done,
+    /// An item that changes bookkeeping was refused; nothing changed.
+    Refused(String),
+}
+
+/// The answer to a client's transaction, as it is also remembered for its request id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is done.
+    Done {
+        /// The txn that it became; none if it changed nothing.
+        dot: Option<Dot>,
+        /// One for each operation.
+        results: Vec<OpResult>,
+        /// What the caller's session depends on from here on.
+        touched: Vector,
+    },
+    /// It was refused and changed nothing.
+    Refused {
+        /// Why.
+        error: ApiError,
+        /// What the caller has learnt by the refusal: the dots of the keys that were looked at.
+        touched: Vector,
+    },
+}
+
+/// What one operation answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpResult {
+    /// The version of its key after the whole transaction.
+    pub version: Version,
+    /// What the operation itself returns, such as a counter's new value.
+    pub result: Option<Value>,
+}
+
+/// What became of another origin's txn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RemoteOutcome {
+    /// It is applied.
+    Applied,
+    /// It had been applied before.
+    Duplicate,
+    /// Txns of its origin are missing before it, or its deps are; it may come again.
+    Early,
+    /// It can never be applied; the link that brought it stops.
+    Refused(String),
+}
+
+/// An entry could not be encoded or decoded.
+#[derive(Debug, Error)]
+#[error("log entry: {0}")]
+pub struct EntryError(pub String);
+
+impl Entry {
+    /// The bytes that go into the log: a version and MessagePack.
+    pub fn encode(&self) -> Result<Bytes, EntryError> {
+        let mut bytes = vec![VERSION];
+        rmp_serde::encode::write(&mut bytes, self).map_err(|e| EntryError(e.to_string()))?;
+        Ok(bytes.into())
+    }
+
+    /// Reads what [`Entry::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Entry, EntryError> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => rmp_serde::from_slice(body).map_err(|e| EntryError(e.to_string())),
+            Some((other, _)) => Err(EntryError(format!("version {other} is not known to this program"))),
+            None => Err(EntryError("empty".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meridian_client::wire::ErrorCode;
+    use meridian_crdt::CounterOp;
+
+    #[test]
+    fn entries_round_trip_and_their_bytes_do_not_change() {
+        let key = Key::new("default", "k").expect("valid key");
+        let txn = ClientTxn {
+            id: Some("r1".into()),
+            hlc: 9,
+            conditions: vec![(key.clone(), Condition::Absent)],
+            ops: vec![(key, Mutation::Counter(CounterOp::Add(5)))],
+        };
+        let entry = Entry { now_ms: 7, items: vec![Item::Client(txn), Item::Tidy { rows_max: 3 }] };
+        let bytes = entry.encode().expect("encodes");
+        assert_eq!(Entry::decode(&bytes).expect("decodes"), entry);
+        assert_eq!(bytes[..3], [1, 0x92, 7]);
+        assert!(Entry::decode(&[2]).is_err() && Entry::decode(&[]).is_err());
+    }
+
+    #[test]
+    fn answers_round_trip_with_their_errors() {
+        let error = ApiError::new(ErrorCode::PreconditionFailed, "no").with("failed", vec![1, 2]);
+        let answer = Answer::Refused { error, touched: Vector::new() };
+        let bytes = rmp_serde::to_vec(&answer).expect("encodes");
+        assert_eq!(rmp_serde::from_slice::<Answer>(&bytes).expect("decodes"), answer);
+    }
+}
