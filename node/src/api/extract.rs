@@ -1,0 +1,263 @@
+//! From HTTP to values: paths, queries, bodies and the `Meridian-*` headers, each with its own clear error.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Request, State};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use meridian_client::wire::headers::{self, Consistency};
+use meridian_client::wire::{ApiError, ErrorCode, Token, request};
+use meridian_crdt::{Key, Vector};
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use super::Api;
+use super::answer::Failure;
+
+/// What the `Meridian-*` headers of a request say.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// What the session depends on.
+    pub dots: Vector,
+    /// What a read may return.
+    pub consistency: Consistency,
+    /// How long the request may wait for what it depends on.
+    pub wait: Duration,
+    /// The client's name for this mutation.
+    pub request_id: Option<String>,
+}
+
+fn text<'h>(map: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError> {
+    let mut values = map.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::new(ErrorCode::BadHeader, format!("{name} stands twice in the request")));
+    }
+    value
+        .to_str()
+        .map(|text| Some(text.trim()))
+        .map_err(|_| ApiError::new(ErrorCode::BadHeader, format!("{name} holds bytes that are not visible ASCII")))
+}
+
+impl Session {
+    fn from_headers(map: &HeaderMap, api: &Api) -> Result<Session, ApiError> {
+        let known = [headers::SESSION, headers::CONSISTENCY, headers::WAIT, headers::COMMIT, headers::REQUEST_ID];
+        if let Some(name) = map.keys().find(|n| n.as_str().starts_with("meridian-") && !known.contains(&n.as_str())) {
+            return Err(ApiError::new(ErrorCode::BadHeader, format!("{name} is not a header of this interface")));
+        }
+        if let Some(value) = text(map, headers::COMMIT)? {
+            check_commit(value)?;
+        }
+        let request_id = text(map, headers::REQUEST_ID)?.map(str::to_owned);
+        if let Some(id) = &request_id {
+            headers::request_id(id)?;
+        }
+        let wait = text(map, headers::WAIT)?.map_or(Ok(api.bounds.wait_default), headers::wait)?;
+        Ok(Session {
+            dots: match text(map, headers::SESSION)? {
+                Some(token) => session_dots(token, api)?,
+                None => Vector::new(),
+            },
+            consistency: text(map, headers::CONSISTENCY)?.map_or(Ok(Consistency::default()), headers::consistency)?,
+            wait: wait.min(api.bounds.wait_max),
+            request_id,
+        })
+    }
+}
+
+/// Only the local level is served so far; the others are refused rather than pretended.
+fn check_commit(value: &str) -> Result<(), ApiError> {
+    match headers::commit(value)? {
+        headers::Commit::Local => Ok(()),
+        _ => Err(ApiError::new(
+            ErrorCode::BadHeader,
+            format!("{}: {value:?} is not served by this version; valid is local", headers::COMMIT),
+        )),
+    }
+}
+
+/// The dots of a token, once it is known to be of this cluster and to name only lives that this datacenter knows, or
+/// may still come to know.
+fn session_dots(token: &str, api: &Api) -> Result<Vector, ApiError> {
+    let token = Token::from_text(token)?;
+    let foreign = |why: String| ApiError::new(ErrorCode::ForeignToken, why);
+    if token.cluster != api.cluster {
+        return Err(foreign("the session token comes from another cluster; start a new session without one".into()));
+    }
+    let state = api.shard.publisher.applied().borrow().state.clone();
+    let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
+    match token.dots.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin)) {
+        None => Ok(token.dots),
+        Some(dot) => Err(foreign(format!(
+            "the session token names {}, which is no life of a datacenter of this cluster; start a new session",
+            dot.origin
+        ))),
+    }
+}
+
+impl FromRequestParts<Api> for Session {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        Ok(Session::from_headers(&parts.headers, api)?)
+    }
+}
+
+async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, api: &Api) -> Result<T, ApiError> {
+    let extracted: Result<Path<T>, PathRejection> = Path::from_request_parts(parts, api).await;
+    extracted.map(|Path(value)| value).map_err(|e| ApiError::new(ErrorCode::BadKey, e.body_text()))
+}
+
+/// The key that the path names.
+pub struct KeyPath(pub Key);
+
+impl FromRequestParts<Api> for KeyPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let (space, key): (String, String) = path(parts, api).await?;
+        Ok(KeyPath(request::key(&space, &key)?))
+    }
+}
+
+/// The space that the path names.
+pub struct SpacePath(pub String);
+
+impl FromRequestParts<Api> for SpacePath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let space: String = path(parts, api).await?;
+        // A space is checked as part of a key; any valid key will do.
+        request::key(&space, "k")?;
+        Ok(SpacePath(space))
+    }
+}
+
+/// The query's parameters, each at most once, taken one by one.
+pub struct Query(BTreeMap<String, String>);
+
+impl Query {
+    /// Takes a parameter.
+    pub fn take(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
+    /// Takes a number from 1 to `max`.
+    pub fn take_limit(&mut self, name: &str, max: usize) -> Result<usize, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(max) };
+        value.parse().ok().filter(|n| (1..=max).contains(n)).ok_or_else(|| {
+            ApiError::new(ErrorCode::BadHeader, format!("the parameter {name} takes a number from 1 to {max}"))
+        })
+    }
+
+    /// Refuses parameters that nobody took.
+    pub fn finish(self) -> Result<(), ApiError> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(ApiError::new(
+                ErrorCode::BadHeader,
+                format!("the parameter {:?} means nothing here", name.chars().take(80).collect::<String>()),
+            )),
+        }
+    }
+}
+
+impl FromRequestParts<Api> for Query {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let bad = |why: String| ApiError::new(ErrorCode::BadHeader, why);
+        let pairs: axum::extract::Query<Vec<(String, String)>> =
+            axum::extract::Query::from_request_parts(parts, api).await.map_err(|e| bad(e.body_text()))?;
+        let mut map = BTreeMap::new();
+        for (name, value) in pairs.0 {
+            if map.insert(name.clone(), value).is_some() {
+                return Err(bad(format!("the parameter {name:?} stands twice")).into());
+            }
+        }
+        Ok(Query(map))
+    }
+}
+
+/// A body of JSON within the limit. The content type is not looked at: there is only one.
+pub struct JsonBody {
+    /// What it says.
+    pub json: Json,
+    /// How many bytes it took.
+    pub bytes: usize,
+}
+
+impl FromRequest<Api> for JsonBody {
+    type Rejection = Failure;
+
+    async fn from_request(req: Request<Body>, api: &Api) -> Result<Self, Failure> {
+        let limit = api.bounds.body_bytes_max;
+        let too_large = || {
+            ApiError::new(ErrorCode::TooLarge, format!("the body is above {limit} bytes")).with("limit", limit)
+        };
+        let announced = req.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|n| n > limit) {
+            return Err(too_large().into());
+        }
+        let body = match Limited::new(req.into_body(), limit).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(e) if e.is::<LengthLimitError>() => return Err(too_large().into()),
+            Err(e) => return Err(ApiError::new(ErrorCode::BadJson, format!("the body broke off: {e}")).into()),
+        };
+        let json = serde_json::from_slice(&body)
+            .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;
+        Ok(JsonBody { json, bytes: body.len() })
+    }
+}
+
+/// One request being worked on; counted until it is dropped, also when its client goes away in the middle.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Counts the request, refuses it when too many are being worked on, bounds its time, and measures it.
+pub async fn account(State(api): State<Api>, req: Request, next: Next) -> Response {
+    let route = req.extensions().get::<MatchedPath>().map_or("none", |path| metric_route(path.as_str()));
+    let method = req.method().as_str().to_owned();
+    let started_ms = api.shard.seams.clock.monotonic_ms();
+    let before = api.in_flight.fetch_add(1, Ordering::AcqRel);
+    let _counted = InFlight(api.in_flight.clone());
+    let response = if before >= api.bounds.in_flight_max && route != "ops" {
+        let message = "this node is working on as many requests as it takes";
+        Failure::from(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(100)).into_response()
+    } else {
+        match tokio::time::timeout(api.bounds.request_timeout, next.run(req)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let message = "the request took too long; a mutation may or may not have taken place";
+                Failure::from(ApiError::new(ErrorCode::OutcomeUnknown, message)).into_response()
+            }
+        }
+    };
+    let took_ms = api.shard.seams.clock.monotonic_ms().saturating_sub(started_ms);
+    api.metrics.request(route, &method, response.status().as_u16(), took_ms);
+    response
+}
+
+fn metric_route(path: &str) -> &'static str {
+    match path {
+        "/v1/spaces/{space}/keys/{key}" => "key",
+        "/v1/spaces/{space}/keys/{key}/explain" => "explain",
+        "/v1/spaces/{space}/keys" => "keys",
+        "/v1/spaces/{space}/txn" => "txn",
+        _ => "ops",
+    }
+}

@@ -1,0 +1,160 @@
+//! Metrics in Prometheus' text format: names, units and help in one place.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+
+use crate::shard::Shard;
+
+/// Upper bounds of the latency histogram, in milliseconds.
+const LATENCY_BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1000, 2500, 10_000];
+
+#[derive(Clone, Debug, Default)]
+struct Route {
+    by_status: BTreeMap<u16, u64>,
+    buckets: [u64; LATENCY_BUCKETS_MS.len()],
+    sum_ms: u64,
+    count: u64,
+}
+
+/// Counters of this process. Routes, methods and statuses are few, so the memory is bounded.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    routes: Mutex<BTreeMap<(&'static str, &'static str), Route>>,
+}
+
+fn known_method(method: &str) -> &'static str {
+    match method {
+        "GET" => "get",
+        "POST" => "post",
+        "DELETE" => "delete",
+        _ => "other",
+    }
+}
+
+impl Metrics {
+    /// Counts one answered request.
+    pub fn request(&self, route: &'static str, method: &str, status: u16, took_ms: u64) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let route = routes.entry((route, known_method(method))).or_default();
+        *route.by_status.entry(status).or_default() += 1;
+        route.count += 1;
+        route.sum_ms += took_ms;
+        for (count, bound) in route.buckets.iter_mut().zip(LATENCY_BUCKETS_MS) {
+            *count += u64::from(took_ms <= bound);
+        }
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub fn render(&self, shard: &Shard) -> String {
+        let mut page = Page::default();
+        self.render_requests(&mut page);
+        render_raft(shard, &mut page);
+        render_state(shard, &mut page);
+        render_links(shard, &mut page);
+        page.0
+    }
+
+    fn render_requests(&self, page: &mut Page) {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        page.head("meridian_http_requests_total", "counter", "Requests answered, by route, method and status.");
+        for ((route, method), counts) in &routes {
+            for (status, count) in &counts.by_status {
+                let labels = format!("route=\"{route}\",method=\"{method}\",status=\"{status}\"");
+                page.line("meridian_http_requests_total", &labels, count);
+            }
+        }
+        page.head("meridian_http_request_ms", "histogram", "Time from a request's head to its answer, in milliseconds.");
+        for ((route, method), counts) in &routes {
+            let labels = format!("route=\"{route}\",method=\"{method}\"");
+            for (bound, count) in LATENCY_BUCKETS_MS.iter().zip(counts.buckets) {
+                page.line("meridian_http_request_ms_bucket", &format!("{labels},le=\"{bound}\""), count);
+            }
+            page.line("meridian_http_request_ms_bucket", &format!("{labels},le=\"+Inf\""), counts.count);
+            page.line("meridian_http_request_ms_sum", &labels, counts.sum_ms);
+            page.line("meridian_http_request_ms_count", &labels, counts.count);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = if labels.is_empty() {
+            writeln!(self.0, "{name} {value}")
+        } else {
+            writeln!(self.0, "{name}{{{labels}}} {value}")
+        };
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        self.line(name, "", value);
+    }
+}
+
+fn render_raft(shard: &Shard, page: &mut Page) {
+    let leadership = shard.raft.leadership().borrow().clone();
+    let status = shard.raft.status();
+    page.single("meridian_raft_leading", "gauge", "1 while this node leads its datacenter.", u8::from(leadership.leading));
+    page.single("meridian_raft_term", "gauge", "The current Raft term.", status.term);
+    let applied = shard.publisher.applied().borrow().index;
+    page.single("meridian_raft_applied_index", "gauge", "The last log entry applied here.", applied);
+    page.single("meridian_ready", "gauge", "1 once everything committed at start is applied.", u8::from(*shard.ready.borrow()));
+    page.single("meridian_disk_room", "gauge", "0 while writes are refused for lack of disk.", u8::from(*shard.room.borrow()));
+}
+
+fn render_state(shard: &Shard, page: &mut Page) {
+    let state = shard.publisher.applied().borrow().state.clone();
+    page.single(
+        "meridian_lww_conflicts_total",
+        "counter",
+        "Register values that lost to a concurrent one.",
+        state.lww_conflicts,
+    );
+    page.single("meridian_oplog_txns", "gauge", "Txns in the oplog.", state.oplog_end + 1 - state.oplog_first);
+    let remembered = state.requests_end - state.requests_first;
+    page.single("meridian_request_ids", "gauge", "Request ids remembered.", remembered);
+    page.head("meridian_applied_seq", "gauge", "The highest seq applied, by origin.");
+    for dot in state.vector.iter() {
+        let labels = format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
+        page.line("meridian_applied_seq", &labels, dot.seq);
+    }
+    page.head("meridian_stable_seq", "gauge", "The highest stable seq, by origin.");
+    for dot in state.stable.iter() {
+        let labels = format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
+        page.line("meridian_stable_seq", &labels, dot.seq);
+    }
+}
+
+fn render_links(shard: &Shard, page: &mut Page) {
+    let status = shard.gossip.status().borrow().clone();
+    type Gauge = (&'static str, &'static str, &'static str, fn(&meridian_gossip::LinkStatus) -> u64);
+    let gauges: [Gauge; 8] = [
+        ("meridian_link_connected", "gauge", "1 while the link is up.", |l| u64::from(l.connected)),
+        ("meridian_link_lag_txns", "gauge", "Txns that the other datacenter has and we lack.", |l| l.lag_txns),
+        ("meridian_link_lag_ms", "gauge", "For how long we may have been behind, in milliseconds.", |l| l.lag_ms),
+        ("meridian_link_unacked_txns", "gauge", "Txns here that the other datacenter has not acknowledged.", |l| l.unacked_txns),
+        ("meridian_link_sent_txns_total", "counter", "Txns sent, repeats included.", |l| l.sent_txns),
+        ("meridian_link_received_txns_total", "counter", "Txns received, duplicates included.", |l| l.received_txns),
+        ("meridian_link_gate_bytes", "gauge", "Bytes of txns that wait for their deps.", |l| l.gate_bytes),
+        ("meridian_link_clock_ahead_ms", "gauge", "How far the other's stamps are ahead, above the limit.", |l| l.clock_ahead_ms),
+    ];
+    for (name, kind, help, read) in gauges {
+        page.head(name, kind, help);
+        for link in &status.links {
+            page.line(name, &format!("dc=\"{}\"", link.dc), read(link));
+        }
+    }
+    page.head("meridian_lag_ms", "gauge", "How stale reads here may be, by datacenter, in milliseconds.");
+    for (dc, lag) in shard.lag() {
+        page.line("meridian_lag_ms", &format!("dc=\"{dc}\""), lag.ms);
+    }
+}

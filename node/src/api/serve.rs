@@ -1,0 +1,83 @@
+//! The client port: accepts connections and speaks HTTP/1.1 on them, within bounds, until told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Semaphore, watch};
+
+use crate::seams::{BoxStream, Listener};
+
+/// How long the accept loop rests after the operating system refused a connection, usually for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds of the client port.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeBounds {
+    /// Open connections; further ones are closed at once.
+    pub connections_max: usize,
+    /// How long a client may take to send a request's head.
+    pub read_timeout: Duration,
+    /// How long requests may finish after the stop.
+    pub drain_timeout: Duration,
+}
+
+/// Serves `router` on `listener` until `stop` turns true, then lets requests finish for a bounded time.
+pub async fn serve(
+    mut listener: Box<dyn Listener>,
+    router: Router,
+    bounds: ServeBounds,
+    stop: watch::Receiver<bool>,
+) {
+    let open = Arc::new(Semaphore::new(bounds.connections_max));
+    let mut stopping = stop.clone();
+    loop {
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let Ok(permit) = open.clone().try_acquire_owned() else { continue };
+                    let connection = connection(stream, router.clone(), bounds, stop.clone());
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a client connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    // Each connection holds a permit and sees the stop by itself.
+    let all = u32::try_from(bounds.connections_max).unwrap_or(u32::MAX);
+    if tokio::time::timeout(bounds.drain_timeout, open.acquire_many(all)).await.is_err() {
+        tracing::warn!("some requests did not finish in time");
+    }
+}
+
+async fn connection(stream: BoxStream, router: Router, bounds: ServeBounds, mut stop: watch::Receiver<bool>) {
+    let service = TowerToHyperService::new(router);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.read_timeout).max_buf_size(64 * 1024);
+    let served = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    tokio::select! {
+        ended = served.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a client connection ended");
+            }
+            return;
+        }
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    served.as_mut().graceful_shutdown();
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a client connection ended while the node stops");
+    }
+}

@@ -1,0 +1,78 @@
+//! What nodes of one datacenter ask of their leader: a client's write, an index to read at, how far others are.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use meridian_client::wire::ApiError;
+use meridian_crdt::{Condition, Key, Mutation, Vector};
+use serde::{Deserialize, Serialize};
+
+use crate::txn::Answer;
+
+const VERSION: u8 = 1;
+
+/// A client's write on its way to the leader.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// The client's request id.
+    pub id: Option<String>,
+    /// What must hold before.
+    pub conditions: Vec<(Key, Condition)>,
+    /// What is done.
+    pub ops: Vec<(Key, Mutation)>,
+    /// What the session depends on.
+    pub session: Vector,
+    /// How long the leader may wait for that, in milliseconds.
+    pub wait_ms: u64,
+    /// About how large the request is, in bytes.
+    pub bytes: usize,
+}
+
+/// What is asked of the leader.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Do this write.
+    Write(WriteRequest),
+    /// From which log index on does a read see everything acknowledged before now?
+    ReadIndex,
+    /// How far behind each other datacenter are we?
+    Lag,
+}
+
+/// How far this datacenter is behind another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Txns that it has and we lack, as far as is known.
+    pub txns: u64,
+    /// For how many milliseconds we may have been behind it.
+    pub ms: u64,
+}
+
+/// The leader's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// The write's.
+    Write(Answer),
+    /// A log index to wait for.
+    ReadIndex(u64),
+    /// By datacenter.
+    Lag(BTreeMap<String, Lag>),
+    /// It could not be done.
+    Failed(ApiError),
+}
+
+/// Encodes a request or a response: a version and MessagePack.
+pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
+    let mut bytes = vec![VERSION];
+    rmp_serde::encode::write(&mut bytes, message).map_err(|e| e.to_string())?;
+    Ok(bytes.into())
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => rmp_serde::from_slice(body).map_err(|e| e.to_string()),
+        Some((other, _)) => Err(format!("forward version {other} is not known to this program")),
+        None => Err("an empty message".into()),
+    }
+}

@@ -1,0 +1,222 @@
+//! What a shard does without being asked: begins its life, tells who leads, tidies up, watches lag and disk.
+//!
+//! Everything that changes state goes through the log, proposed by the leader; these loops only decide when.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meridian_crdt::OriginName;
+use meridian_crdt::hlc::Clock;
+use meridian_gossip::GossipStatus;
+use tokio::sync::{mpsc, watch};
+
+use super::forward::{Lag, Request, Response};
+use super::{LagSeen, Shard};
+use crate::storage::StorageError;
+use crate::txn::{Item, ShardState, oplog};
+
+/// How often housekeeping looks whether there is something to do.
+const TIDY_EVERY: Duration = Duration::from_millis(500);
+/// How many rows one housekeeping entry looks at.
+const TIDY_ROWS_MAX: u32 = 2_000;
+/// How often a follower asks its leader how far the other datacenters are.
+const LAG_EVERY: Duration = Duration::from_millis(500);
+/// How long that may take.
+const LAG_DEADLINE: Duration = Duration::from_millis(1000);
+/// How long a step that needs a majority waits before it tries again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What the loops need besides the shard.
+pub struct Keeper {
+    /// The shard they keep.
+    pub shard: Arc<Shard>,
+    /// The datacenter's clock.
+    pub clock: Arc<Mutex<Clock>>,
+    /// The other datacenters of the configuration.
+    pub members: Vec<String>,
+    /// Reports that this datacenter has lost its tail.
+    pub lost_tail: mpsc::Receiver<u64>,
+    /// How often the room on the disk is looked at.
+    pub disk_check: Duration,
+}
+
+impl Keeper {
+    /// Runs until `stop` turns true.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let Keeper { shard, clock, members, lost_tail, disk_check } = self;
+        let work = async {
+            tokio::join!(
+                lead(&shard, &clock, &members),
+                recover(&shard),
+                tidy(&shard),
+                watch_lag(&shard),
+                watch_disk(&shard, disk_check),
+                reincarnate(&shard, lost_tail),
+            )
+        };
+        tokio::select! {
+            _ = work => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+/// Publishes each change of leadership; a new leader first sets its clock above every stamp of its datacenter and
+/// sees to it that the shard has a life and knows its members.
+async fn lead(shard: &Shard, clock: &Mutex<Clock>, members: &[String]) {
+    let mut leadership = shard.raft.leadership();
+    loop {
+        let now = leadership.borrow_and_update().clone();
+        if now.leading {
+            let state = shard.publisher.applied().borrow().state.clone();
+            let highest = state.own.and_then(|own| state.chains.get(&own)).map_or(0, |chain| chain.hlc);
+            clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).restore(highest);
+        }
+        shard.publisher.set_leadership(&now);
+        if now.leading {
+            let changed = async { leadership.changed().await };
+            tokio::select! {
+                () = found(shard, members) => {}
+                ended = changed => if ended.is_err() { return } else { continue },
+            }
+        }
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Proposes the first epoch and the list of members, as long as either is missing.
+async fn found(shard: &Shard, members: &[String]) {
+    loop {
+        let state = shard.publisher.applied().borrow().state.clone();
+        let item = if state.own.is_none() {
+            Item::Mint(OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() })
+        } else if !state.members.keys().eq(members) {
+            Item::Members(members.to_vec())
+        } else {
+            return;
+        };
+        if let Err(error) = shard.proposer.submit(item, 256).await {
+            tracing::info!(%error, "the shard's first entries could not be proposed yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Turns the node ready once it has applied everything that was committed when it asked.
+async fn recover(shard: &Shard) {
+    loop {
+        if let Ok(index) = shard.read_index().await {
+            let mut applied = shard.publisher.applied();
+            let recovered = applied.wait_for(|now| now.index >= index && now.state.own.is_some()).await.is_ok();
+            if recovered {
+                tracing::info!(index, "ready: everything committed is applied here");
+                shard.ready.send_replace(true);
+            }
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Proposes housekeeping when there is something to cut or to sweep.
+async fn tidy(shard: &Shard) {
+    let mut swept_at = None;
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        if shard.publisher.view().borrow().leading.is_none() {
+            continue;
+        }
+        let state = shard.publisher.applied().borrow().state.clone();
+        match something_to_tidy(shard, &state, &mut swept_at) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Err(error) = shard.proposer.submit(Item::Tidy { rows_max: TIDY_ROWS_MAX }, 16).await {
+                    tracing::debug!(%error, "housekeeping waits");
+                }
+            }
+            Err(error) => tracing::error!(%error, "housekeeping cannot read the state"),
+        }
+    }
+}
+
+/// Whether an entry would change something: the oplog can be cut, or the sweep queue has rows and something has
+/// moved since it was last looked at.
+fn something_to_tidy(
+    shard: &Shard,
+    state: &ShardState,
+    swept_at: &mut Option<(meridian_crdt::Vector, u64)>,
+) -> Result<bool, StorageError> {
+    let view = shard.store.view()?;
+    if oplog::can_truncate(state, &view)? {
+        return Ok(true);
+    }
+    let now = (state.stable.clone(), state.oplog_end);
+    if swept_at.as_ref() == Some(&now) {
+        return Ok(false);
+    }
+    let pending = meridian_crdt::sweep_pending(&view).map_err(super::machine::storage_error)?;
+    *swept_at = Some(now);
+    Ok(pending)
+}
+
+/// Keeps the lag behind the other datacenters: a leader takes it from its links, a follower asks its leader.
+async fn watch_lag(shard: &Shard) {
+    loop {
+        let leadership = shard.raft.leadership().borrow().clone();
+        let by_dc = if leadership.leading {
+            Some(own_lag(&shard.gossip.status().borrow()))
+        } else {
+            match leadership.leader {
+                Some(leader) if leader != shard.node => {
+                    match shard.ask(leader, &Request::Lag, LAG_DEADLINE).await {
+                        Ok(Response::Lag(by_dc)) => Some(by_dc),
+                        _ => None,
+                    }
+                }
+                _ => None,
+            }
+        };
+        if let Some(by_dc) = by_dc {
+            shard.lag.send_replace(LagSeen { by_dc, at_ms: shard.seams.clock.monotonic_ms() });
+        }
+        tokio::time::sleep(LAG_EVERY).await;
+    }
+}
+
+fn own_lag(status: &GossipStatus) -> BTreeMap<String, Lag> {
+    status.links.iter().map(|link| (link.dc.clone(), Lag { txns: link.lag_txns, ms: link.lag_ms })).collect()
+}
+
+/// Refuses writes while the disk is down to its headroom, and takes them again when there is room.
+async fn watch_disk(shard: &Shard, every: Duration) {
+    loop {
+        match shard.folder.check_headroom() {
+            Ok(()) => {
+                if !shard.room.send_replace(true) {
+                    tracing::info!("the disk has room again; writes are taken");
+                }
+            }
+            Err(error) => {
+                if shard.room.send_replace(false) {
+                    tracing::error!(%error, "writes are refused with storage_full");
+                }
+            }
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// Begins a new life when another datacenter has txns of ours that we have lost: ours would otherwise be numbered
+/// like theirs. The old life's tail then comes in like a stranger's.
+async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<u64>) {
+    while let Some(seen) = lost_tail.recv().await {
+        let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
+        tracing::error!(seen, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
+        if let Err(error) = shard.proposer.submit(Item::Mint(name), 256).await {
+            tracing::warn!(%error, "the new life could not be proposed; replication will report again");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! One shard on one node: where clients' requests meet the Raft group.
+//!
+//! A follower forwards writes to the leader; the leader checks the session against its vector and proposes. Reads are
+//! answered here once this node covers the session. Every wait is bounded and names its error.
+
+pub mod forward;
+pub mod host;
+pub mod keeper;
+pub mod machine;
+pub mod proposer;
+pub mod published;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use meridian_client::wire::headers::Consistency;
+use meridian_client::wire::{ApiError, ErrorCode};
+use meridian_crdt::Vector;
+use meridian_gossip::GossipHandle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use forward::{Lag, WriteRequest};
+use forward::{Request, Response};
+use proposer::{Proposer, SubmitError};
+use published::{Published, Publisher, wait_for_dots};
+
+use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
+use crate::raft::{Leadership, ProposeError, RaftGroup};
+use crate::seams::{BoxStream, Seams};
+use crate::storage::{Folder, StateStore, StateView};
+use crate::txn::{Answer, ClientTxn, Item, Outcome};
+
+/// How long a request waits for a leader to be elected. Above the longest election, below the two seconds in which a
+/// client should learn that there is no majority.
+const LEADER_WAIT: Duration = Duration::from_millis(1500);
+/// How long a forwarded request may take beyond its own wait.
+const FORWARD_MARGIN: Duration = Duration::from_secs(5);
+/// How often a request is sent again after the leader changed.
+const ATTEMPTS_MAX: usize = 8;
+
+/// The shard of this node. Cheap to share.
+pub struct Shard {
+    /// The name of this datacenter.
+    pub dc: String,
+    /// The id of this node.
+    pub node: u64,
+    /// The Raft group.
+    pub raft: Arc<RaftGroup>,
+    /// The state.
+    pub store: StateStore,
+    /// The data folder, for its room.
+    pub folder: Arc<Folder>,
+    /// What is applied and who leads.
+    pub publisher: Arc<Publisher>,
+    /// The way into the Raft group.
+    pub proposer: Proposer,
+    /// Connections to the other nodes.
+    pub peers: Arc<PeerClient>,
+    /// Clocks and randomness.
+    pub seams: Seams,
+    /// Replication to the other datacenters.
+    pub gossip: GossipHandle,
+    /// How far behind the others this datacenter is, as the leader told last.
+    pub lag: watch::Sender<LagSeen>,
+    /// Whether this node has recovered what was committed when it started.
+    pub ready: watch::Sender<bool>,
+    /// Whether the disk has room for writes.
+    pub room: watch::Sender<bool>,
+}
+
+/// The leader's word on how far the others are, and when it was given.
+#[derive(Clone, Debug, Default)]
+pub struct LagSeen {
+    /// By datacenter.
+    pub by_dc: BTreeMap<String, Lag>,
+    /// On the monotonic clock.
+    pub at_ms: u64,
+}
+
+impl Shard {
+    /// Does a client's write and answers when a majority of this datacenter has it.
+    pub async fn write(&self, request: WriteRequest) -> Result<Answer, ApiError> {
+        let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + FORWARD_MARGIN;
+        let repeatable = request.id.is_some();
+        let mut last = None;
+        for _ in 0..ATTEMPTS_MAX {
+            if Instant::now() >= deadline {
+                break;
+            }
+            let leadership = self.leader().await?;
+            let attempt = if leadership.leader == Some(self.node) {
+                self.write_here(request.clone()).await
+            } else {
+                self.write_there(leadership.leader.unwrap_or_default(), &request, deadline).await
+            };
+            match attempt {
+                Ok(answer) => return Ok(answer),
+                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::NotDone(error)) => last = Some(error),
+                Err(Attempt::Unknown(error)) if repeatable => last = Some(error),
+                Err(Attempt::Unknown(error)) => return Err(error),
+            }
+            self.leader_may_change(&leadership, deadline).await;
+        }
+        Err(last.unwrap_or_else(|| ApiError::new(ErrorCode::NoLeader, "no leader took the write in time")))
+    }
+
+    /// Waits a moment for another leader than the one that has just refused.
+    async fn leader_may_change(&self, refused: &Leadership, deadline: Instant) {
+        let mut leadership = self.raft.leadership();
+        let until = deadline.min(Instant::now() + Duration::from_millis(100));
+        let changed = leadership.wait_for(|now| now.leader != refused.leader || now.leading != refused.leading);
+        // Running out of time is no error here: the next attempt asks again.
+        let _ = tokio::time::timeout_at(until, changed).await;
+    }
+
+    /// The current leader, waiting for an election if need be.
+    async fn leader(&self) -> Result<Leadership, ApiError> {
+        let mut leadership = self.raft.leadership();
+        let me = self.node;
+        let settled = |now: &Leadership| now.leader.is_some_and(|leader| leader != me || now.leading);
+        match tokio::time::timeout(LEADER_WAIT, leadership.wait_for(settled)).await {
+            Ok(Ok(leadership)) => Ok(leadership.clone()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(no_quorum()),
+        }
+    }
+
+    /// The leader's own part of a write.
+    async fn write_here(&self, request: WriteRequest) -> Result<Answer, Attempt> {
+        if !*self.room.borrow() {
+            let message = "the disk is down to its headroom; free some space";
+            return Err(Attempt::Final(ApiError::new(ErrorCode::StorageFull, message).retry_after_ms(5_000)));
+        }
+        let wait = Duration::from_millis(request.wait_ms);
+        let mut applied = self.publisher.applied();
+        if wait_for_dots(&mut applied, &request.session, wait).await.is_none() {
+            return Err(Attempt::Final(self.not_caught_up(&applied.borrow(), &request.session)));
+        }
+        let txn = ClientTxn { id: request.id, hlc: 0, conditions: request.conditions, ops: request.ops };
+        match self.proposer.submit(Item::Client(txn), request.bytes).await {
+            Ok(Outcome::Client(answer)) => Ok(answer),
+            Ok(other) => {
+                tracing::error!(?other, "a write got the outcome of something else");
+                Err(Attempt::Final(ApiError::new(ErrorCode::Internal, "the write got no answer of its own")))
+            }
+            Err(SubmitError::Overloaded) => {
+                let message = "this datacenter's leader has as many writes waiting as it takes";
+                Err(Attempt::Final(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(100)))
+            }
+            Err(SubmitError::Stopped | SubmitError::Propose(ProposeError::Stopped)) => {
+                Err(Attempt::NotDone(stopping()))
+            }
+            Err(SubmitError::Propose(ProposeError::NotLeader { .. })) => {
+                Err(Attempt::NotDone(ApiError::new(ErrorCode::NoLeader, "the leader has just changed")))
+            }
+            Err(SubmitError::Propose(ProposeError::NoQuorum)) => Err(Attempt::Final(no_quorum())),
+            Err(SubmitError::Propose(ProposeError::Unknown)) => Err(Attempt::Unknown(outcome_unknown())),
+        }
+    }
+
+    async fn write_there(
+        &self,
+        leader: u64,
+        request: &WriteRequest,
+        deadline: Instant,
+    ) -> Result<Answer, Attempt> {
+        let time = deadline.saturating_duration_since(Instant::now());
+        match self.ask(leader, &Request::Write(request.clone()), time).await {
+            Ok(Response::Write(answer)) => Ok(answer),
+            Ok(Response::Failed(error)) => Err(match error.code {
+                ErrorCode::NoLeader | ErrorCode::ShuttingDown => Attempt::NotDone(error),
+                ErrorCode::OutcomeUnknown => Attempt::Unknown(error),
+                _ => Attempt::Final(error),
+            }),
+            Ok(_) => Err(Attempt::Unknown(outcome_unknown())),
+            Err(ForwardError::NotSent) => {
+                Err(Attempt::NotDone(ApiError::new(ErrorCode::NoLeader, "the leader cannot be reached")))
+            }
+            Err(_) => Err(Attempt::Unknown(outcome_unknown())),
+        }
+    }
+
+    async fn ask(&self, node: u64, request: &Request, time: Duration) -> Result<Response, ForwardError> {
+        let bytes = forward::encode(request).map_err(|_| ForwardError::NotSent)?;
+        let answer = self.peers.forward(node, bytes, time).await?;
+        forward::decode(&answer).map_err(|e| {
+            tracing::warn!(node, error = %e, "a forwarded request got an answer that does not decode");
+            ForwardError::Unknown
+        })
+    }
+
+    /// The state of this node once it satisfies `consistency` and covers `session`, waiting at most `wait`.
+    pub async fn read(
+        &self,
+        consistency: Consistency,
+        session: &Vector,
+        wait: Duration,
+    ) -> Result<StateView, ApiError> {
+        let deadline = Instant::now() + wait;
+        if consistency != Consistency::Eventual {
+            self.recovered(wait.max(LEADER_WAIT)).await?;
+        }
+        let mut applied = self.publisher.applied();
+        if consistency == Consistency::Linearizable {
+            let index = self.read_index().await?;
+            let reached = applied.wait_for(|now| now.index >= index);
+            if !matches!(tokio::time::timeout(wait.max(LEADER_WAIT), reached).await, Ok(Ok(_))) {
+                return Err(ApiError::new(ErrorCode::NotCaughtUp, "this node has not caught up with its leader")
+                    .retry_after_ms(200));
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if wait_for_dots(&mut applied, session, left).await.is_none() {
+            return Err(self.not_caught_up(&applied.borrow(), session));
+        }
+        self.store.view().map_err(|e| {
+            tracing::error!(error = %e, "the state cannot be read");
+            ApiError::new(ErrorCode::Internal, "the state of this node cannot be read")
+        })
+    }
+
+    async fn recovered(&self, wait: Duration) -> Result<(), ApiError> {
+        let mut ready = self.ready.subscribe();
+        match tokio::time::timeout(wait, ready.wait_for(|ready| *ready)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ApiError::new(
+                ErrorCode::NoQuorum,
+                "this node has started and has not yet heard from a majority what was committed",
+            )
+            .retry_after_ms(500)),
+        }
+    }
+
+    /// The log index from which on a read sees everything that was acknowledged before now.
+    pub async fn read_index(&self) -> Result<u64, ApiError> {
+        let leadership = self.leader().await?;
+        if leadership.leader == Some(self.node) {
+            return self.raft.read_index(LEADER_WAIT).await.map_err(|_| no_quorum());
+        }
+        match self.ask(leadership.leader.unwrap_or_default(), &Request::ReadIndex, LEADER_WAIT).await {
+            Ok(Response::ReadIndex(index)) => Ok(index),
+            Ok(Response::Failed(error)) => Err(error),
+            _ => Err(ApiError::new(ErrorCode::NoLeader, "the leader cannot be reached").retry_after_ms(200)),
+        }
+    }
+
+    /// How far this datacenter is behind each other one.
+    pub fn lag(&self) -> BTreeMap<String, Lag> {
+        let seen = self.lag.borrow().clone();
+        let age = self.seams.clock.monotonic_ms().saturating_sub(seen.at_ms);
+        let ours = self.raft.leadership().borrow().leader == Some(self.node);
+        let add = if ours { 0 } else { age };
+        seen.by_dc.into_iter().map(|(dc, lag)| (dc, Lag { txns: lag.txns, ms: lag.ms + add })).collect()
+    }
+
+    /// The error that names the origin that the session waits for most.
+    fn not_caught_up(&self, have: &Published, session: &Vector) -> ApiError {
+        let missing_of = |dot: meridian_crdt::Dot| dot.seq.saturating_sub(have.state.vector.get(dot.origin));
+        let worst = session.iter().max_by_key(|dot| missing_of(*dot));
+        let missing = worst.map_or(0, missing_of);
+        let dc = worst
+            .map(|dot| have.state.dc_of(dot.origin).map_or_else(|| dot.origin.to_string(), str::to_owned))
+            .unwrap_or_default();
+        let ms = self.lag().get(&dc).map_or(0, |lag| lag.ms);
+        let message = format!(
+            "this datacenter lacks {missing} txns of {dc} that the session depends on; wait longer, or go where they are"
+        );
+        ApiError::new(ErrorCode::NotCaughtUp, message)
+            .with("origin", dc)
+            .with("behind_txns", missing)
+            .with("behind_ms", ms)
+            .retry_after_ms(200)
+    }
+}
+
+/// How an attempt to write ended without an answer.
+enum Attempt {
+    /// Nothing was done, and another attempt would end the same way.
+    Final(ApiError),
+    /// Nothing was done; another leader may do it.
+    NotDone(ApiError),
+    /// It may have been done.
+    Unknown(ApiError),
+}
+
+fn no_quorum() -> ApiError {
+    ApiError::new(ErrorCode::NoQuorum, "a majority of this datacenter's nodes cannot be reached; nothing changed")
+        .retry_after_ms(1_000)
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorCode::ShuttingDown, "the node is stopping")
+}
+
+fn outcome_unknown() -> ApiError {
+    ApiError::new(
+        ErrorCode::OutcomeUnknown,
+        "the leader was lost before it answered; repeat in this datacenter with the same request id",
+    )
+    .retry_after_ms(200)
+}
+
+impl PeerHandler for Shard {
+    fn forward(&self, from: u64, request: Bytes) -> BoxFuture<'_, Bytes> {
+        async move {
+            let response = match forward::decode::<Request>(&request) {
+                Ok(request) => self.serve(request).await,
+                Err(e) => {
+                    tracing::warn!(from, error = %e, "a forwarded request does not decode");
+                    Response::Failed(ApiError::new(ErrorCode::Internal, e))
+                }
+            };
+            forward::encode(&response).unwrap_or_else(|e| {
+                tracing::error!(error = %e, "an answer to a forwarded request does not encode");
+                Bytes::new()
+            })
+        }
+        .boxed()
+    }
+
+    fn gossip(&self, stream: BoxStream, from: PeerIdentity) {
+        if !self.gossip.accept(stream) {
+            tracing::debug!(dc = %from.dc, node = from.node, "a link was not taken; its peer will dial again");
+        }
+    }
+}
+
+impl Shard {
+    /// Does what another node of this datacenter asks of its leader. It never forwards further.
+    async fn serve(&self, request: Request) -> Response {
+        match request {
+            Request::Write(write) => match self.write_here(write).await {
+                Ok(answer) => Response::Write(answer),
+                Err(Attempt::Final(error) | Attempt::NotDone(error) | Attempt::Unknown(error)) => {
+                    Response::Failed(error)
+                }
+            },
+            Request::ReadIndex => match self.raft.read_index(LEADER_WAIT).await {
+                Ok(index) => Response::ReadIndex(index),
+                Err(_) => Response::Failed(no_quorum()),
+            },
+            Request::Lag => Response::Lag(self.lag.borrow().by_dc.clone()),
+        }
+    }
+}

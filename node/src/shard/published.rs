@@ -1,0 +1,94 @@
+//! What everyone on this node may know of the shard: published after each batch of entries and each change of
+//! leadership, waited on by sessions, replication and status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meridian_crdt::Vector;
+use meridian_gossip::View;
+use tokio::sync::watch;
+
+use crate::raft::Leadership;
+use crate::txn::ShardState;
+
+/// The shard as this node has applied it.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// What apply knows besides the cells.
+    pub state: Arc<ShardState>,
+    /// The log position of the last applied entry.
+    pub index: u64,
+}
+
+/// The sending side: the machine tells what is applied, the Raft group tells who leads.
+pub struct Publisher {
+    node: u64,
+    applied: watch::Sender<Published>,
+    view: watch::Sender<Arc<View>>,
+}
+
+impl Publisher {
+    /// Nothing applied, nobody leading.
+    pub fn new(node: u64) -> Self {
+        Self { node, applied: watch::Sender::default(), view: watch::Sender::default() }
+    }
+
+    /// What is applied.
+    pub fn applied(&self) -> watch::Receiver<Published> {
+        self.applied.subscribe()
+    }
+
+    /// The same, with who leads, as replication wants it.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// Publishes a newly applied state. Both channels show it when this returns.
+    pub fn set_state(&self, state: &Arc<ShardState>, index: u64) {
+        self.applied.send_replace(Published { state: state.clone(), index });
+        self.view.send_modify(|view| {
+            let old = view.as_ref();
+            *view = Arc::new(View {
+                leading: old.leading,
+                leader_node: old.leader_node,
+                vector: state.vector.clone(),
+                oplog_end: state.oplog_end,
+                floor: state.oplog_floor.clone(),
+                origins: state.chains.values().map(|chain| chain.name.clone()).collect(),
+                own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
+            });
+        });
+    }
+
+    /// Publishes who leads.
+    pub fn set_leadership(&self, leadership: &Leadership) {
+        let leading = (leadership.leading && leadership.leader == Some(self.node)).then_some(leadership.term);
+        self.view.send_if_modified(|view| {
+            if view.leading == leading && view.leader_node == leadership.leader {
+                return false;
+            }
+            let mut changed = view.as_ref().clone();
+            changed.leading = leading;
+            changed.leader_node = leadership.leader;
+            *view = Arc::new(changed);
+            true
+        });
+    }
+}
+
+/// Waits until `applied` covers `dots`, at most `wait`. `None` if it does not in time; what it has then is in the
+/// channel.
+pub async fn wait_for_dots(
+    applied: &mut watch::Receiver<Published>,
+    dots: &Vector,
+    wait: Duration,
+) -> Option<Published> {
+    let covered = |published: &Published| published.state.vector.covers_all(dots);
+    if covered(&applied.borrow()) {
+        return Some(applied.borrow().clone());
+    }
+    match tokio::time::timeout(wait, applied.wait_for(covered)).await {
+        Ok(Ok(published)) => Some(published.clone()),
+        _ => None,
+    }
+}
