@@ -1,0 +1,140 @@
+//! The dialling end: one multiplexed connection per node and kind, dialled on use.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::handshake::{Proving, within};
+use super::link::Link;
+use super::{Admission, ForwardError, HandshakeError, Kind, PeerIdentity, Secret, hello};
+use crate::seams::{BoxStream, Seams};
+
+/// Where the nodes of this DC are; asked again at each connection, so that addresses may change.
+pub trait Resolver: Send + Sync + 'static {
+    /// The peer address (`host:port`) of a node of this DC.
+    fn peer_addr(&self, node: u64) -> Option<String>;
+}
+
+impl<F: Fn(u64) -> Option<String> + Send + Sync + 'static> Resolver for F {
+    fn peer_addr(&self, node: u64) -> Option<String> {
+        self(node)
+    }
+}
+
+/// What both ends of the peer port need to know.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// Who this node is.
+    pub me: PeerIdentity,
+    /// The cluster's secret.
+    pub secret: Secret,
+    /// How long a handshake, or a connection attempt, may take (default 3 s).
+    pub handshake_limit: Duration,
+    /// Who is talked to.
+    pub admission: Arc<dyn Admission>,
+}
+
+/// Asks other nodes. Clones share their connections.
+#[derive(Clone)]
+pub struct PeerClient(Arc<Inner>);
+
+pub(super) struct Inner {
+    config: PeerConfig,
+    seams: Seams,
+    resolver: Arc<dyn Resolver>,
+    links: Mutex<BTreeMap<(u64, Kind), Link>>,
+}
+
+impl std::fmt::Debug for PeerClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PeerClient")
+    }
+}
+
+impl PeerClient {
+    /// A client that dials as `config.me`.
+    pub fn new(config: PeerConfig, seams: Seams, resolver: Arc<dyn Resolver>) -> Self {
+        Self(Arc::new(Inner { config, seams, resolver, links: Mutex::default() }))
+    }
+
+    /// Asks another node of this DC and waits for the answer, `deadline` at most.
+    pub async fn forward(&self, node: u64, request: Bytes, deadline: Duration) -> Result<Bytes, ForwardError> {
+        self.call(node, Kind::Forward, request, deadline).await
+    }
+
+    /// A raw gossip connection to a peer port of any DC, handshake done.
+    pub async fn dial_gossip(&self, addr: &str) -> io::Result<BoxStream> {
+        self.dial_gossip_peer(addr).await.map(|(stream, _)| stream)
+    }
+
+    /// Like [`Self::dial_gossip`], and who is there.
+    pub async fn dial_gossip_peer(&self, addr: &str) -> io::Result<(BoxStream, PeerIdentity)> {
+        self.0.open(addr, Kind::Gossip).await.map_err(into_io)
+    }
+
+    /// A raw snapshot connection to another node of this DC.
+    pub(crate) async fn dial_snapshot(&self, node: u64) -> io::Result<BoxStream> {
+        self.0.dial(node, Kind::Snapshot).await.map_err(into_io)
+    }
+
+    /// Sends a Raft RPC.
+    pub(crate) async fn raft(&self, node: u64, request: Bytes, deadline: Duration) -> Result<Bytes, ForwardError> {
+        self.call(node, Kind::Raft, request, deadline).await
+    }
+
+    async fn call(
+        &self,
+        node: u64,
+        kind: Kind,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ForwardError> {
+        let link = {
+            let mut links = self.0.links.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            links.entry((node, kind)).or_insert_with(|| Link::start(Arc::downgrade(&self.0), node, kind)).clone()
+        };
+        link.call(request, deadline).await
+    }
+}
+
+fn into_io(error: HandshakeError) -> io::Error {
+    match error {
+        HandshakeError::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::PermissionDenied, other),
+    }
+}
+
+impl Inner {
+    /// Dials a node of this DC.
+    pub(super) async fn dial(&self, node: u64, kind: Kind) -> Result<BoxStream, HandshakeError> {
+        let addr = self.resolver.peer_addr(node);
+        let addr = addr.ok_or_else(|| io::Error::other(format!("node {node} has no address")))?;
+        let (stream, peer) = self.open(&addr, kind).await?;
+        if peer.node != node || peer.dc != self.config.me.dc {
+            let found = format!("{addr} is node {}/{}, not node {node}", peer.dc, peer.node);
+            return Err(io::Error::other(found).into());
+        }
+        Ok(stream)
+    }
+
+    async fn open(&self, addr: &str, kind: Kind) -> Result<(BoxStream, PeerIdentity), HandshakeError> {
+        let PeerConfig { me, secret, handshake_limit, admission } = &self.config;
+        let mut stream = within(*handshake_limit, async { Ok(self.seams.net.connect(addr).await?) }).await?;
+        let random = self.seams.random.as_ref();
+        let proving = Proving { secret, cluster: &me.cluster, random, limit: *handshake_limit };
+        let opened = async {
+            proving.dial(&mut stream).await?;
+            within(*handshake_limit, hello::dial(&mut stream, me, kind, admission.as_ref())).await
+        };
+        let peer = opened.await.inspect_err(|error| match error {
+            HandshakeError::Io(_) | HandshakeError::Silent => {
+                tracing::debug!(addr, %error, "cannot open a peer connection");
+            }
+            _ => tracing::warn!(addr, %error, "a peer connection was refused"),
+        })?;
+        Ok((stream, peer))
+    }
+}

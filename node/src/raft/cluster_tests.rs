@@ -1,0 +1,259 @@
+//! Three nodes over loopback TCP: failover, restart from disk, catch-up by snapshot, wiped nodes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::test_machine::{TestMachine, all_rows, count};
+use super::{KnownPeers, Parts, ProposeError, RaftConfig, RaftGroup};
+use crate::peer::{PeerClient, PeerConfig, PeerHandler, PeerIdentity, PeerServer, Secret, serve};
+use crate::seams::{BoxStream, Seams};
+use crate::storage::{Folder, FolderConfig, Identity};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct NoForward;
+
+impl PeerHandler for NoForward {
+    fn forward(&self, _from: u64, request: Bytes) -> BoxFuture<'_, Bytes> {
+        Box::pin(async move { request })
+    }
+
+    fn gossip(&self, _stream: BoxStream, _from: PeerIdentity) {}
+}
+
+type Addrs = Arc<Mutex<BTreeMap<u64, String>>>;
+
+struct Node {
+    group: RaftGroup,
+    peers: PeerClient,
+    _server: PeerServer,
+}
+
+impl Node {
+    async fn stop(self) {
+        self.group.shutdown().await;
+    }
+}
+
+struct Cluster {
+    dir: tempfile::TempDir,
+    addrs: Addrs,
+    members: u64,
+    config: RaftConfig,
+    nodes: BTreeMap<u64, Node>,
+}
+
+impl Cluster {
+    async fn start(members: u64, config: RaftConfig) -> Self {
+        let addrs = Addrs::default();
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Self { dir, addrs, members, config, nodes: BTreeMap::new() };
+        for id in 1..=members {
+            cluster.start_node(id).await;
+        }
+        cluster
+    }
+
+    fn folder(&self, id: u64) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    async fn start_node(&mut self, id: u64) {
+        let seams = Seams::production();
+        let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: id };
+        let config = FolderConfig::new(self.folder(id), identity);
+        let opened = Folder::open(config, &seams).unwrap();
+        let me =
+            PeerIdentity { cluster: "c".into(), dc: "eu".into(), node: id, store_id: opened.folder.store_id() };
+        let known = KnownPeers::new("eu", opened.log.clone());
+        let config = PeerConfig {
+            me,
+            secret: Secret::new("secret"),
+            handshake_limit: Duration::from_secs(3),
+            admission: Arc::new(known),
+        };
+        let addrs = self.addrs.clone();
+        let resolver = Arc::new(move |node: u64| addrs.lock().unwrap().get(&node).cloned());
+        let peers = PeerClient::new(config.clone(), seams.clone(), resolver);
+        let listener = seams.net.listen("127.0.0.1:0").await.unwrap();
+        self.addrs.lock().unwrap().insert(id, listener.local_addr().unwrap().to_string());
+        let parts =
+            Parts { opened, machine: TestMachine::default(), peers: peers.clone(), seams: seams.clone() };
+        let members = (1..=self.members).map(|id| (id, ())).collect();
+        let group = RaftGroup::start(self.config.clone(), id, members, parts).await.unwrap();
+        let server = serve(listener, config, &seams, Arc::new(NoForward), Arc::new(group.clone()));
+        self.nodes.insert(id, Node { group, peers, _server: server });
+    }
+
+    async fn stop_node(&mut self, id: u64) {
+        self.nodes.remove(&id).unwrap().stop().await;
+    }
+
+    async fn leader(&self) -> u64 {
+        let any = async {
+            loop {
+                let waits = self.nodes.iter().map(|(id, node)| {
+                    let mut leadership = node.group.leadership();
+                    Box::pin(async move { leadership.wait_for(|now| now.leading).await.map(|_| *id) })
+                });
+                if let (Ok(id), ..) = futures_util::future::select_all(waits).await {
+                    return id;
+                }
+            }
+        };
+        timeout(LIMIT, any).await.unwrap()
+    }
+
+    /// Proposes until somebody takes it.
+    async fn put(&self, row: &str) {
+        loop {
+            let leader = self.leader().await;
+            match self.nodes[&leader].group.propose(Bytes::copy_from_slice(row.as_bytes())).await {
+                Ok(_) => return,
+                Err(ProposeError::NotLeader { .. } | ProposeError::NoQuorum | ProposeError::Unknown) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn wait_equal(&self, rows: usize) {
+        let leader = self.leader().await;
+        let index = self.nodes[&leader].group.read_index(LIMIT).await.unwrap();
+        for node in self.nodes.values() {
+            assert!(node.group.wait_applied(index, LIMIT).await);
+            let view = node.group.state().view().unwrap();
+            assert_eq!(all_rows(&view).len(), rows);
+            assert_eq!(count(&view), rows as u64);
+        }
+    }
+}
+
+fn quick() -> RaftConfig {
+    RaftConfig {
+        heartbeat: Duration::from_millis(80),
+        election_min: Duration::from_millis(400),
+        election_max: Duration::from_millis(800),
+        ..RaftConfig::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_serves_at_once_and_finds_everything_after_a_restart() {
+    let mut cluster = Cluster::start(1, quick()).await;
+    for i in 0..20 {
+        cluster.put(&format!("row {i}")).await;
+    }
+    cluster.wait_equal(20).await;
+    cluster.stop_node(1).await;
+    cluster.start_node(1).await;
+    cluster.wait_equal(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_after_the_leader_is_gone_and_it_catches_up_when_it_returns() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    for i in 0..20 {
+        cluster.put(&format!("before {i}")).await;
+    }
+    cluster.wait_equal(20).await;
+    let leader = cluster.leader().await;
+    cluster.stop_node(leader).await;
+    for i in 0..20 {
+        cluster.put(&format!("without {i}")).await;
+    }
+    cluster.start_node(leader).await;
+    cluster.wait_equal(40).await;
+    for id in 1..=3 {
+        cluster.stop_node(id).await;
+    }
+    for id in 1..=3 {
+        cluster.start_node(id).await;
+    }
+    cluster.wait_equal(40).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_the_log_gets_all_rows_in_a_snapshot() {
+    let config = RaftConfig { snapshot_entries: 50, keep_entries: 1, ..quick() };
+    let mut cluster = Cluster::start(3, config).await;
+    cluster.put("first").await;
+    cluster.wait_equal(1).await;
+    let leader = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.stop_node(follower).await;
+    for i in 0..400 {
+        cluster.put(&format!("row {i:04}")).await;
+    }
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    group.snapshot_now().await.unwrap();
+    let purged = async {
+        while group.status().purged < 300 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, purged).await.unwrap();
+    cluster.start_node(follower).await;
+    cluster.wait_equal(401).await;
+    cluster.stop_node(follower).await;
+    cluster.start_node(follower).await;
+    cluster.put("last").await;
+    cluster.wait_equal(402).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_majority_refuses_and_never_hangs() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    cluster.put("row").await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.stop_node(id).await;
+    }
+    let group = &cluster.nodes[&leader].group;
+    let first = timeout(Duration::from_secs(5), group.propose(Bytes::from_static(b"lost"))).await.unwrap();
+    assert!(matches!(first, Err(ProposeError::Unknown | ProposeError::NoQuorum)), "{first:?}");
+    timeout(LIMIT, group.leadership().wait_for(|now| !now.quorum)).await.unwrap().unwrap();
+    let second = group.propose(Bytes::from_static(b"lost")).await;
+    assert!(matches!(second, Err(ProposeError::NoQuorum | ProposeError::NotLeader { .. })), "{second:?}");
+    assert!(group.read_index(Duration::from_secs(1)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_moves_where_it_is_asked_to() {
+    let cluster = Cluster::start(3, quick()).await;
+    cluster.put("row").await;
+    cluster.wait_equal(1).await;
+    let leader = cluster.leader().await;
+    let to = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.nodes[&leader].group.transfer_leadership(to).await.unwrap();
+    let mut there = cluster.nodes[&to].group.leadership();
+    timeout(LIMIT, there.wait_for(|now| now.leading)).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_is_refused_under_its_old_id() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    cluster.put("row").await;
+    cluster.wait_equal(1).await;
+    let leader = cluster.leader().await;
+    let wiped = (1..=3).find(|id| *id != leader).unwrap();
+    // Everybody has met everybody: a forwarded request needs a handshake of its own.
+    for (from, to) in [(leader, wiped), (wiped, leader)] {
+        cluster.nodes[&from].peers.forward(to, Bytes::from_static(b"x"), LIMIT).await.unwrap();
+    }
+    cluster.stop_node(wiped).await;
+    std::fs::remove_dir_all(cluster.folder(wiped)).unwrap();
+    cluster.start_node(wiped).await;
+    cluster.put("another").await;
+    let refused = cluster.nodes[&wiped].peers.forward(leader, Bytes::from_static(b"x"), LIMIT).await;
+    let why = refused.unwrap_err().to_string();
+    assert!(why.contains("wiped"), "{why}");
+    let view = cluster.nodes[&wiped].group.state().view().unwrap();
+    assert!(all_rows(&view).is_empty());
+}

@@ -1,0 +1,37 @@
+//! openraft's own conformance suite over the log store and the state machine.
+
+use openraft::storage::RaftStateMachine;
+use openraft::testing::log::{StoreBuilder, Suite};
+
+use super::RaftConfig;
+use super::apply::StateMachine;
+use super::log_adapter::LogAdapter;
+use super::test_machine::TestMachine;
+use super::types::TypeConfig;
+use crate::seams::Seams;
+use crate::storage::{Folder, FolderConfig, Identity, Opened};
+
+struct Builder;
+
+type BuildError = openraft::StorageError<TypeConfig>;
+
+impl StoreBuilder<TypeConfig, LogAdapter, StateMachine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogAdapter, StateMachine), BuildError> {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 0 };
+        let seams = Seams::production();
+        let Opened { folder, state, log, fatal, .. } =
+            Folder::open(FolderConfig::new(dir.path(), identity), &seams).unwrap();
+        let worker = seams.executor.worker("state");
+        let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
+        let mut machine =
+            StateMachine::new(machine, state, folder, worker, seams.clock.clone(), fatal, &config).unwrap();
+        assert!(machine.applied_state().await.unwrap().0.is_none());
+        Ok((dir, LogAdapter(log), machine))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stores_pass_openrafts_suite() {
+    Suite::test_all(Builder).await.unwrap();
+}

@@ -1,0 +1,75 @@
+//! Remembers the data folder of each node of this DC, so that a node that lost its disk is not taken for itself.
+//!
+//! Raft counts on a voter remembering its vote and its log. A wiped voter that returns under its old id could elect a
+//! leader without acknowledged entries; whoever has met it before refuses it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::log_adapter::is_initialised;
+use crate::peer::{Admission, PeerIdentity, Refusal};
+use crate::storage::{LogStore, StorageError};
+
+/// The data folders of the nodes met so far, kept beside the log.
+#[derive(Clone)]
+pub struct KnownPeers(Arc<Inner>);
+
+struct Inner {
+    dc: String,
+    log: LogStore,
+    known: Mutex<BTreeMap<u64, Uuid>>,
+}
+
+impl std::fmt::Debug for KnownPeers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KnownPeers")
+    }
+}
+
+impl KnownPeers {
+    /// The nodes of `dc` that this log remembers.
+    pub fn new(dc: impl Into<String>, log: LogStore) -> Self {
+        Self(Arc::new(Inner { dc: dc.into(), log, known: Mutex::default() }))
+    }
+
+    async fn check(&self, peer: &PeerIdentity) -> Result<bool, StorageError> {
+        let mut known = self.0.known.lock().await;
+        if let Some(store_id) = known.get(&peer.node) {
+            return Ok(*store_id == peer.store_id);
+        }
+        let key = [b"peer/".as_slice(), &peer.node.to_be_bytes()].concat();
+        if let Some(row) = self.0.log.row(&key)? {
+            let store_id = Uuid::from_slice(&row).map_err(|_| StorageError::corrupt("a row about a peer"))?;
+            known.insert(peer.node, store_id);
+            return Ok(store_id == peer.store_id);
+        }
+        // Before there is a group, a folder may be made anew without harm.
+        if is_initialised(&self.0.log)? {
+            self.0.log.put(&key, peer.store_id.as_bytes().to_vec()).await?;
+            known.insert(peer.node, peer.store_id);
+        }
+        Ok(true)
+    }
+}
+
+impl Admission for KnownPeers {
+    fn admit<'a>(&'a self, peer: &'a PeerIdentity) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            if peer.dc != self.0.dc {
+                return Ok(());
+            }
+            match self.check(peer).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Refusal::Wiped),
+                Err(error) => {
+                    tracing::error!(%error, node = peer.node, "cannot look up what is known of a peer");
+                    Err(Refusal::Unknown)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! Raft RPCs over the peer port: the sending end as openraft wants it, and the receiving end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend, Raft};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::apply::{Snapshot, SnapshotData, StateMachine};
+use super::codec;
+use super::types::{TypeConfig, Vote};
+use crate::peer::{ForwardError, PeerClient};
+
+const APPEND: u8 = 1;
+const VOTE: u8 = 2;
+const PRE_VOTE: u8 = 3;
+const TRANSFER: u8 = 4;
+/// Asks whether a node's log has ever belonged to the group; see `bootstrap`.
+pub(super) const PROBE: u8 = 5;
+
+const ANSWER: u8 = 0;
+const FAILURE: u8 = 1;
+
+/// Makes the sending ends.
+#[derive(Clone)]
+pub(super) struct Network {
+    pub(super) me: u64,
+    pub(super) peers: PeerClient,
+    pub(super) append_limit: Duration,
+    pub(super) snapshot_stall: Duration,
+}
+
+/// The sending end to one node.
+pub(super) struct Sender {
+    network: Network,
+    target: u64,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Sender;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Sender {
+        Sender { network: self.clone(), target }
+    }
+}
+
+/// Sends one RPC and waits for its answer.
+pub(super) async fn call<Q: Serialize, A: DeserializeOwned>(
+    peers: &PeerClient,
+    target: u64,
+    kind: u8,
+    request: &Q,
+    limit: Duration,
+) -> Result<A, ForwardError> {
+    let not_sent = |error: &dyn std::fmt::Display| ForwardError::NotSent(error.to_string());
+    let request = codec::encode_message(kind, request).map_err(|error| not_sent(&error))?;
+    let answer = peers.raft(target, request, limit).await?;
+    let unknown = |error: &dyn std::fmt::Display| ForwardError::Unknown(error.to_string());
+    let (outcome, body) = codec::open_message(&answer).map_err(|error| unknown(&error))?;
+    match outcome {
+        ANSWER => codec::decode_body(body).map_err(|error| unknown(&error)),
+        _ => Err(ForwardError::Unknown(codec::decode_body(body).unwrap_or_default())),
+    }
+}
+
+impl Sender {
+    async fn rpc<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        action: RPCTypes,
+        kind: u8,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<A, RPCError<TypeConfig>> {
+        let Network { me, peers, .. } = &self.network;
+        call(peers, self.target, kind, request, limit).await.map_err(|error| match error {
+            ForwardError::NotSent(why) => Unreachable::from_string(why).into(),
+            ForwardError::Unknown(why) if why.is_empty() => {
+                Timeout { action, id: *me, target: self.target, timeout: limit }.into()
+            }
+            ForwardError::Unknown(why) => NetworkError::from_string(why).into(),
+        })
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Sender {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // A follower may be in the middle of an fsync: giving up at each heartbeat would send everything again.
+        let limit = option.soft_ttl().max(self.network.append_limit);
+        self.rpc(RPCTypes::AppendEntries, APPEND, &rpc, limit).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(RPCTypes::Vote, VOTE, &rpc, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(RPCTypes::Vote, PRE_VOTE, &rpc, option.soft_ttl()).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.rpc(RPCTypes::TransferLeader, TRANSFER, &req, option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let SnapshotData::Local(view) = snapshot.snapshot else {
+            let why = "a received snapshot is not sent on";
+            return Err(StreamingError::Unreachable(Unreachable::from_string(why)));
+        };
+        let Network { peers, snapshot_stall, .. } = &self.network;
+        let sending = super::snapshot::send(peers, self.target, vote, &snapshot.meta, &view, *snapshot_stall);
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(StreamingError::Unreachable(Unreachable::new(&error))),
+            },
+        }
+    }
+}
+
+/// Answers one RPC.
+pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, initialised: bool, request: &[u8]) -> Bytes {
+    let outcome = match codec::open_message(request) {
+        Ok((kind, body)) => dispatch(raft, initialised, kind, body).await,
+        Err(error) => Err(error.to_string()),
+    };
+    let failure = |why: String| codec::encode_message(FAILURE, &why).unwrap_or_default();
+    outcome.unwrap_or_else(failure)
+}
+
+async fn dispatch(
+    raft: &Raft<TypeConfig, StateMachine>,
+    initialised: bool,
+    kind: u8,
+    body: &[u8],
+) -> Result<Bytes, String> {
+    fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+        codec::decode_body(body).map_err(|error| error.to_string())
+    }
+    fn encode<T: Serialize, E: std::fmt::Display>(answer: Result<T, E>) -> Result<Bytes, String> {
+        let answer = answer.map_err(|error| error.to_string())?;
+        codec::encode_message(ANSWER, &answer).map_err(|error| error.to_string())
+    }
+    match kind {
+        APPEND => encode(raft.append_entries(decode(body)?).await),
+        VOTE => encode(raft.vote(decode(body)?).await),
+        PRE_VOTE => encode(raft.pre_vote(decode(body)?).await),
+        TRANSFER => encode(raft.handle_transfer_leader(decode(body)?).await),
+        PROBE => encode(Ok::<_, String>(initialised)),
+        other => Err(format!("an RPC of the unknown kind {other}")),
+    }
+}

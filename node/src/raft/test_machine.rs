@@ -1,0 +1,59 @@
+//! A machine for tests: each entry is a row, and the rows have a count.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use meridian_crdt::{Cells, ReadCells, Table};
+
+use super::Machine;
+use crate::storage::{LogPosition, StateView, StateWrite, StorageError};
+use crate::txn::Reply;
+
+/// Where the entries go.
+pub(crate) const ROWS: Table = Table(20);
+/// Where their count goes.
+pub(crate) const COUNT: Table = Table(21);
+
+/// Keeps each entry as a row: entry -> index.
+#[derive(Default)]
+pub(crate) struct TestMachine {
+    /// The count, as a cache that must be reset with a snapshot.
+    count: u64,
+    pub(crate) seen: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Machine for TestMachine {
+    fn apply(&mut self, rows: &mut StateWrite<'_>, at: LogPosition, entry: &[u8]) -> Result<Reply, StorageError> {
+        rows.put(ROWS, entry, &at.index.to_be_bytes())?;
+        self.count += 1;
+        rows.put(COUNT, b"count", &self.count.to_be_bytes())?;
+        Ok(Reply::default())
+    }
+
+    fn committed(&mut self, last: LogPosition) {
+        self.seen.lock().unwrap().push(last.index);
+    }
+
+    fn reset(&mut self, rows: &StateView) -> Result<(), StorageError> {
+        let count = rows.get(COUNT, b"count")?;
+        self.count = count.map_or(0, |row| u64::from_be_bytes(row[..].try_into().unwrap()));
+        Ok(())
+    }
+}
+
+/// All rows of a view: entry -> index.
+pub(crate) fn all_rows(view: &StateView) -> BTreeMap<Vec<u8>, u64> {
+    let mut rows = BTreeMap::new();
+    view.scan(ROWS, &[], None, &mut |key, value| {
+        rows.insert(key.to_vec(), u64::from_be_bytes(value.try_into().unwrap()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    rows
+}
+
+/// The count of a view.
+pub(crate) fn count(view: &StateView) -> u64 {
+    view.get(COUNT, b"count").unwrap().map_or(0, |row| u64::from_be_bytes(row[..].try_into().unwrap()))
+}

@@ -1,0 +1,161 @@
+//! Files and folders, as little of them as a node needs.
+//!
+//! Databases are opened as redb [`StorageBackend`]s; everything else is a rename, a removal, or a sync of a folder.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+
+/// Holds a folder for this process until it is dropped.
+pub trait FolderLock: Send + Sync + 'static {}
+
+/// The disk.
+pub trait Disk: Send + Sync + 'static {
+    /// Makes a folder and those above it, durably; one that exists is fine.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Locks a folder against other processes; `WouldBlock` if another one holds it.
+    fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn FolderLock>>;
+
+    /// Whether there is a file.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// Opens a file as the storage of a database; `create` makes an empty one, replacing what is there.
+    fn open(&self, path: &Path, create: bool) -> io::Result<Backend>;
+
+    /// Renames a file over another. Durable only after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file; one that does not exist is fine.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes creations, renames and removals in a folder durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Bytes that can still be written in the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// The storage of one database, of any disk.
+#[derive(Debug)]
+pub struct Backend(Box<dyn StorageBackend>);
+
+impl Backend {
+    /// Wraps a disk's own storage.
+    pub fn new(backend: impl StorageBackend) -> Self {
+        Self(Box::new(backend))
+    }
+}
+
+// Locking is left at its default: the folder's lock already excludes every other process.
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+}
+
+/// The file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileDisk;
+
+const LOCK_FILE: &str = "lock";
+
+// The lock lives as long as the open file; the operating system drops it with the process, however that dies.
+struct LockedFolder {
+    _file: File,
+}
+
+impl FolderLock for LockedFolder {}
+
+impl Disk for FileDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(path)?;
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn FolderLock>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK_FILE))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(LockedFolder { _file: file })),
+            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn open(&self, path: &Path, create: bool) -> io::Result<Backend> {
+        let file = OpenOptions::new().read(true).write(true).create(create).truncate(create).open(path)?;
+        FileBackend::new(file).map(Backend::new).map_err(io::Error::other)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let stat = nix::sys::statvfs::statvfs(path)?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_locked_once_and_free_again_when_the_lock_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = FileDisk.lock_dir(dir.path()).unwrap();
+        let again = FileDisk.lock_dir(dir.path()).err().unwrap();
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        FileDisk.lock_dir(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        FileDisk.remove(&dir.path().join("nothing")).unwrap();
+        assert!(FileDisk.free_bytes(dir.path()).unwrap() > 0);
+    }
+}

@@ -1,0 +1,237 @@
+//! The data folder of a node: who may open it, and the two files in it.
+//!
+//! A file is created under a temporary name, synced and renamed, because a crash inside redb's own creation leaves a
+//! file that no longer opens. The log is created before the state: a state without a log means that a file was lost.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::Database;
+use uuid::Uuid;
+
+use super::tables::{self, ENTRIES, Owner, OwnerError, Rows};
+use super::{Fatal, Incoming, LogStore, StateStore, StorageError};
+use crate::seams::{Disk, FolderLock, Seams};
+
+/// The format that this program writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+const STATE: &str = "state.redb";
+const LOG: &str = "log.redb";
+const NEW_SUFFIX: &str = ".new";
+const INCOMING: &str = "state.incoming";
+
+/// Whose data it is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The datacenter's name.
+    pub dc: String,
+    /// The node's id in its datacenter.
+    pub node: u64,
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {}/{} of cluster {}", self.dc, self.node, self.cluster)
+    }
+}
+
+/// How to open a data folder.
+#[derive(Clone, Debug)]
+pub struct FolderConfig {
+    /// The folder; made if it does not exist.
+    pub path: PathBuf,
+    /// Who opens it.
+    pub identity: Identity,
+    /// Page cache of the state file, in bytes (default 64 MiB). More makes reads of a large state faster.
+    pub state_cache_bytes: usize,
+    /// Page cache of the log file, in bytes (default 8 MiB). The log is read from memory nearly always.
+    pub log_cache_bytes: usize,
+    /// Log entries kept in memory for replication and apply, in bytes (default 16 MiB).
+    pub entry_cache_bytes: usize,
+    /// Bytes that must stay free on the disk (default 256 MiB); writes are refused below that.
+    pub headroom_bytes: u64,
+}
+
+impl FolderConfig {
+    /// The defaults for a folder of this owner.
+    pub fn new(path: impl Into<PathBuf>, identity: Identity) -> Self {
+        Self {
+            path: path.into(),
+            identity,
+            state_cache_bytes: 64 << 20,
+            log_cache_bytes: 8 << 20,
+            entry_cache_bytes: 16 << 20,
+            headroom_bytes: 256 << 20,
+        }
+    }
+}
+
+/// An open data folder; other processes are kept out until it is dropped.
+pub struct Folder {
+    disk: Arc<dyn Disk>,
+    config: FolderConfig,
+    store_id: Uuid,
+    _lock: Box<dyn FolderLock>,
+}
+
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Folder").field("path", &self.config.path).finish_non_exhaustive()
+    }
+}
+
+/// What is in an open folder.
+#[derive(Debug)]
+pub struct Opened {
+    /// The folder itself.
+    pub folder: Arc<Folder>,
+    /// The state file.
+    pub state: StateStore,
+    /// The log file.
+    pub log: LogStore,
+    /// Whether the folder was made just now.
+    pub created: bool,
+    /// Where a failure that must stop the process is told.
+    pub fatal: Fatal,
+}
+
+impl Folder {
+    /// Opens the folder, or makes it. Blocking, but only at start. Changes nothing in a folder that it refuses.
+    pub fn open(config: FolderConfig, seams: &Seams) -> Result<Opened, StorageError> {
+        let disk = seams.disk.clone();
+        let path = config.path.clone();
+        disk.create_dir(&path)?;
+        let lock = disk.lock_dir(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => StorageError::Locked { folder: path.display().to_string() },
+            _ => error.into(),
+        })?;
+        let created = match (disk.exists(&path.join(STATE))?, disk.exists(&path.join(LOG))?) {
+            (true, true) => false,
+            (true, false) => {
+                return Err(StorageError::corrupt(format!("{} has a state but no log", path.display())));
+            }
+            (false, log) => {
+                create(disk.as_ref(), &config, seams.random.uuid(), log)?;
+                true
+            }
+        };
+        disk.remove(&path.join(INCOMING))?;
+        let fatal = Fatal::new();
+        let (state, state_owner) = open_file(disk.as_ref(), &config, STATE, config.state_cache_bytes)?;
+        let (log, log_owner) = open_file(disk.as_ref(), &config, LOG, config.log_cache_bytes)?;
+        if state_owner.store_id != log_owner.store_id {
+            return Err(StorageError::corrupt(format!(
+                "the state and the log in {} were not made together",
+                path.display()
+            )));
+        }
+        let folder = Arc::new(Self { disk, config, store_id: state_owner.store_id, _lock: lock });
+        let log = LogStore::new(
+            log,
+            seams.executor.worker("log"),
+            folder.config.entry_cache_bytes,
+            folder.clone(),
+            fatal.clone(),
+        )?;
+        Ok(Opened { state: StateStore::new(state, fatal.clone()), log, created, fatal, folder })
+    }
+
+    /// Who owns the folder.
+    pub fn identity(&self) -> &Identity {
+        &self.config.identity
+    }
+
+    /// The id minted when the folder was made; a wiped node comes back with another one.
+    pub fn store_id(&self) -> Uuid {
+        self.store_id
+    }
+
+    /// Refuses with [`StorageError::Full`] when less than the headroom is free. Ask before taking a write.
+    pub fn check_headroom(&self) -> Result<(), StorageError> {
+        let free = self.disk.free_bytes(&self.config.path)?;
+        let headroom = self.config.headroom_bytes;
+        if free < headroom { Err(StorageError::Full { free, headroom }) } else { Ok(()) }
+    }
+
+    /// Starts a state file that is received from elsewhere. Blocking.
+    pub fn incoming(&self) -> Result<Incoming, StorageError> {
+        self.check_headroom()?;
+        let backend = self.disk.open(&self.config.path.join(INCOMING), true)?;
+        let db = tables::open_database(backend, self.config.state_cache_bytes)?;
+        let owner = owner_of(&self.config, self.store_id);
+        tables::initialise(&db, &owner, &tables::state_tables())?;
+        Ok(Incoming::new(db))
+    }
+
+    /// Puts a complete received state file, already durable, in the place of the state. Blocking.
+    ///
+    /// After a crash in here the folder holds either the old state or the whole new one.
+    pub(super) fn swap(&self, incoming: Database, state: &StateStore) -> Result<(), StorageError> {
+        self.disk.rename(&self.config.path.join(INCOMING), &self.config.path.join(STATE))?;
+        self.disk.sync_dir(&self.config.path)?;
+        state.replace(incoming);
+        Ok(())
+    }
+}
+
+fn owner_of(config: &FolderConfig, store_id: Uuid) -> Owner {
+    Owner { format: FORMAT_VERSION, identity: config.identity.clone(), store_id }
+}
+
+fn create(disk: &dyn Disk, config: &FolderConfig, store_id: Uuid, has_log: bool) -> Result<(), StorageError> {
+    if has_log {
+        let (log, _) = open_file(disk, config, LOG, config.log_cache_bytes)?;
+        if LogStore::is_used(&log)? {
+            let path = config.path.display();
+            return Err(StorageError::corrupt(format!("{path} has a log with entries but no state")));
+        }
+    }
+    let owner = owner_of(config, store_id);
+    create_file(disk, &config.path, LOG, &owner, &[ENTRIES])?;
+    create_file(disk, &config.path, STATE, &owner, &tables::state_tables())
+}
+
+fn create_file(
+    disk: &dyn Disk,
+    folder: &Path,
+    name: &str,
+    owner: &Owner,
+    tables: &[Rows],
+) -> Result<(), StorageError> {
+    const CREATE_CACHE_BYTES: usize = 1 << 20;
+    let new = folder.join(format!("{name}{NEW_SUFFIX}"));
+    let db = tables::open_database(disk.open(&new, true)?, CREATE_CACHE_BYTES)?;
+    tables::initialise(&db, owner, tables)?;
+    // Closing marks the file clean; the rename must not overtake that.
+    drop(db);
+    disk.rename(&new, &folder.join(name))?;
+    Ok(disk.sync_dir(folder)?)
+}
+
+fn open_file(
+    disk: &dyn Disk,
+    config: &FolderConfig,
+    name: &str,
+    cache: usize,
+) -> Result<(Database, Owner), StorageError> {
+    let folder = || config.path.display().to_string();
+    let db = tables::open_database(disk.open(&config.path.join(name), false)?, cache)?;
+    let owner = tables::owner(&db).map_err(|error| match error {
+        OwnerError::Newer(found) => {
+            StorageError::NewerFormat { folder: folder(), found, known: FORMAT_VERSION }
+        }
+        OwnerError::Storage(error) => error,
+    })?;
+    let owner = owner.ok_or_else(|| StorageError::corrupt(format!("{name} in {} has no owner", folder())))?;
+    if owner.identity != config.identity {
+        return Err(StorageError::Foreign {
+            folder: folder(),
+            found: owner.identity.to_string(),
+            expected: config.identity.to_string(),
+        });
+    }
+    Ok((db, owner))
+}

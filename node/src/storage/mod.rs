@@ -1,0 +1,34 @@
+//! What a node keeps on disk: one folder with two redb files, the Raft log and the state.
+//!
+//! Invariants: what [`LogStore`] has called back about survives a crash; what [`StateStore`] has committed without a
+//! checkpoint vanishes in a crash as a suffix, and the log replays it; every value carries a checksum that reads
+//! verify; after an error of a durable write nothing more is written, and [`Fatal`] tells the process to stop. This
+//! module knows rows and bytes: not Raft, not txns.
+
+mod checksum;
+mod error;
+mod fatal;
+mod folder;
+mod incoming;
+mod log;
+mod log_queue;
+mod scrub;
+mod state;
+mod tables;
+
+pub use error::StorageError;
+pub use fatal::Fatal;
+pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
+pub use incoming::Incoming;
+pub use log::LogStore;
+pub use scrub::{ScrubCursor, ScrubStep};
+pub use state::{Applied, StateStore, StateView, StateWrite};
+
+/// A place in a Raft log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct LogPosition {
+    /// The term of the leader that proposed the entry.
+    pub term: u64,
+    /// The entry's number in the log.
+    pub index: u64,
+}
