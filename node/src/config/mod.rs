@@ -162,3 +162,6 @@ impl Config {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
