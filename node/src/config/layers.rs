@@ -1,0 +1,227 @@
+//! Lays variables and flags over the file.
+//!
+//! A variable's name has only capitals, digits and `_`, so each of its parts is matched against the keys that exist,
+//! letters of either case and `-` like `_`. What matches nothing is an error, because a misspelt override that is
+//! ignored is found only after the damage.
+
+use std::collections::BTreeMap;
+
+use config::{FileFormat, Source, Value, ValueKind};
+
+use super::error::{ConfigError, Problem};
+use super::reader::{Findings, suggestion};
+use super::settings::{
+    ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
+};
+use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS};
+
+/// What overriding variables start with; the parts behind it are divided by the same two underscores.
+const PREFIX: &str = "MERIDIAN__";
+
+/// Sections whose keys are fixed.
+const PLAIN: [(&str, &[&str]); 9] = [
+    ("cluster", CLUSTER_KEYS),
+    ("dc", DC_KEYS),
+    (RaftConfig::SECTION, RaftConfig::KEYS),
+    (StorageConfig::SECTION, StorageConfig::KEYS),
+    (GossipConfig::SECTION, GossipConfig::KEYS),
+    (LimitsConfig::SECTION, LimitsConfig::KEYS),
+    (SessionsConfig::SECTION, SessionsConfig::KEYS),
+    (ClockConfig::SECTION, ClockConfig::KEYS),
+    (LogConfig::SECTION, LogConfig::KEYS),
+];
+
+/// Sections whose tables are named by the operator, and the keys within each.
+const NAMED: [(&str, &[&str]); 2] = [("nodes", NODE_KEYS), ("remotes", REMOTE_KEYS)];
+
+/// The merged tree, and which layer set each overridden key.
+pub(super) struct Layers {
+    pub(super) root: BTreeMap<String, Value>,
+    pub(super) origins: BTreeMap<String, String>,
+}
+
+/// Every section's name.
+pub(super) fn section_names() -> impl Iterator<Item = &'static str> {
+    PLAIN.iter().chain(NAMED.iter()).map(|(name, _)| *name)
+}
+
+/// Parses the file and lays the variables and then the flags over it.
+pub(super) fn merge(
+    name: &str,
+    text: &str,
+    chosen: Option<&str>,
+    variables: &[(String, String)],
+    flags: &[(String, String)],
+) -> Result<Layers, ConfigError> {
+    let file = config::File::from_str(text, FileFormat::Toml);
+    let tree = config::Config::builder().add_source(file.clone()).build().and_then(|c| c.collect());
+    let tree =
+        tree.map_err(|e| one(name, "", format!("this is not TOML: {e}"), "correct the line it names"))?;
+    let named = Names::of(&tree);
+
+    let mut builder = config::Config::builder().add_source(file);
+    let mut origins = BTreeMap::new();
+    let mut problems = Vec::new();
+    let mut given: Vec<(String, Result<String, Problem>, &String)> = Vec::new();
+    for (variable, value) in variables {
+        // Letters of either case: some tools that set variables change it.
+        let Some(rest) = variable.get(..PREFIX.len()).filter(|p| p.eq_ignore_ascii_case(PREFIX)) else {
+            continue;
+        };
+        let parts: Vec<&str> = variable[rest.len()..].split("__").collect();
+        given.push((format!("variable {variable}"), named.resolve(variable, &parts), value));
+    }
+    for (path, value) in flags {
+        let parts: Vec<&str> = path.split('.').collect();
+        let resolved = named.resolve_flag(path, &parts, chosen);
+        given.push((format!("flag {path}"), resolved, value));
+    }
+    for (place, resolved, value) in given {
+        match resolved {
+            Err(problem) => problems.push(problem),
+            Ok(path) => {
+                // A later layer that gives the secret in one form replaces an earlier one that gave it in the other.
+                if let Some(other) = other_secret(&path) {
+                    builder = set(builder, other, ValueKind::Nil, name)?;
+                }
+                builder = set(builder, &path, ValueKind::String(value.clone()), name)?;
+                origins.insert(path, place);
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(ConfigError { problems });
+    }
+    let merged = builder.build().and_then(|c| c.collect());
+    let merged = merged.map_err(|e| one(name, "", format!("the layers do not fit together: {e}"), ""))?;
+    let mut root: BTreeMap<String, Value> = merged.into_iter().collect();
+    if let Some(ValueKind::Table(table)) = root.get_mut("cluster").map(|v| &mut v.kind) {
+        table.retain(|_, v| v.kind != ValueKind::Nil);
+    }
+    Ok(Layers { root, origins })
+}
+
+type Builder = config::ConfigBuilder<config::builder::DefaultState>;
+
+fn set(builder: Builder, path: &str, kind: ValueKind, file: &str) -> Result<Builder, ConfigError> {
+    builder
+        .set_override(path, kind)
+        .map_err(|e| one(file, path, e.to_string(), "use letters, digits, - and _ in names"))
+}
+
+fn other_secret(path: &str) -> Option<&'static str> {
+    match path {
+        "cluster.secret" => Some("cluster.secret_file"),
+        "cluster.secret_file" => Some("cluster.secret"),
+        _ => None,
+    }
+}
+
+fn one(place: &str, key: &str, wrong: impl Into<String>, right: impl Into<String>) -> ConfigError {
+    let problem = Problem { place: place.into(), key: key.into(), wrong: wrong.into(), right: right.into() };
+    ConfigError { problems: vec![problem] }
+}
+
+/// The tables of a section whose tables are named by the operator.
+pub(super) fn tables(
+    section: &str,
+    value: Option<Value>,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, Value> {
+    match value.map(|v| v.kind) {
+        None => BTreeMap::new(),
+        Some(ValueKind::Table(table)) => table.into_iter().collect(),
+        Some(_) => {
+            findings.add(section, "this is not a table", format!("write [{section}.NAME] tables"));
+            BTreeMap::new()
+        }
+    }
+}
+
+/// The names that variables and flags may speak of: fixed ones, and those of the file's tables.
+struct Names {
+    tables: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl Names {
+    fn of(tree: &config::Map<String, Value>) -> Self {
+        let mut tables = BTreeMap::new();
+        for (section, _) in NAMED {
+            let names = match tree.get(section).map(|v| &v.kind) {
+                Some(ValueKind::Table(table)) => table.keys().cloned().collect(),
+                _ => Vec::new(),
+            };
+            tables.insert(section, names);
+        }
+        Self { tables }
+    }
+
+    /// Finds the dotted path that the parts of an override mean.
+    fn resolve(&self, place: &str, parts: &[&str]) -> Result<String, Problem> {
+        let problem = |wrong: String, right: String| Problem {
+            place: place.into(),
+            key: parts.join(".").to_lowercase(),
+            wrong,
+            right,
+        };
+        let pick = |part: &str, valid: &[&str], what: &str| -> Result<String, Problem> {
+            let mut found = valid.iter().filter(|name| loosely_equal(part, name));
+            match (found.next(), found.next()) {
+                (Some(name), None) => Ok((*name).to_string()),
+                (Some(a), Some(b)) => Err(problem(
+                    format!("{part:?} could be {a:?} or {b:?}"),
+                    "rename one of the two tables".into(),
+                )),
+                (None, _) if valid.is_empty() => {
+                    Err(problem(format!("the file has no {what}"), String::new()))
+                }
+                (None, _) => Err(problem(
+                    format!("there is no {what} {:?}", part.to_lowercase()),
+                    suggestion(part, valid),
+                )),
+            }
+        };
+        let sections: Vec<&str> = section_names().collect();
+        let section = pick(parts.first().copied().unwrap_or_default(), &sections, "section")?;
+        if let Some((_, keys)) = PLAIN.iter().find(|(name, _)| *name == section) {
+            let [_, key] = parts else {
+                return Err(problem(
+                    "it is not SECTION and KEY".into(),
+                    format!("write MERIDIAN__{}__KEY", section.to_uppercase()),
+                ));
+            };
+            return Ok(format!("{section}.{}", pick(key, keys, "key")?));
+        }
+        let [_, table, key] = parts else {
+            let right = format!("write MERIDIAN__{}__NAME__KEY", section.to_uppercase());
+            return Err(problem("it is not SECTION, NAME and KEY".into(), right));
+        };
+        let names: Vec<&str> =
+            self.tables.get(section.as_str()).into_iter().flatten().map(String::as_str).collect();
+        let keys = NAMED.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, keys)| keys);
+        let table = pick(table, &names, &format!("table [{section}.NAME] called"))?;
+        Ok(format!("{section}.{table}.{}", pick(key, keys, "key")?))
+    }
+
+    /// As [`Names::resolve`], where `node` stands for the table of the chosen node.
+    fn resolve_flag(&self, place: &str, parts: &[&str], chosen: Option<&str>) -> Result<String, Problem> {
+        let nodes = self.tables.get("nodes").map(Vec::as_slice).unwrap_or_default();
+        let own = chosen.or(if let [only] = nodes { Some(only.as_str()) } else { None });
+        match (parts, own) {
+            (["node", key], Some(own)) => self.resolve(place, &["nodes", own, key]),
+            (["node", _], None) => Err(Problem {
+                place: place.into(),
+                key: place.into(),
+                wrong: "the file describes several nodes and none was chosen".into(),
+                right: format!("pass --node with one of {}", nodes.join(", ")),
+            }),
+            _ => self.resolve(place, parts),
+        }
+    }
+}
+
+/// Whether a part of a variable's name means this key: case does not count, and `_` stands for `-` too.
+fn loosely_equal(written: &str, name: &str) -> bool {
+    let fold = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+    fold(written) == fold(name)
+}
