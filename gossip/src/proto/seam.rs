@@ -26,12 +26,12 @@ pub struct View {
 
 impl View {
     /// The term and own origin under which this node leads.
-    pub(crate) fn reign(&self) -> Option<(u64, &OriginName)> {
+    pub fn reign(&self) -> Option<(u64, &OriginName)> {
         Some((self.leading?, self.own.as_ref()?))
     }
 
     /// The short id of the own origin.
-    pub(crate) fn own_origin(&self) -> Option<Origin> {
+    pub fn own_origin(&self) -> Option<Origin> {
         self.own.as_ref().map(OriginName::origin)
     }
 }
