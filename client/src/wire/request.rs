@@ -229,7 +229,10 @@ fn condition(space: &str, json: Json) -> Result<(Key, Condition), ApiError> {
         Some("version") => Condition::Version(version(&fields.text("version")?)?),
         Some("value") => Condition::Value(fields.value("value")?),
         Some("contains") => Condition::Contains(fields.value("contains")?),
-        Some(_) => return fields.finish().map(|()| unreachable!("a field is left")),
+        Some(other) => {
+            let shown: String = other.chars().take(80).collect();
+            return Err(ApiError::new(ErrorCode::UnknownField, format!("a condition has no field {shown:?}")));
+        }
         None => return Err(bad("a condition needs one of absent, exists, version, value, contains".into())),
     };
     fields.finish()?;
@@ -238,7 +241,8 @@ fn condition(space: &str, json: Json) -> Result<(Key, Condition), ApiError> {
 
 /// Reads the text form of a version.
 pub fn version(text: &str) -> Result<Version, ApiError> {
-    text.parse().map_err(|_| bad(format!("{:?} is not a version", text.chars().take(80).collect::<String>())))
+    Version::parse(text)
+        .ok_or_else(|| bad(format!("{:?} is not a version", text.chars().take(80).collect::<String>())))
 }
 
 #[cfg(test)]

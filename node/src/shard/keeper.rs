@@ -71,7 +71,9 @@ async fn lead(shard: &Shard, clock: &Mutex<Clock>, members: &[String]) {
         if now.leading {
             let state = shard.publisher.applied().borrow().state.clone();
             let highest = state.own.and_then(|own| state.chains.get(&own)).map_or(0, |chain| chain.hlc);
-            clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).restore(highest);
+            let mut clock = clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let last = clock.last();
+            *clock = Clock::restore(last.max(highest));
         }
         shard.publisher.set_leadership(&now);
         if now.leading {

@@ -1,0 +1,306 @@
+//! A running node: puts the parts together in order, and takes them apart again.
+//!
+//! Order matters. Both ports are bound before the data folder is touched, so that a port in use changes nothing; the
+//! client port is served from the first moment, so that health can be asked while the node recovers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meridian_client::wire::token::cluster_id;
+use meridian_crdt::hlc::Clock;
+use meridian_gossip::{GossipConfig, Identity as GossipIdentity};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, Api, ApiBounds, Metrics, ServeBounds};
+use crate::config::Config;
+use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
+use crate::raft::{KnownPeers, Parts, RaftConfig, RaftGroup, StartError};
+use crate::seams::{Listener, Seams};
+use crate::shard::Shard;
+use crate::shard::host::ShardHost;
+use crate::shard::keeper::Keeper;
+use crate::shard::machine::ShardMachine;
+use crate::shard::proposer::{Proposer, ProposerBounds};
+use crate::shard::published::Publisher;
+use crate::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
+
+/// How long a handshake on the peer port may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
+
+/// What `serve` was told beside the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServeOptions {
+    /// Whether faults may be injected through the client port.
+    pub allow_faults: bool,
+}
+
+/// Why a node did not start, or had to stop.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A port cannot be listened on.
+    #[error("cannot listen on {addr}: {error}; is another process using the port?")]
+    Listen {
+        /// The address.
+        addr: String,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
+    /// The data folder cannot be opened.
+    #[error("{0}")]
+    Storage(#[from] StorageError),
+    /// The shard did not start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// A durable write failed while the node ran. What was acknowledged is safe; what this disk holds from now on is
+    /// not known.
+    #[error("storage failed and the node stops: {0}")]
+    Fatal(String),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signal(std::io::Error),
+}
+
+/// Runs a node until SIGINT or SIGTERM.
+pub async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run(config, options, Seams::production(), stop).await
+}
+
+/// Runs a node over the given seams until `stop` ends or storage fails.
+pub async fn run(
+    config: Config,
+    options: ServeOptions,
+    seams: Seams,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let client_port = listen(&seams, &config.node.client_listen).await?;
+    let peer_port = listen(&seams, &config.node.peer_listen).await?;
+    let node = Node::start(&config, &options, &seams, client_port, peer_port).await?;
+    tracing::info!(
+        cluster = %config.cluster.name, dc = %config.dc, node = config.node.id,
+        client = %config.node.client_listen, peer = %config.node.peer_listen, "serving"
+    );
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        what = node.fatal.wait() => Err(ServeError::Fatal(what)),
+    };
+    tracing::info!("stopping");
+    node.stop().await;
+    ended
+}
+
+async fn listen(seams: &Seams, addr: &str) -> Result<Box<dyn Listener>, ServeError> {
+    seams.net.listen(addr).await.map_err(|error| ServeError::Listen { addr: addr.to_owned(), error })
+}
+
+struct Node {
+    shard: Arc<Shard>,
+    fatal: crate::storage::Fatal,
+    stop: watch::Sender<bool>,
+    client_port: tokio::task::JoinHandle<()>,
+    keeper: tokio::task::JoinHandle<()>,
+    _peer_port: peer::PeerServer,
+}
+
+impl Node {
+    async fn start(
+        config: &Config,
+        options: &ServeOptions,
+        seams: &Seams,
+        client_port: Box<dyn Listener>,
+        peer_port: Box<dyn Listener>,
+    ) -> Result<Self, ServeError> {
+        let opened = Folder::open(folder_config(config), seams)?;
+        let (folder, store, fatal) = (opened.folder.clone(), opened.state.clone(), opened.fatal.clone());
+        let peer_config = peer_config(config, &opened);
+        let peers = peer_client(config, &peer_config, seams);
+        let publisher = Arc::new(Publisher::new(config.node.id));
+        let machine = ShardMachine::new(publisher.clone());
+        let members: BTreeMap<u64, ()> = config.peers.keys().map(|id| (*id, ())).collect();
+        let parts = Parts { opened, machine, peers: peers.clone(), seams: seams.clone() };
+        let raft = RaftGroup::start(raft_config(config), config.node.id, members, parts).await?;
+        let raft_port = Arc::new(raft.clone());
+        let raft = Arc::new(raft);
+        let clock = Arc::new(Mutex::new(Clock::restore(0)));
+        let proposer = Proposer::start(raft.clone(), seams.clock.clone(), clock.clone(), proposer_bounds(config));
+        let (lost_tail, lost_tail_told) = mpsc::channel(1);
+        let peers = Arc::new(peers);
+        let host = Arc::new(ShardHost {
+            publisher: publisher.clone(),
+            proposer: proposer.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            drift_ms_max: ms(config.clock.max_clock_drift),
+            peers: peers.clone(),
+            remotes: config.remotes.clone(),
+            seams: seams.clone(),
+            lost_tail,
+        });
+        let gossip = meridian_gossip::start(gossip_identity(config), gossip_config(config), host);
+        let shard = Arc::new(Shard {
+            dc: config.dc.clone(),
+            node: config.node.id,
+            raft,
+            store,
+            folder,
+            publisher,
+            proposer,
+            peers,
+            seams: seams.clone(),
+            gossip,
+            lag: watch::Sender::default(),
+            ready: watch::Sender::new(false),
+            room: watch::Sender::new(true),
+        });
+        let stop = watch::Sender::new(false);
+        let keeper = Keeper {
+            shard: shard.clone(),
+            clock,
+            members: config.remotes.keys().cloned().collect(),
+            lost_tail: lost_tail_told,
+            disk_check: config.storage.disk_check_interval,
+        };
+        let keeper = tokio::spawn(keeper.run(stop.subscribe()));
+        let router = api::router(make_api(config, options, shard.clone()));
+        let client_port = tokio::spawn(api::serve(client_port, router, serve_bounds(config), stop.subscribe()));
+        let peer_port = peer::serve(peer_port, peer_config, seams, shard.clone(), raft_port);
+        Ok(Self { shard, fatal, stop, client_port, keeper, _peer_port: peer_port })
+    }
+
+    /// Stops in order: no new requests, no links, then the log.
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        for task in [self.client_port, self.keeper] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the node failed");
+            }
+        }
+        self.shard.gossip.shutdown().await;
+        self.shard.raft.shutdown().await;
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn folder_config(config: &Config) -> FolderConfig {
+    let identity =
+        Identity { cluster: config.cluster.name.clone(), dc: config.dc.clone(), node: config.node.id };
+    let mut folder = FolderConfig::new(&config.node.data_dir, identity);
+    folder.state_cache_bytes = config.storage.state_cache.as_usize();
+    folder.log_cache_bytes = config.storage.log_cache.as_usize();
+    folder.headroom_bytes = config.storage.disk_headroom.bytes();
+    folder
+}
+
+fn peer_config(config: &Config, opened: &Opened) -> PeerConfig {
+    PeerConfig {
+        me: PeerIdentity {
+            cluster: config.cluster.name.clone(),
+            dc: config.dc.clone(),
+            node: config.node.id,
+            store_id: opened.folder.store_id(),
+        },
+        secret: Secret::new(config.cluster.secret.clone()),
+        handshake_limit: HANDSHAKE_LIMIT,
+        admission: Arc::new(KnownPeers::new(config.dc.clone(), opened.log.clone())),
+    }
+}
+
+fn peer_client(config: &Config, peer_config: &PeerConfig, seams: &Seams) -> PeerClient {
+    let addrs = config.peers.clone();
+    PeerClient::new(peer_config.clone(), seams.clone(), Arc::new(move |node| addrs.get(&node).cloned()))
+}
+
+fn raft_config(config: &Config) -> RaftConfig {
+    RaftConfig {
+        heartbeat: config.raft.heartbeat,
+        election_min: config.raft.election_min,
+        election_max: config.raft.election_max,
+        snapshot_entries: config.raft.snapshot_every,
+        keep_entries: config.raft.snapshot_every / 2,
+        checkpoint_interval: config.storage.checkpoint_interval,
+        snapshot_stall: config.raft.snapshot_timeout,
+        ..RaftConfig::default()
+    }
+}
+
+fn proposer_bounds(config: &Config) -> ProposerBounds {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    ProposerBounds {
+        queue_max: count(config.limits.in_flight_max),
+        entry_bytes_max: config.raft.entry_bytes_max.as_usize(),
+        entry_items_max: count(config.raft.entry_requests_max),
+        entries_in_flight_max: count(config.raft.entries_in_flight_max),
+    }
+}
+
+fn gossip_identity(config: &Config) -> GossipIdentity {
+    GossipIdentity {
+        cluster: u64::from(cluster_id(&config.cluster.name)),
+        dc: config.dc.clone(),
+        node: config.node.id,
+        members: config
+            .remotes
+            .iter()
+            .map(|(dc, nodes)| (dc.clone(), nodes.keys().copied().collect()))
+            .collect(),
+    }
+}
+
+fn gossip_config(config: &Config) -> GossipConfig {
+    let ours = &config.gossip;
+    let mut gossip = GossipConfig::default();
+    gossip.heartbeat_ms = ms(ours.heartbeat);
+    gossip.silence_ms_max = ms(ours.silence_max);
+    gossip.backoff_ms_min = ms(ours.reconnect_min);
+    gossip.backoff_ms_max = ms(ours.reconnect_max);
+    gossip.connect_ms_max = ms(ours.connect_timeout);
+    gossip.credit_bytes = ours.link_credit_bytes.bytes();
+    gossip.gate_bytes_max = ours.gate_bytes.bytes();
+    gossip.relay_ms_min = ms(ours.relay_after);
+    gossip.ack_interval_ms = ms(ours.ack_interval);
+    gossip.report_interval_ms = ms(ours.stability_interval);
+    gossip.clock_drift_ms_max = ms(config.clock.max_clock_drift);
+    gossip
+}
+
+fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Api {
+        shard,
+        metrics: Arc::new(Metrics::default()),
+        cluster: cluster_id(&config.cluster.name),
+        bounds: ApiBounds {
+            body_bytes_max: config.limits.body_max.as_usize(),
+            page_max: count(config.limits.page_max),
+            in_flight_max: count(config.limits.in_flight_max),
+            wait_default: config.sessions.wait_default,
+            wait_max: config.sessions.wait_max,
+            request_timeout: config.limits.request_timeout,
+        },
+        in_flight: Arc::new(AtomicUsize::new(0)),
+        allow_faults: options.allow_faults,
+    }
+}
+
+fn serve_bounds(config: &Config) -> ServeBounds {
+    ServeBounds {
+        connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX),
+        read_timeout: config.limits.read_timeout,
+        drain_timeout: config.limits.drain_timeout,
+    }
+}
