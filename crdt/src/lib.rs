@@ -3,16 +3,55 @@
 //! Nothing here reads a clock, draws a random number, or does IO: time and randomness are arguments, storage is the
 //! [`Cells`] trait. Everything is deterministic, so that equal logs give byte-equal state on every node of a
 //! datacenter, and equal sets of txns give equal contents in every datacenter.
+//!
+//! The way of a write: [`execute()`] turns mutations into effects at their origin, [`apply()`] puts effects into the
+//! cells of any datacenter, [`read()`] shows what is there, and [`sweep()`] drops what stability no longer needs.
 
+pub mod apply;
+pub mod cell;
 pub mod cells;
 pub mod codec;
+mod collect;
+pub mod condition;
+pub mod digest;
+mod edit;
+pub mod error;
+pub mod execute;
+pub mod explain;
+mod header;
+pub mod hlc;
 pub mod id;
+pub mod keys;
+pub mod list;
+pub mod merge;
+pub mod path;
+mod plan;
+pub mod read;
+pub mod sweep;
+pub mod table;
 pub mod txn;
+pub mod types;
 pub mod value;
 pub mod vector;
+mod view;
 
+pub use apply::{Applied, apply, validate};
+pub use cell::{Cell, Held};
 pub use cells::{Cells, MemCells, Overlay, ReadCells, Table};
+pub use condition::{Condition, check};
+pub use digest::{BUCKETS, bucket_digests, digest};
+pub use error::StoreError;
+pub use execute::{Ctx, ExecuteError, Executed, Limits, Refusal, execute};
+pub use explain::{Explained, ExplainedCell, ExplainedDot, explain};
+pub use header::Version;
+pub use hlc::{Clock, ClockError, Observed, unix_ms};
 pub use id::{Dot, Origin, OriginName};
+pub use keys::{Key, KeyError};
+pub use list::{Listed, Listing, list};
+pub use merge::{merge, merge_state};
+pub use read::{Content, Query, ReadValue, Reading, read};
+pub use sweep::{Swept, sweep, sweep_pending};
 pub use txn::{Add, KeyEffect, Removal, Txn, TxnHead, txn_hash};
+pub use types::{CounterOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
 pub use value::Value;
 pub use vector::Vector;

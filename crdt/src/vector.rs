@@ -75,6 +75,11 @@ impl Vector {
         Vector(self.0.iter().filter(|(o, s)| **s > base.get(**o)).map(|(o, s)| (*o, *s)).collect())
     }
 
+    /// Drops the entries that `base` covers.
+    pub fn prune(&mut self, base: &Vector) {
+        self.0.retain(|origin, seq| *seq > base.get(*origin));
+    }
+
     /// How many txns this vector names that `base` does not.
     pub fn txns_above(&self, base: &Vector) -> u64 {
         self.0.iter().map(|(o, s)| s.saturating_sub(base.get(*o))).fold(0, u64::saturating_add)

@@ -1,0 +1,192 @@
+//! Applying effects: the same for every origin, in every datacenter, on every node.
+//!
+//! Apply is total on content: whatever [`validate`] accepts can be applied, and applying it again changes nothing. It
+//! touches only the cells that the effects name, and reads no clock and no limit.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use crate::cell::{Held, MINUS, PLUS};
+use crate::cells::{Cells, Table, prefix_end};
+use crate::codec::DecodeError;
+use crate::digest;
+use crate::edit::KeyEdit;
+use crate::error::StoreError;
+use crate::execute::Ctx;
+use crate::header::Version;
+use crate::id::{Dot, Origin};
+use crate::keys::Key;
+use crate::path;
+use crate::txn::{Add, KeyEffect, Txn};
+use crate::types::Type;
+use crate::types::counter::{Floor, Tally};
+use crate::value::Value;
+use crate::view::scan_cells;
+
+/// How many paths of a removal by prefix are held in memory at once.
+const PREFIX_CHUNK: usize = 1024;
+
+/// What applying a txn came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The keys that were touched, with their versions after it.
+    pub keys: Vec<(Key, Version)>,
+    /// How many registers hold concurrent values after this txn set them.
+    pub lww_conflicts: u64,
+    /// In how many of these this txn's value is the one that is read. With a stamp ahead of the clock of this
+    /// datacenter these were won by a clock fault.
+    pub lww_wins: u64,
+}
+
+/// Whether every path, payload and key of a txn decodes, in the order in which an origin writes them. A txn that fails
+/// must not be applied.
+pub fn validate(txn: &Txn) -> Result<(), DecodeError> {
+    let sorted = txn.effects.windows(2).all(|w| (&w[0].space, &w[0].key) < (&w[1].space, &w[1].key));
+    if !sorted {
+        return Err(DecodeError::Malformed);
+    }
+    txn.effects.iter().try_for_each(|effect| validate_effect(effect, txn.head.dot.origin))
+}
+
+fn validate_effect(effect: &KeyEffect, origin: Origin) -> Result<(), DecodeError> {
+    Key::new(effect.space.as_str(), effect.key.as_str()).map_err(|_| DecodeError::Malformed)?;
+    let removes_sorted = effect.removes.windows(2).all(|w| w[0] < w[1]);
+    let adds_sorted = effect.adds.windows(2).all(|w| w[0].path < w[1].path);
+    if !removes_sorted || !adds_sorted {
+        return Err(DecodeError::Malformed);
+    }
+    for removal in &effect.removes {
+        if removal.prefix {
+            path::check_prefix(&removal.path)?;
+        } else {
+            path::parse(&removal.path)?;
+        }
+    }
+    effect.adds.iter().try_for_each(|add| validate_add(add, origin))
+}
+
+fn validate_add(add: &Add, origin: Origin) -> Result<(), DecodeError> {
+    let leaf = path::parse(&add.path)?;
+    let ok = match leaf.ty {
+        Type::Register | Type::MvRegister => Value::from_bytes(&add.payload).map(|_| true)?,
+        Type::Counter if leaf.floor => Floor::decode(&add.payload).map(|_| true)?,
+        // An origin's cell of a counter is written by that origin alone.
+        Type::Counter => Tally::decode(&add.payload).map(|_| leaf.counter == Some(origin))?,
+        Type::Flag | Type::Set => add.payload.is_empty(),
+        Type::DwFlag | Type::RwSet => add.payload == PLUS || add.payload == MINUS,
+        Type::Map => false,
+    };
+    if ok { Ok(()) } else { Err(DecodeError::Malformed) }
+}
+
+/// Applies the effects of a txn that [`validate`] accepts, or that [`execute`](crate::execute::execute) made.
+pub fn apply<C: Cells>(
+    cells: &mut C,
+    ctx: &Ctx<'_>,
+    effects: &[KeyEffect],
+) -> Result<Applied, StoreError<C::Error>> {
+    let mut applied = Applied::default();
+    let mut buckets: BTreeMap<u16, u128> = BTreeMap::new();
+    for effect in effects {
+        let Ok(key) = Key::new(effect.space.as_str(), effect.key.as_str()) else { continue };
+        let done = apply_where(cells, ctx, &key, effect, &|dot| ctx.deps.covers(dot))?;
+        let bucket = buckets.entry(key.bucket()).or_default();
+        *bucket = bucket.wrapping_add(done.delta);
+        applied.lww_conflicts += done.conflicts;
+        applied.lww_wins += done.wins;
+        applied.keys.push((key, done.version));
+    }
+    digest::add_to_buckets(cells, &buckets)?;
+    Ok(applied)
+}
+
+/// What applying one key's effect came to.
+#[derive(Debug)]
+pub(crate) struct KeyApplied {
+    version: Version,
+    delta: u128,
+    conflicts: u64,
+    wins: u64,
+}
+
+/// Applies one key's effect; its removals drop the dots that `observed` names.
+pub(crate) fn apply_where<C: Cells>(
+    cells: &mut C,
+    ctx: &Ctx<'_>,
+    key: &Key,
+    effect: &KeyEffect,
+    observed: &dyn Fn(Dot) -> bool,
+) -> Result<KeyApplied, StoreError<C::Error>> {
+    let mut edit = KeyEdit::open(cells, key, ctx.index)?;
+    for removal in effect.removes.iter().filter(|r| r.prefix) {
+        remove_below(&mut edit, &removal.path, observed)?;
+    }
+    let mut paths: BTreeMap<&[u8], (bool, Option<&Add>)> = BTreeMap::new();
+    for removal in effect.removes.iter().filter(|r| !r.prefix) {
+        paths.entry(&removal.path).or_default().0 = true;
+    }
+    for add in &effect.adds {
+        paths.entry(&add.path).or_default().1 = Some(add);
+    }
+    let (mut conflicts, mut wins) = (0, 0);
+    for (path, (remove, add)) in paths {
+        let Ok(leaf) = path::parse(path) else { continue };
+        let after = edit.unit(path, |unit| {
+            let cell = if leaf.floor { &mut unit.floor } else { &mut unit.cell };
+            if remove {
+                cell.drop_covered(observed);
+            }
+            if let Some(add) = add {
+                cell.put(Held { dot: ctx.dot, hlc: ctx.hlc, payload: add.payload.clone() });
+            }
+        })?;
+        if leaf.ty == Type::Register && add.is_some() && after.cell.dots.len() > 1 {
+            conflicts += 1;
+            wins += u64::from(after.cell.winner().is_some_and(|held| held.dot == ctx.dot));
+        }
+    }
+    edit.header.changed = ctx.index;
+    edit.header.touched.advance(ctx.dot);
+    edit.header.touched.prune(ctx.stable);
+    let (header, delta) = edit.finish()?;
+    Ok(KeyApplied { version: Version(header.digest), delta, conflicts, wins })
+}
+
+/// Drops what is observed from every cell below a prefix. Floors stand: what they take out may still be on its way.
+fn remove_below<C: Cells>(
+    edit: &mut KeyEdit<'_, C>,
+    prefix: &[u8],
+    observed: &dyn Fn(Dot) -> bool,
+) -> Result<(), StoreError<C::Error>> {
+    let end = prefix_end(prefix);
+    let mut from = prefix.to_vec();
+    loop {
+        let mut paths: Vec<Vec<u8>> = Vec::new();
+        scan_cells(
+            edit.cells,
+            &edit.header,
+            edit.cell_prefix(),
+            &from,
+            end.as_deref(),
+            &mut |path, stored| {
+                if stored.cell.dots.iter().any(|held| observed(held.dot)) {
+                    paths.push(path.to_vec());
+                }
+                if paths.len() < PREFIX_CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            },
+        )?;
+        for path in &paths {
+            if path::parse(path).map_err(StoreError::corrupt(Table::CELL, path))?.floor {
+                continue;
+            }
+            edit.unit(path, |unit| unit.cell.drop_covered(observed))?;
+        }
+        match paths.pop() {
+            Some(mut last) if paths.len() + 1 == PREFIX_CHUNK => {
+                last.push(0);
+                from = last;
+            }
+            _ => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Preconditions: what a request demands of a key before anything of it is done.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cells::ReadCells;
+use crate::error::StoreError;
+use crate::header::Version;
+use crate::keys::Key;
+use crate::read::{Query, ReadValue, is_present, read};
+use crate::types::Type;
+use crate::value::Value;
+use crate::view::KeyView;
+
+/// What a key must be like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Condition {
+    /// It reads as nothing.
+    Absent,
+    /// It reads as something.
+    Exists,
+    /// Nothing about it has changed since this version was read; `Version(0)` is an absent key.
+    Version(Version),
+    /// It reads as this, in the form of [`ReadValue::to_value`].
+    Value(Value),
+    /// A set has this element, a map this field, a multi-value register this value.
+    Contains(Value),
+}
+
+/// Whether a key meets a condition. Costs no more than the condition itself is large.
+pub fn check<C: ReadCells>(
+    cells: &C,
+    key: &Key,
+    condition: &Condition,
+) -> Result<bool, StoreError<C::Error>> {
+    let view = KeyView::open(cells, key)?;
+    let Some(ty) = view.header.shown() else {
+        return Ok(matches!(condition, Condition::Absent | Condition::Version(Version(0))));
+    };
+    match condition {
+        Condition::Absent => Ok(false),
+        Condition::Exists => Ok(true),
+        Condition::Version(version) => Ok(view.header.digest == version.0),
+        Condition::Value(value) => reads_as(cells, key, value),
+        Condition::Contains(value) if ty == Type::MvRegister => {
+            let content = read(cells, key, &Query::default())?.content;
+            let has = |values: &[Value]| values.iter().any(|v| same(v, value));
+            Ok(content.is_some_and(|c| matches!(&c.value, ReadValue::MvRegister(values) if has(values))))
+        }
+        Condition::Contains(value) => is_present(&view, ty, value),
+    }
+}
+
+fn reads_as<C: ReadCells>(cells: &C, key: &Key, value: &Value) -> Result<bool, StoreError<C::Error>> {
+    let query = Query { limit: count(value).saturating_add(1), ..Query::default() };
+    let content = read(cells, key, &query)?.content;
+    Ok(content.is_some_and(|c| c.cursor.is_none() && same(&c.value.to_value(), value)))
+}
+
+/// How many values a value is made of: a key that reads as it has no more than these.
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(count).sum::<usize>() + 1,
+        Value::Map(fields) => fields.values().map(count).sum::<usize>() + 1,
+        _ => 1,
+    }
+}
+
+/// Equality as it is kept: zero is zero whatever its sign.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.to_bytes() == b.to_bytes()
+}

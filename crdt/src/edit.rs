@@ -1,0 +1,205 @@
+//! One key while it is changed: cells, and the bookkeeping that follows them.
+//!
+//! Every change of a cell goes through [`KeyEdit::unit`], which keeps the digest, the counts of what is visible and the
+//! sweep queue true by the difference between before and after. So no change ever reads more than the cells it names.
+
+use std::collections::BTreeMap;
+
+use crate::cell::{Cell, Stored, observe};
+use crate::cells::{Cells, Table};
+use crate::error::StoreError;
+use crate::header::Header;
+use crate::keys::Key;
+use crate::path::{self, Leaf};
+use crate::sweep;
+use crate::types::{Type, counter};
+use crate::view::{first_visible, get_cell, is_inline, load_header};
+
+/// What belongs together: a cell, and for an origin's cell of a counter the floor under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unit {
+    pub cell: Cell,
+    pub floor: Cell,
+}
+
+#[derive(Debug)]
+pub(crate) struct KeyEdit<'c, C> {
+    pub cells: &'c mut C,
+    pub header: Header,
+    header_row: Vec<u8>,
+    cell_prefix: Vec<u8>,
+    digest_before: u128,
+    index: u64,
+    /// Fields of the map of which something came to be visible or ceased to be: whether the field was visible before.
+    fields: BTreeMap<Vec<u8>, bool>,
+}
+
+impl<'c, C: Cells> KeyEdit<'c, C> {
+    /// Takes a key up. `index` is where rows that are queued for sweeping go.
+    pub fn open(cells: &'c mut C, key: &Key, index: u64) -> Result<Self, StoreError<C::Error>> {
+        let header_row = key.header_row();
+        let header = load_header(cells, &header_row)?.unwrap_or_default();
+        Ok(Self {
+            cells,
+            digest_before: header.digest,
+            header,
+            header_row,
+            cell_prefix: key.cell_prefix(),
+            index,
+            fields: BTreeMap::new(),
+        })
+    }
+
+    pub fn cell_prefix(&self) -> &[u8] {
+        &self.cell_prefix
+    }
+
+    pub fn get(&self, path: &[u8]) -> Result<Option<Stored>, StoreError<C::Error>> {
+        get_cell(self.cells, &self.header, &self.cell_prefix, path)
+    }
+
+    /// Changes the cell at `path`, or the counter's cell and floor to which it belongs. Says what came of it.
+    pub fn unit(
+        &mut self,
+        path: &[u8],
+        change: impl FnOnce(&mut Unit),
+    ) -> Result<Unit, StoreError<C::Error>> {
+        let leaf = path::parse(path).map_err(StoreError::corrupt(Table::CELL, path))?;
+        let path = if leaf.floor { &path[..path.len() - 1] } else { path };
+        let floor_path = leaf.counter.map(|_| path::floor_of(path));
+        let cell = self.get(path)?;
+        let floor = match &floor_path {
+            Some(path) => self.get(path)?,
+            None => None,
+        };
+        let stored = |row: &Option<Stored>| row.as_ref().map(|s| s.cell.clone()).unwrap_or_default();
+        let before = Unit { cell: stored(&cell), floor: stored(&floor) };
+        let mut after = before.clone();
+        change(&mut after);
+        if after == before {
+            return Ok(after);
+        }
+        self.account(path, leaf, &before, &after)?;
+        let marked = after.cell.is_marked(leaf.ty);
+        self.store(path, cell, &after.cell, marked)?;
+        if let Some(floor_path) = floor_path {
+            // A floor that stability spared for the sake of a live run is looked at again when that run ends.
+            let run_changed = counter::live_run(&before.cell) != counter::live_run(&after.cell);
+            let changed = before.floor != after.floor || run_changed;
+            self.store(&floor_path, floor, &after.floor, changed)?;
+        }
+        Ok(after)
+    }
+
+    fn account(
+        &mut self,
+        path: &[u8],
+        leaf: Leaf,
+        before: &Unit,
+        after: &Unit,
+    ) -> Result<(), StoreError<C::Error>> {
+        let was = before.cell.is_visible(leaf.ty);
+        let is = after.cell.is_visible(leaf.ty);
+        let top = path.first().copied().and_then(Type::from_code).unwrap_or(leaf.ty);
+        if top == Type::Map && was != is {
+            let end = path::first_field_end(path).map_err(StoreError::corrupt(Table::CELL, path))?;
+            if !self.fields.contains_key(&path[..end]) {
+                let visible = self.is_field_visible(&path[..end])?;
+                self.fields.insert(path[..end].to_vec(), visible);
+            }
+        }
+        self.header.count(top, was, is);
+        let row = &self.header_row;
+        let minus = observe(row, path, leaf.ty, &before.cell, &before.floor);
+        let plus = observe(row, path, leaf.ty, &after.cell, &after.floor);
+        self.header.digest = self.header.digest.wrapping_sub(minus).wrapping_add(plus);
+        Ok(())
+    }
+
+    fn is_field_visible(&self, field: &[u8]) -> Result<bool, StoreError<C::Error>> {
+        Ok(first_visible(self.cells, &self.header, &self.cell_prefix, field)?.is_some())
+    }
+
+    /// Writes one cell, into the queue too if it is marked and not there yet.
+    fn store(
+        &mut self,
+        path: &[u8],
+        old: Option<Stored>,
+        cell: &Cell,
+        marked: bool,
+    ) -> Result<(), StoreError<C::Error>> {
+        let mut queued = old.as_ref().map_or(0, |s| s.queued);
+        if marked && queued == 0 && !cell.is_empty() {
+            queued = self.index;
+            sweep::enqueue(self.cells, self.index, &self.cell_prefix, path)?;
+        }
+        let new = (!cell.is_empty()).then(|| Stored { cell: cell.clone(), queued });
+        if new == old {
+            return Ok(());
+        }
+        self.write(path, old.is_some(), new)
+    }
+
+    /// Writes the row of a cell as it is given.
+    pub fn write(
+        &mut self,
+        path: &[u8],
+        existed: bool,
+        new: Option<Stored>,
+    ) -> Result<(), StoreError<C::Error>> {
+        if is_inline(path) {
+            match new {
+                Some(stored) => self.header.inline.insert(path.to_vec(), stored),
+                None => self.header.inline.remove(path),
+            };
+            return Ok(());
+        }
+        let row = [self.cell_prefix.as_slice(), path].concat();
+        match (&new, existed) {
+            (Some(_), false) => self.header.rows += 1,
+            (None, true) => self.header.rows = self.header.rows.saturating_sub(1),
+            _ => {}
+        }
+        match new {
+            Some(stored) => self.cells.put(Table::CELL, &row, &stored.encode())?,
+            None => self.cells.remove(Table::CELL, &row)?,
+        }
+        Ok(())
+    }
+
+    /// Brings the count of the map's fields up to date with what was changed.
+    fn settle_fields(&mut self) -> Result<(), StoreError<C::Error>> {
+        for (field, was) in std::mem::take(&mut self.fields) {
+            let is = self.is_field_visible(&field)?;
+            let fields = self.header.fields;
+            self.header.fields = match (was, is) {
+                (false, true) => fields + 1,
+                (true, false) => fields.saturating_sub(1),
+                _ => fields,
+            };
+        }
+        Ok(())
+    }
+
+    /// Writes the header, and says by how much the key's digest moved.
+    pub fn finish(mut self) -> Result<(Header, u128), StoreError<C::Error>> {
+        self.settle_fields()?;
+        if self.header.is_absent() && self.header.queued == 0 {
+            self.header.queued = self.index;
+            sweep::enqueue(self.cells, self.index, &self.cell_prefix, &[])?;
+        }
+        self.cells.put(Table::HEADER, &self.header_row, &self.header.encode())?;
+        let delta = self.header.digest.wrapping_sub(self.digest_before);
+        Ok((self.header, delta))
+    }
+
+    /// Writes the header, or removes it, after a sweep that changed nothing that can be observed.
+    pub fn finish_sweep(self, remove: bool) -> Result<(), StoreError<C::Error>> {
+        if remove {
+            self.cells.remove(Table::HEADER, &self.header_row)?;
+        } else {
+            self.cells.put(Table::HEADER, &self.header_row, &self.header.encode())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! Explaining a key: everything that its cells hold, the losers of concurrent writes included.
+
+use crate::cell::{Held, PLUS};
+use crate::cells::{ReadCells, Table};
+use crate::codec::DecodeError;
+use crate::collect::{Chosen, Item, Page, collect};
+use crate::error::StoreError;
+use crate::id::Dot;
+use crate::keys::Key;
+use crate::path;
+use crate::types::{Type, counter};
+use crate::value::Value;
+use crate::view::KeyView;
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    /// The type it is shown as; `None` if it reads as absent.
+    pub ty: Option<Type>,
+    /// Its cells in the order of their paths.
+    pub cells: Vec<ExplainedCell>,
+    /// How many of these cells hold concurrent writes that contradict each other, and how many types beside the one
+    /// shown are live.
+    pub conflicts: u64,
+    /// Whether there are more cells than were asked for.
+    pub truncated: bool,
+}
+
+/// One cell, or the cells of all origins of one counter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExplainedCell {
+    /// The type of the cell.
+    pub ty: Type,
+    /// The fields that lead to it, and the element of a set.
+    pub path: Vec<Value>,
+    /// What it holds.
+    pub dots: Vec<ExplainedDot>,
+}
+
+/// One write that has not been replaced by a later one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExplainedDot {
+    /// The txn.
+    pub dot: Dot,
+    /// Its stamp.
+    pub hlc: u64,
+    /// A register's value; what an origin adds to a counter; false for a removal that wins, true for the rest.
+    pub value: Value,
+    /// Whether it is part of what the key reads as.
+    pub visible: bool,
+}
+
+/// Explains at most `limit` cells of a key; `None` if nothing at all is known of it.
+pub fn explain<C: ReadCells>(
+    cells: &C,
+    key: &Key,
+    limit: usize,
+) -> Result<Option<Explained>, StoreError<C::Error>> {
+    let view = KeyView::open(cells, key)?;
+    let Page { items, stopped } = collect(&view, &[], None, limit, true)?;
+    let ty = view.header.shown();
+    if items.is_empty() && ty.is_none() {
+        return Ok(None);
+    }
+    let mut chosen = ty.map(Chosen::new);
+    let mut conflicts = view.header.visible.len().saturating_sub(1) as u64;
+    let mut explained = Vec::new();
+    for group in items.chunk_by(Item::same_value) {
+        let first = &group[0];
+        let visible = first.cell.is_visible(first.leaf.ty)
+            && chosen.as_mut().is_some_and(|chosen| chosen.admit(&first.path));
+        conflicts += u64::from(contradicts(first));
+        let cell = explain_cell(group, visible).map_err(StoreError::corrupt(Table::CELL, &first.path))?;
+        explained.push(cell);
+    }
+    Ok(Some(Explained { ty, cells: explained, conflicts, truncated: stopped.is_some() }))
+}
+
+fn contradicts(item: &Item) -> bool {
+    match item.leaf.ty {
+        Type::Register | Type::MvRegister => item.cell.dots.len() > 1,
+        ty if ty.remove_wins() => {
+            item.cell.is_marked(ty) && item.cell.dots.iter().any(|held| held.payload == PLUS)
+        }
+        _ => false,
+    }
+}
+
+fn explain_cell(group: &[Item], visible: bool) -> Result<ExplainedCell, DecodeError> {
+    let Item { path, leaf, cell, .. } = &group[0];
+    let mut segments: Vec<Value> =
+        path::fields(path)?.into_iter().map(|(name, _)| Value::Str(name)).collect();
+    if matches!(leaf.ty, Type::Set | Type::RwSet) {
+        segments.push(Value::from_bytes(&path[leaf.base..])?);
+    }
+    let winner = cell.winner().map(|held| held.dot);
+    let mut dots = Vec::new();
+    for item in group {
+        for held in &item.cell.dots {
+            let shown = visible && (leaf.ty != Type::Register || Some(held.dot) == winner);
+            let value = dot_value(leaf.ty, held, item)?;
+            dots.push(ExplainedDot { dot: held.dot, hlc: held.hlc, value, visible: shown });
+        }
+    }
+    Ok(ExplainedCell { ty: leaf.ty, path: segments, dots })
+}
+
+fn dot_value(ty: Type, held: &Held, item: &Item) -> Result<Value, DecodeError> {
+    Ok(match ty {
+        Type::Register | Type::MvRegister => Value::from_bytes(&held.payload)?,
+        Type::Counter => {
+            let net = counter::net(ty, held, &item.floor).map_or(0, |(_, net)| net);
+            Value::Int(counter::saturate(net))
+        }
+        ty if ty.remove_wins() => Value::Bool(held.payload == PLUS),
+        _ => Value::Bool(true),
+    })
+}

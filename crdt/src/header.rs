@@ -1,0 +1,191 @@
+//! The header of a key: local bookkeeping, and the cells of a single-valued type.
+//!
+//! ```text
+//! header  version=1 | queued varint | changed varint | digest u128 | touched vector | rows varint | fields varint
+//!         | count | (type u8, visible varint) ... | count | (path bytes, cell bytes) ...
+//! ```
+//!
+//! A header is not content: nothing in it is compared between datacenters but the digest, which is computed from what
+//! can be observed in the cells. It says in O(1) what types are live, how many elements are there, and who last
+//! touched the key, also when the key is absent.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Stored;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::types::Type;
+use crate::vector::Vector;
+
+const VERSION: u8 = 1;
+
+/// The digest of what can be observed in a key: opaque, equal in all datacenters at equal contents, 0 for an absent
+/// key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version(pub u128);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Version {
+    /// Reads what `Display` writes: 32 digits of lower-case hexadecimal.
+    pub fn parse(text: &str) -> Option<Version> {
+        let digits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 32 || !text.bytes().all(digits) {
+            return None;
+        }
+        u128::from_str_radix(text, 16).ok().map(Version)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// The number of the header's row in the sweep queue; 0 for none.
+    pub queued: u64,
+    /// The local index of the last change.
+    pub changed: u64,
+    /// The sum of what the cells add.
+    pub digest: u128,
+    /// The dots that last touched the key, without what was stable then.
+    pub touched: Vector,
+    /// How many rows of cells the key has.
+    pub rows: u64,
+    /// How many fields of the map read as something.
+    pub fields: u64,
+    /// How many cells of each type read as something; never 0.
+    pub visible: BTreeMap<Type, u64>,
+    /// The cells of single-valued types.
+    pub inline: BTreeMap<Vec<u8>, Stored>,
+}
+
+impl Header {
+    /// The type that the key is shown as: of the live ones the one with the smallest code.
+    pub fn shown(&self) -> Option<Type> {
+        self.visible.keys().next().copied()
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.visible.is_empty()
+    }
+
+    /// Counts a cell of `ty` that came to be visible or ceased to be.
+    pub fn count(&mut self, ty: Type, was: bool, is: bool) {
+        if was == is {
+            return;
+        }
+        let count = self.visible.entry(ty).or_default();
+        *count = if is { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.visible.remove(&ty);
+        }
+    }
+
+    /// Whether there is no cell left for which the header would be needed.
+    pub fn is_bare(&self) -> bool {
+        self.is_absent() && self.rows == 0 && self.inline.is_empty()
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.u8(VERSION);
+        out.varint(self.queued);
+        out.varint(self.changed);
+        out.u128(self.digest);
+        self.touched.encode(&mut out);
+        out.varint(self.rows);
+        out.varint(self.fields);
+        out.varint(self.visible.len() as u64);
+        for (ty, count) in &self.visible {
+            out.u8(ty.code());
+            out.varint(*count);
+        }
+        out.varint(self.inline.len() as u64);
+        for (path, stored) in &self.inline {
+            out.bytes(path);
+            out.bytes(&stored.encode());
+        }
+        out.finish()
+    }
+
+    pub fn decode(row: &Bytes) -> Result<Header, DecodeError> {
+        let mut input = Reader::new(row);
+        match input.u8()? {
+            VERSION => {}
+            other => return Err(DecodeError::UnknownVersion(other)),
+        }
+        let mut header = Header {
+            queued: input.varint()?,
+            changed: input.varint()?,
+            digest: input.u128()?,
+            touched: Vector::decode(&mut input)?,
+            rows: input.varint()?,
+            fields: input.varint()?,
+            ..Header::default()
+        };
+        for _ in 0..input.varint()? {
+            let ty = Type::from_code(input.u8()?).ok_or(DecodeError::Malformed)?;
+            header.visible.insert(ty, input.varint()?);
+        }
+        for _ in 0..input.varint()? {
+            let path = input.bytes()?.to_vec();
+            let stored = Stored::decode(&row.slice_ref(input.bytes()?))?;
+            header.inline.insert(path, stored);
+        }
+        input.finish()?;
+        Ok(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{Cell, Held};
+    use crate::id::{Dot, Origin};
+
+    fn sample() -> Header {
+        let held = Held { dot: Dot::new(Origin(1), 2), hlc: 3, payload: Bytes::from_static(&[1]) };
+        let stored = Stored { cell: Cell { dots: vec![held] }, queued: 0 };
+        Header {
+            queued: 4,
+            changed: 300,
+            digest: 7,
+            touched: [Dot::new(Origin(1), 2)].into_iter().collect(),
+            rows: 0,
+            fields: 0,
+            visible: [(Type::Register, 1)].into(),
+            inline: [(vec![1], stored)].into(),
+        }
+    }
+
+    #[test]
+    fn golden_bytes_do_not_change() {
+        let mut golden = vec![1, 4, 0xac, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+        golden.extend_from_slice(&[1, 0, 0, 0, 1, 2, 0, 0, 1, 1, 1]);
+        golden.extend_from_slice(&[1, 1, 1, 18, 1, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 1, 1]);
+        assert_eq!(sample().encode(), golden);
+        assert_eq!(Header::decode(&golden.into()), Ok(sample()));
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let row = Bytes::from(sample().encode());
+        for n in 0..row.len() {
+            assert!(Header::decode(&row.slice(..n)).is_err());
+        }
+    }
+
+    #[test]
+    fn versions_round_trip_as_text() {
+        let version = Version(0xabc);
+        assert_eq!(Version::parse(&version.to_string()), Some(version));
+        for bad in ["", "abc", "+0000000000000000000000000000abc", &"A".repeat(32)] {
+            assert_eq!(Version::parse(bad), None);
+        }
+    }
+}

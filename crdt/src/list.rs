@@ -1,0 +1,79 @@
+//! Listing the keys of a space in the order of their bytes.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::cells::{ReadCells, Table, prefix_end};
+use crate::error::StoreError;
+use crate::header::{Header, Version};
+use crate::keys::{Key, header_row};
+use crate::types::Type;
+
+/// How many headers of absent keys a page may look at beyond the keys it has room for.
+const LOOKED_BEYOND_MAX: usize = 4096;
+
+/// A key in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The key.
+    pub key: String,
+    /// The type it is shown as.
+    pub ty: Type,
+    /// Its version.
+    pub version: Version,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The keys that are there.
+    pub keys: Vec<Listed>,
+    /// Whether there may be more behind this page, which may also be an empty one.
+    pub more: bool,
+    /// With `more`: the last key that was looked at, where the next page goes on.
+    pub cursor: Option<String>,
+}
+
+/// Lists at most `limit` (at least 1) keys of `space` that start with `prefix` and come after `after`.
+pub fn list<C: ReadCells>(
+    cells: &C,
+    space: &str,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Listing, StoreError<C::Error>> {
+    let first = header_row(space, prefix);
+    let end = prefix_end(&first);
+    let start = match after {
+        Some(after) => first.max([header_row(space, after), vec![0]].concat()),
+        None => first,
+    };
+    let mut listing = Listing::default();
+    let mut looked = 0;
+    let mut last = None;
+    let mut failed = None;
+    cells.scan(Table::HEADER, &start, end.as_deref(), &mut |row, value| {
+        if listing.keys.len() >= limit.max(1) || looked >= limit.saturating_add(LOOKED_BEYOND_MAX) {
+            listing.more = true;
+            return ControlFlow::Break(());
+        }
+        let decoded = Key::from_header_row(row)
+            .and_then(|key| Ok((key.key, Header::decode(&Bytes::copy_from_slice(value))?)));
+        let (key, header) = match decoded {
+            Ok(decoded) => decoded,
+            Err(why) => {
+                failed = Some(StoreError::corrupt(Table::HEADER, row)(why));
+                return ControlFlow::Break(());
+            }
+        };
+        looked += 1;
+        if let Some(ty) = header.shown() {
+            listing.keys.push(Listed { key: key.clone(), ty, version: Version(header.digest) });
+        }
+        last = Some(key);
+        ControlFlow::Continue(())
+    })?;
+    listing.cursor = last.filter(|_| listing.more);
+    failed.map_or(Ok(listing), Err)
+}

@@ -1,0 +1,266 @@
+//! Reading a key as a value.
+//!
+//! Losers are filtered here and nowhere else: of concurrent values of a register the winner is chosen, a `-` hides an
+//! element, and of several live types (or types of a field) the one with the smallest code is shown.
+
+use std::collections::BTreeMap;
+
+use crate::cell::Cell;
+use crate::cells::{ReadCells, Table, prefix_end};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::collect::{Chosen, Item, Page, collect};
+use crate::error::StoreError;
+use crate::header::Version;
+use crate::keys::Key;
+use crate::path;
+use crate::types::{Type, counter};
+use crate::value::Value;
+use crate::vector::Vector;
+use crate::view::KeyView;
+
+/// How much to read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// How many elements of a set, or values below a map, a page may have; at least 1.
+    pub limit: usize,
+    /// Where to go on: the cursor of the page before. Check one that comes from outside with [`check_cursor`].
+    pub cursor: Option<Vec<u8>>,
+    /// Ask only whether this element (of a set) or field (of a map) is there.
+    pub element: Option<Value>,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self { limit: 10_000, cursor: None, element: None }
+    }
+}
+
+/// A key as it is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// What it reads as; `None` if it is absent.
+    pub content: Option<Content>,
+    /// The dots that last touched the key, also when it is absent; without those that were stable already.
+    pub touched: Vector,
+    /// The local index of its last change; 0 if that is forgotten.
+    pub changed_index: u64,
+}
+
+/// What a key reads as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    /// The type it is shown as.
+    pub ty: Type,
+    /// Its version, over all that it holds.
+    pub version: Version,
+    /// The value, or one page of it.
+    pub value: ReadValue,
+    /// How many elements or fields there are, on all pages.
+    pub size: Option<u64>,
+    /// Where the next page goes on; `None` on the last one.
+    pub cursor: Option<Vec<u8>>,
+    /// Whether the element that was asked for is there; the value is then left empty.
+    pub present: Option<bool>,
+}
+
+/// A value by type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadValue {
+    /// The winner.
+    Register(Value),
+    /// The concurrent values, sorted, equal ones once.
+    MvRegister(Vec<Value>),
+    /// The sum; at the end of the range where merging carried it beyond.
+    Counter(i64),
+    /// Always true: a flag that is off is absent. False stands in an empty page only.
+    Flag(bool),
+    /// The elements, sorted by type and value.
+    Set(Vec<Value>),
+    /// The fields.
+    Map(BTreeMap<String, (Type, ReadValue)>),
+}
+
+impl ReadValue {
+    /// As one value: sets as arrays, map fields as `{type, value}`.
+    pub fn to_value(&self) -> Value {
+        match self {
+            ReadValue::Register(value) => value.clone(),
+            ReadValue::MvRegister(values) | ReadValue::Set(values) => Value::Array(values.clone()),
+            ReadValue::Counter(sum) => Value::Int(*sum),
+            ReadValue::Flag(on) => Value::Bool(*on),
+            ReadValue::Map(fields) => {
+                let field = |(name, (ty, value)): (&String, &(Type, ReadValue))| {
+                    let ty = ("type".to_owned(), Value::Str(ty.name().to_owned()));
+                    let value = ("value".to_owned(), value.to_value());
+                    (name.clone(), Value::Map([ty, value].into()))
+                };
+                Value::Map(fields.iter().map(field).collect())
+            }
+        }
+    }
+
+    fn empty(ty: Type) -> ReadValue {
+        match ty {
+            Type::Register => ReadValue::Register(Value::Nil),
+            Type::MvRegister => ReadValue::MvRegister(Vec::new()),
+            Type::Counter => ReadValue::Counter(0),
+            Type::Flag | Type::DwFlag => ReadValue::Flag(false),
+            Type::Set | Type::RwSet => ReadValue::Set(Vec::new()),
+            Type::Map => ReadValue::Map(BTreeMap::new()),
+        }
+    }
+}
+
+/// Reads a key. A cursor that no page of this key gave starts from the front.
+pub fn read<C: ReadCells>(cells: &C, key: &Key, query: &Query) -> Result<Reading, StoreError<C::Error>> {
+    let view = KeyView::open(cells, key)?;
+    let content = match view.header.shown() {
+        Some(ty) => Some(read_as(&view, ty, query)?),
+        None => None,
+    };
+    Ok(Reading { content, touched: view.header.touched, changed_index: view.header.changed })
+}
+
+fn read_as<C: ReadCells>(
+    view: &KeyView<'_, C>,
+    ty: Type,
+    query: &Query,
+) -> Result<Content, StoreError<C::Error>> {
+    let size = match ty {
+        Type::Set | Type::RwSet => view.header.visible.get(&ty).copied(),
+        Type::Map => Some(view.header.fields),
+        _ => None,
+    };
+    let version = Version(view.header.digest);
+    let mut content = Content { ty, version, value: ReadValue::empty(ty), size, cursor: None, present: None };
+    match (&query.element, size) {
+        (Some(element), Some(_)) => content.present = Some(is_present(view, ty, element)?),
+        _ => (content.value, content.cursor) = read_page(view, ty, query)?,
+    }
+    Ok(content)
+}
+
+/// Whether a set has an element, or a map a field.
+pub(crate) fn is_present<C: ReadCells>(
+    view: &KeyView<'_, C>,
+    ty: Type,
+    element: &Value,
+) -> Result<bool, StoreError<C::Error>> {
+    match (ty, element) {
+        (Type::Map, Value::Str(field)) => Ok(view.shown_at(&path::of_field(&[], field))?.is_some()),
+        (Type::Set | Type::RwSet, _) if element.is_storable() => {
+            let cell = view.get(&path::of_element(&[], ty, element))?;
+            Ok(cell.is_some_and(|cell| cell.is_visible(ty)))
+        }
+        _ => Ok(false),
+    }
+}
+
+fn read_page<C: ReadCells>(
+    view: &KeyView<'_, C>,
+    ty: Type,
+    query: &Query,
+) -> Result<(ReadValue, Option<Vec<u8>>), StoreError<C::Error>> {
+    let base = path::of_type(&[], ty);
+    let start = query.cursor.as_deref().and_then(|c| PageCursor::decode(c).ok());
+    let start = start.filter(|cursor| cursor.after.starts_with(&base));
+    let mut chosen = Chosen::new(ty);
+    let mut from = base.clone();
+    if let Some(cursor) = start {
+        chosen.admit(&cursor.shown);
+        from = cursor.next();
+    }
+    let Page { items, stopped } = collect(view, &from, prefix_end(&base).as_deref(), query.limit, false)?;
+    let mut value = ReadValue::empty(ty);
+    for group in items.chunk_by(Item::same_value) {
+        if chosen.admit(&group[0].path) {
+            put_leaf(&mut value, group)?;
+        }
+    }
+    let shown = chosen.path().to_vec();
+    Ok((value, stopped.map(|after| PageCursor { shown, after }.encode())))
+}
+
+/// Where a page ended: the last path that was shown, which says what types were chosen on the way, and the last that
+/// was looked at.
+struct PageCursor {
+    shown: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl PageCursor {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.bytes(&self.shown);
+        out.bytes(&self.after);
+        out.finish()
+    }
+
+    fn decode(cursor: &[u8]) -> Result<PageCursor, DecodeError> {
+        let mut input = Reader::new(cursor);
+        let shown = input.bytes()?.to_vec();
+        let after = input.bytes()?.to_vec();
+        input.finish()?;
+        path::parse(&after)?;
+        if !shown.is_empty() {
+            path::parse(&shown)?;
+        }
+        Ok(PageCursor { shown, after })
+    }
+
+    /// The first path that the next page may show. The cells of one counter are never on two pages.
+    fn next(&self) -> Vec<u8> {
+        match path::parse(&self.after) {
+            Ok(leaf) if leaf.ty == Type::Counter => prefix_end(&self.after[..leaf.base]).unwrap_or_default(),
+            _ => [self.after.as_slice(), &[0]].concat(),
+        }
+    }
+}
+
+/// Whether a cursor is one that a page could have given.
+pub fn check_cursor(cursor: &[u8]) -> Result<(), DecodeError> {
+    PageCursor::decode(cursor).map(|_| ())
+}
+
+/// Puts one leaf into the tree of values.
+fn put_leaf<E>(root: &mut ReadValue, group: &[Item]) -> Result<(), StoreError<E>> {
+    let Item { path, leaf, .. } = &group[0];
+    let corrupt = |why| StoreError::corrupt(Table::CELL, path)(why);
+    let fields = path::fields(path).map_err(corrupt)?;
+    let mut node = root;
+    for (name, end) in fields {
+        let ReadValue::Map(map) = node else { return Ok(()) };
+        let ty = Type::from_code(path[end]).ok_or_else(|| corrupt(DecodeError::Malformed))?;
+        node = &mut map.entry(name).or_insert_with(|| (ty, ReadValue::empty(ty))).1;
+    }
+    match node {
+        ReadValue::Set(elements) => {
+            elements.push(Value::from_bytes(&path[leaf.base..]).map_err(corrupt)?);
+        }
+        ReadValue::Register(value) => *value = winner(&group[0].cell).map_err(corrupt)?,
+        ReadValue::MvRegister(values) => *values = all_values(&group[0].cell).map_err(corrupt)?,
+        ReadValue::Counter(sum) => *sum = counter::saturate(counter_sum(group)),
+        ReadValue::Flag(on) => *on = true,
+        ReadValue::Map(_) => return Err(corrupt(DecodeError::Malformed)),
+    }
+    Ok(())
+}
+
+fn winner(cell: &Cell) -> Result<Value, DecodeError> {
+    let held = cell.winner().ok_or(DecodeError::Truncated)?;
+    Value::from_bytes(&held.payload)
+}
+
+fn all_values(cell: &Cell) -> Result<Vec<Value>, DecodeError> {
+    let mut payloads: Vec<_> = cell.dots.iter().map(|held| &held.payload).collect();
+    payloads.sort();
+    payloads.dedup();
+    payloads.into_iter().map(|payload| Value::from_bytes(payload)).collect()
+}
+
+fn counter_sum(group: &[Item]) -> i128 {
+    let nets = group.iter().flat_map(|item| {
+        item.cell.dots.iter().filter_map(|held| counter::net(Type::Counter, held, &item.floor))
+    });
+    nets.fold(0, |sum: i128, (_, net)| sum.saturating_add(net))
+}

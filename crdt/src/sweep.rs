@@ -1,0 +1,238 @@
+//! What stability may drop: remove-wins cells with a `-`, floors of dead runs, headers of absent keys.
+//!
+//! ```text
+//! SWEEP   index u64 | cell prefix of the key | path -> version=1        no path: the key's header
+//! SWEEP   ff x 8 -> where the next pass behind an unripe row goes on
+//! ```
+//!
+//! A row is queued when such a thing arises, at most once while it stands, under the local index of that moment, which
+//! the cell or header repeats. A sweep is a step of the log like any other: bounded, deterministic, and without any
+//! effect on what can be observed.
+
+use std::ops::ControlFlow;
+
+use crate::cell::Stored;
+use crate::cells::{Cells, ReadCells, Table};
+use crate::codec::DecodeError;
+use crate::edit::KeyEdit;
+use crate::error::StoreError;
+use crate::header::Header;
+use crate::keys::Key;
+use crate::path;
+use crate::types::counter::{self, Floor};
+use crate::vector::Vector;
+
+const CURSOR: &[u8] = &[0xff; 8];
+const VERSION: &[u8] = &[1];
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many rows of the queue were looked at.
+    pub examined: usize,
+    /// How many cells, floors and headers were dropped.
+    pub removed: usize,
+    /// Whether a further sweep at the same stable vector may find more to drop. It turns false after a bounded number
+    /// of sweeps, whatever is in the queue.
+    pub ripe_left: bool,
+}
+
+/// Queues a cell, or with an empty path a header.
+pub(crate) fn enqueue<C: Cells>(
+    cells: &mut C,
+    index: u64,
+    cell_prefix: &[u8],
+    path: &[u8],
+) -> Result<(), StoreError<C::Error>> {
+    let row = [&index.to_be_bytes(), cell_prefix, path].concat();
+    Ok(cells.put(Table::SWEEP, &row, VERSION)?)
+}
+
+/// Whether anything waits to be swept.
+pub fn sweep_pending<C: ReadCells>(cells: &C) -> Result<bool, StoreError<C::Error>> {
+    let mut any = false;
+    cells.scan(Table::SWEEP, &[], Some(CURSOR), &mut |_, _| {
+        any = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(any)
+}
+
+/// Drops what is ripe: all its dots are covered by `stable`, and of an absent key's header also that it last changed
+/// before the local index `keep_from_index`. Looks at no more than `limit` rows (at least 2).
+///
+/// The oldest rows come first, for as long as they are ripe. A quarter of the limit goes to the rows behind the first
+/// unripe one, in turn, so that it holds nobody up.
+pub fn sweep<C: Cells>(
+    cells: &mut C,
+    stable: &Vector,
+    keep_from_index: u64,
+    limit: usize,
+) -> Result<Swept, StoreError<C::Error>> {
+    let limit = limit.max(2);
+    let behind = (limit / 4).max(1);
+    let mut swept = Swept::default();
+    let rows = rows_from(cells, &[], limit - behind)?;
+    let full = rows.len() == limit - behind;
+    for row in rows {
+        swept.examined += 1;
+        match examine(cells, &row, stable, keep_from_index)? {
+            Found::Ripe => swept.removed += 1,
+            Found::Settled => {}
+            Found::Unripe => {
+                sweep_behind(cells, &row, stable, keep_from_index, behind, &mut swept)?;
+                return Ok(swept);
+            }
+        }
+    }
+    swept.ripe_left = full && sweep_pending(cells)?;
+    if !full {
+        cells.remove(Table::SWEEP, CURSOR)?;
+    }
+    Ok(swept)
+}
+
+/// Goes on where the last pass behind an unripe row stopped.
+fn sweep_behind<C: Cells>(
+    cells: &mut C,
+    unripe: &[u8],
+    stable: &Vector,
+    keep_from_index: u64,
+    limit: usize,
+    swept: &mut Swept,
+) -> Result<(), StoreError<C::Error>> {
+    let mut from = cells.get(Table::SWEEP, CURSOR)?.map(|row| row.to_vec()).unwrap_or_default();
+    if from.as_slice() <= unripe {
+        from = after(unripe);
+    }
+    let rows = rows_from(cells, &from, limit)?;
+    for row in &rows {
+        swept.examined += 1;
+        swept.removed += usize::from(examine(cells, row, stable, keep_from_index)? == Found::Ripe);
+    }
+    match rows.last().filter(|_| rows.len() == limit) {
+        Some(last) => {
+            swept.ripe_left = true;
+            cells.put(Table::SWEEP, CURSOR, &after(last))?;
+        }
+        None => cells.remove(Table::SWEEP, CURSOR)?,
+    }
+    Ok(())
+}
+
+fn after(row: &[u8]) -> Vec<u8> {
+    [row, &[0]].concat()
+}
+
+fn rows_from<C: ReadCells>(
+    cells: &C,
+    from: &[u8],
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, StoreError<C::Error>> {
+    let mut rows = Vec::new();
+    if limit == 0 {
+        return Ok(rows);
+    }
+    cells.scan(Table::SWEEP, from, Some(CURSOR), &mut |row, _| {
+        rows.push(row.to_vec());
+        if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(rows)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// It was dropped, and its row with it.
+    Ripe,
+    /// It is no longer there or no longer to be dropped; its row is gone.
+    Settled,
+    /// It stays queued.
+    Unripe,
+}
+
+fn examine<C: Cells>(
+    cells: &mut C,
+    row: &[u8],
+    stable: &Vector,
+    keep_from_index: u64,
+) -> Result<Found, StoreError<C::Error>> {
+    let corrupt = |why| StoreError::corrupt(Table::SWEEP, row)(why);
+    let (index, rest) = row.split_first_chunk::<8>().ok_or_else(|| corrupt(DecodeError::Truncated))?;
+    let index = u64::from_be_bytes(*index);
+    let (key, path) = Key::from_cell_row(rest).map_err(corrupt)?;
+    let edit = KeyEdit::open(cells, &key, index)?;
+    let found = if path.is_empty() {
+        header(edit, index, stable, keep_from_index)?
+    } else {
+        cell(edit, index, path, stable)?
+    };
+    if found != Found::Unripe {
+        cells.remove(Table::SWEEP, row)?;
+    }
+    Ok(found)
+}
+
+fn header<C: Cells>(
+    mut edit: KeyEdit<'_, C>,
+    index: u64,
+    stable: &Vector,
+    keep_from_index: u64,
+) -> Result<Found, StoreError<C::Error>> {
+    let Header { queued, changed, touched, .. } = &edit.header;
+    if *queued != index {
+        return Ok(Found::Settled);
+    }
+    if !edit.header.is_absent() {
+        edit.header.queued = 0;
+        edit.finish_sweep(false)?;
+        return Ok(Found::Settled);
+    }
+    if !edit.header.is_bare() || *changed >= keep_from_index || !stable.covers_all(touched) {
+        return Ok(Found::Unripe);
+    }
+    edit.finish_sweep(true)?;
+    Ok(Found::Ripe)
+}
+
+fn cell<C: Cells>(
+    mut edit: KeyEdit<'_, C>,
+    index: u64,
+    path: &[u8],
+    stable: &Vector,
+) -> Result<Found, StoreError<C::Error>> {
+    let leaf = path::parse(path).map_err(StoreError::corrupt(Table::SWEEP, path))?;
+    let Some(stored) = edit.get(path)?.filter(|stored| stored.queued == index) else {
+        return Ok(Found::Settled);
+    };
+    let all_stable = |stored: &Stored| stored.cell.dots.iter().all(|held| stable.covers(held.dot));
+    let (found, new) = if leaf.floor {
+        let unit = edit.get(&path[..path.len() - 1])?.unwrap_or_default();
+        let left = without_dead_floors(stored.clone(), counter::live_run(&unit.cell), stable);
+        match left {
+            left if left.cell.is_empty() => (Found::Ripe, None),
+            // The rest is stable and holds for a run that lives. When that run ends, it is queued again.
+            left if all_stable(&left) => (Found::Settled, Some(Stored { queued: 0, ..left })),
+            left => (Found::Unripe, Some(left)),
+        }
+    } else if !stored.cell.is_marked(leaf.ty) {
+        (Found::Settled, Some(Stored { queued: 0, ..stored.clone() }))
+    } else if all_stable(&stored) {
+        (Found::Ripe, None)
+    } else {
+        (Found::Unripe, Some(stored.clone()))
+    };
+    if new.as_ref() != Some(&stored) {
+        edit.write(path, true, new)?;
+        edit.finish_sweep(false)?;
+    }
+    Ok(found)
+}
+
+/// A floor that is stable and whose run is over takes nothing from anything that is here or may still arrive.
+fn without_dead_floors(mut stored: Stored, live_run: Option<u64>, stable: &Vector) -> Stored {
+    stored.cell.dots.retain(|held| {
+        let run = Floor::decode(&held.payload).ok().map(|floor| floor.run);
+        !stable.covers(held.dot) || (run.is_some() && run == live_run)
+    });
+    stored
+}

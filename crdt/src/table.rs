@@ -1,0 +1,1 @@
+//! What every pair of concurrent mutations comes to.

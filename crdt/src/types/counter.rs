@@ -1,0 +1,282 @@
+//! The counter: per origin one cell with a cumulative sum, and floors that take out what a removal observed.
+//!
+//! ```text
+//! cell    run varint | sum u128 (two's complement)
+//! floor   run varint | seq varint | sum u128 (two's complement)
+//! ```
+//!
+//! An origin's cell is written only by that origin. Its sum is cumulative within a *run*, which is named by the seq of
+//! its first add. A reset, a delete or the removal of a field drops the cells it observed and leaves for each cell of
+//! another origin a *floor*: that origin may be adding to the same run at this moment, and of what it then ships only
+//! the part above the floor was not observed. An origin whose cell is gone starts a new run, so an old floor never
+//! takes anything from it. The removal by prefix leaves floors alone; stability drops them.
+//!
+//! The value is the sum over origins of the cumulative sum minus the highest floor of the same run.
+
+use std::ops::ControlFlow;
+
+use crate::cell::{Cell, Held};
+use crate::cells::{ReadCells, Table};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::error::StoreError;
+use crate::id::Origin;
+use crate::path;
+use crate::plan::{PlanError, Planner, Refusal};
+use crate::types::{CounterOp, Type};
+use crate::value::Value;
+use crate::view::KeyView;
+
+/// What an origin's cell of a counter holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// The seq of the first add of the run.
+    pub run: u64,
+    /// All that the origin added in this run.
+    pub sum: i128,
+}
+
+/// What a removal observed of an origin's cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// The run that was observed.
+    pub run: u64,
+    /// The seq up to which it was observed.
+    pub seq: u64,
+    /// The cumulative sum at that seq.
+    pub sum: i128,
+}
+
+impl Tally {
+    /// The payload of a cell.
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.varint(self.run);
+        out.u128(self.sum as u128);
+        out.finish()
+    }
+
+    /// Reads the payload of a cell.
+    pub fn decode(payload: &[u8]) -> Result<Tally, DecodeError> {
+        let mut input = Reader::new(payload);
+        let tally = Tally { run: input.varint()?, sum: input.u128()? as i128 };
+        input.finish()?;
+        Ok(tally)
+    }
+}
+
+impl Floor {
+    /// The payload of a floor.
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.varint(self.run);
+        out.varint(self.seq);
+        out.u128(self.sum as u128);
+        out.finish()
+    }
+
+    /// Reads the payload of a floor.
+    pub fn decode(payload: &[u8]) -> Result<Floor, DecodeError> {
+        let mut input = Reader::new(payload);
+        let floor = Floor { run: input.varint()?, seq: input.varint()?, sum: input.u128()? as i128 };
+        input.finish()?;
+        Ok(floor)
+    }
+}
+
+/// The run of an origin's cell and what it counts for: its sum above the highest floor of that run. `None` for a cell
+/// of another type, or one that does not decode, which nothing writes.
+pub(crate) fn net(ty: Type, held: &Held, floor: &Cell) -> Option<(u64, i128)> {
+    if ty != Type::Counter {
+        return None;
+    }
+    let tally = Tally::decode(&held.payload).ok()?;
+    let observed = floor
+        .dots
+        .iter()
+        .filter_map(|f| Floor::decode(&f.payload).ok())
+        .filter(|f| f.run == tally.run)
+        .max_by_key(|f| (f.seq, f.sum));
+    Some((tally.run, tally.sum.wrapping_sub(observed.map_or(0, |f| f.sum))))
+}
+
+/// The run that lives in an origin's cell.
+pub(crate) fn live_run(cell: &Cell) -> Option<u64> {
+    cell.dots.last().and_then(|held| Tally::decode(&held.payload).ok()).map(|t| t.run)
+}
+
+/// One origin's part of a counter.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub origin: Origin,
+    pub tally: Tally,
+    pub net: i128,
+}
+
+/// The parts of the counter at `at` that live, in the order of origins.
+pub(crate) fn parts<C: ReadCells>(
+    view: &KeyView<'_, C>,
+    at: &[u8],
+) -> Result<Vec<Part>, StoreError<C::Error>> {
+    let base = path::of_type(at, Type::Counter);
+    let mut cells: Vec<(Vec<u8>, Cell, Cell)> = Vec::new();
+    view.scan_prefix(&base, &mut |p, stored| {
+        match cells.last_mut() {
+            Some((unit, _, floor)) if p.starts_with(unit) => *floor = stored.cell,
+            _ => cells.push((p.to_vec(), stored.cell, Cell::default())),
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut parts = Vec::new();
+    for (unit, cell, floor) in cells {
+        let leaf = path::parse(&unit).map_err(StoreError::corrupt(Table::CELL, &unit))?;
+        let Some(origin) = leaf.counter.filter(|_| !leaf.floor) else { continue };
+        for held in cell.dots {
+            let tally = Tally::decode(&held.payload).map_err(StoreError::corrupt(Table::CELL, &unit))?;
+            let net = net(Type::Counter, &held, &floor).map_or(0, |(_, net)| net);
+            parts.push(Part { origin, tally, net });
+        }
+    }
+    Ok(parts)
+}
+
+/// What the parts read as.
+pub(crate) fn value(parts: &[Part]) -> i128 {
+    parts.iter().fold(0, |sum, part| sum.saturating_add(part.net))
+}
+
+/// A value as it is read: at the end of the range where merging carried it beyond.
+pub(crate) fn saturate(value: i128) -> i64 {
+    value.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64
+}
+
+pub(crate) fn plan<C: ReadCells>(
+    p: &mut Planner<'_, C>,
+    at: &[u8],
+    op: CounterOp,
+) -> Result<Option<Value>, PlanError<C::Error>> {
+    match op {
+        CounterOp::Add(by) => add(p, at, by).map(Some),
+        CounterOp::Reset => {
+            remove_below(p, &path::of_type(at, Type::Counter))?;
+            Ok(None)
+        }
+    }
+}
+
+fn add<C: ReadCells>(p: &mut Planner<'_, C>, at: &[u8], by: i64) -> Result<Value, PlanError<C::Error>> {
+    let own = p.ctx.dot.origin;
+    let parts = parts(&p.view, at)?;
+    let sum = value(&parts).saturating_add(i128::from(by));
+    let result = i64::try_from(sum).map_err(|_| Refusal::Overflow)?;
+    let unit = path::of_counter(at, own);
+    let tally = match parts.iter().find(|part| part.origin == own) {
+        Some(part) => {
+            let sum = part.tally.sum.checked_add(i128::from(by)).ok_or(Refusal::Overflow)?;
+            Tally { run: part.tally.run, sum }
+        }
+        None => {
+            let floor = path::floor_of(&unit);
+            if p.view.get(&floor)?.is_some() {
+                p.plan.remove(floor);
+            }
+            Tally { run: p.ctx.dot.seq, sum: i128::from(by) }
+        }
+    };
+    p.plan.add(unit, tally.encode());
+    Ok(Value::Int(result))
+}
+
+/// Removes everything below a prefix: one removal, and a floor for each live cell of a counter of another origin.
+/// Nothing is written if nothing is there.
+pub(crate) fn remove_below<C: ReadCells>(
+    p: &mut Planner<'_, C>,
+    prefix: &[u8],
+) -> Result<(), PlanError<C::Error>> {
+    let mut found = false;
+    let mut from = prefix.to_vec();
+    let end = crate::cells::prefix_end(prefix);
+    // A set below is stepped over at its first element: it has no floors, and may be large.
+    loop {
+        let mut next = None;
+        let mut failed = None;
+        let mut floors: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        let own = p.ctx.dot.origin;
+        p.view.scan(&from, end.as_deref(), &mut |path, stored| {
+            let leaf = match path::parse(path) {
+                Ok(leaf) => leaf,
+                Err(why) => {
+                    failed = Some(StoreError::corrupt(Table::CELL, path)(why));
+                    return ControlFlow::Break(());
+                }
+            };
+            found |= !leaf.floor;
+            if matches!(leaf.ty, Type::Set | Type::RwSet) {
+                next = crate::cells::prefix_end(&path[..leaf.base]);
+                return ControlFlow::Break(());
+            }
+            if leaf.counter.is_some_and(|origin| origin != own) && !leaf.floor {
+                for held in &stored.cell.dots {
+                    if let Ok(tally) = Tally::decode(&held.payload) {
+                        let floor = Floor { run: tally.run, seq: held.dot.seq, sum: tally.sum };
+                        floors.push((path::floor_of(path), floor.encode()));
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(error) = failed {
+            return Err(PlanError::Store(error));
+        }
+        for (path, payload) in floors {
+            p.plan.add(path, payload);
+        }
+        match next {
+            Some(next) if end.as_ref().is_none_or(|end| next < *end) => from = next,
+            _ => break,
+        }
+    }
+    if found {
+        p.plan.remove_prefix(prefix.to_vec());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_do_not_change() {
+        let mut golden = vec![0xac, 2];
+        golden.extend_from_slice(&[0xff; 15]);
+        golden.push(0xfe);
+        let tally = Tally { run: 300, sum: -2 };
+        assert_eq!(tally.encode(), golden);
+        assert_eq!(Tally::decode(&golden), Ok(tally));
+        let mut golden = vec![3, 5];
+        golden.extend_from_slice(&[0; 15]);
+        golden.push(9);
+        let floor = Floor { run: 3, seq: 5, sum: 9 };
+        assert_eq!(floor.encode(), golden);
+        assert_eq!(Floor::decode(&golden), Ok(floor));
+    }
+
+    #[test]
+    fn only_the_highest_floor_of_the_same_run_counts() {
+        let held = |origin, payload: Vec<u8>| Held {
+            dot: crate::id::Dot::new(Origin(origin), 1),
+            hlc: 0,
+            payload: payload.into(),
+        };
+        let cell = held(1, Tally { run: 4, sum: 100 }.encode());
+        let floor = Cell {
+            dots: vec![
+                held(2, Floor { run: 4, seq: 5, sum: 10 }.encode()),
+                held(3, Floor { run: 4, seq: 7, sum: 30 }.encode()),
+                held(4, Floor { run: 2, seq: 9, sum: 99 }.encode()),
+            ],
+        };
+        assert_eq!(net(Type::Counter, &cell, &floor), Some((4, 70)));
+        assert_eq!(net(Type::Counter, &cell, &Cell::default()), Some((4, 100)));
+    }
+}
