@@ -81,7 +81,8 @@ pub trait Host: Send + Sync + 'static {
     /// A number to draw the jitter of delays from; another one for each process.
     fn jitter_seed(&self) -> u64;
 
-    /// A peer has own txns of this DC up to `seen`, above its vector: the DC lost its tail. Called once per higher
-    /// `seen`; nothing is sent until the view shows another own origin.
+    /// A peer has own txns of this DC up to `seen`, above this node's vector: the DC lost its tail, or this node was
+    /// deposed and does not know it. The node confirms its lead with its majority before it believes the former.
+    /// Called once per higher `seen`; nothing is sent until the view covers it or shows another own origin.
     fn lost_tail(&self, seen: u64);
 }

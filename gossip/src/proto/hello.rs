@@ -58,14 +58,6 @@ pub enum Refusal {
     /// The `Hello` contradicts itself.
     #[error("the peer's Hello is malformed: {0}")]
     Malformed(&'static str),
-    /// The peer has own txns that this DC lost; it must begin another life first.
-    #[error("this datacenter lost its txns above {applied}; the peer has up to {seen}")]
-    LostTail {
-        /// The own vector.
-        applied: u64,
-        /// What the peer has.
-        seen: u64,
-    },
 }
 
 impl Machine {
@@ -146,8 +138,9 @@ impl Machine {
         };
         if let Some(seen) = self.own_tail(&hello.vector) {
             self.lose_tail(seen);
-            let applied = self.reign.map_or(0, |r| self.view.vector.get(r.own));
-            self.refuse(conn, &hello.dc, &Refusal::LostTail { applied, seen });
+        }
+        if self.lost_tail.is_some() {
+            self.close(conn, "this datacenter lost its newest txns");
             return;
         }
         if !self.survives(id, term, dialed.is_some(), dialed.map_or(hello.dial, |(_, attempt)| attempt)) {
@@ -311,7 +304,8 @@ impl Machine {
         (seen > self.view.vector.get(own)).then_some(seen)
     }
 
-    /// Own txns exist that this DC lost: everything stops until the node has begun another life.
+    /// Own txns exist that this DC has not: everything stops until it has them after all, which is so when this node
+    /// was deposed and did not know it, or until the node has begun another life.
     pub(super) fn lose_tail(&mut self, seen: u64) {
         if self.lost_tail.is_none_or(|known| known < seen) {
             self.lost_tail = Some(seen);

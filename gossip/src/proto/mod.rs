@@ -169,6 +169,10 @@ impl Machine {
         self.ticket_last
     }
 
+    fn own_seq(&self) -> u64 {
+        self.reign.map_or(0, |reign| self.view.vector.get(reign.own))
+    }
+
     /// The link whose live connection is `conn`.
     fn link_of(&self, conn: ConnId) -> Option<LinkId> {
         self.conns.get(&conn)?.link
@@ -182,6 +186,9 @@ impl Machine {
             self.change_reign(reign);
         } else if reign.is_some() {
             self.gate.set_applied(&self.view.vector);
+            if self.lost_tail.is_some_and(|seen| self.own_seq() >= seen) {
+                self.lost_tail = None;
+            }
             if self.view.origins.len() != known {
                 self.learn_registered();
             }
