@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `meridian` program; everything it does is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meridian::cli::main(std::env::args_os())
+}

@@ -1,3 +1,108 @@
-//! The command line.
+//! The command line: what can be typed, what is asked for it, and what is shown.
+//!
+//! Exit codes: 0 when it is done, 1 when it failed, 2 when it was typed wrongly. It speaks to nodes over HTTP only,
+//! except for `serve`, which becomes one.
 
+pub mod args;
+pub mod bench;
+mod data;
 pub mod http;
+pub mod mutation;
+mod request;
+mod serve;
+pub mod status;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, ConfigCommand};
+
+/// Exit code of a command that was typed wrongly.
+const USAGE: u8 = 2;
+
+/// Runs the program with these arguments, the first being its name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are not mistakes; if they cannot be printed nobody is reading.
+            e.print().ok();
+            return ExitCode::from(if e.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return failure(cli.client.json, &format!("cannot start threads: {e}")),
+    };
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: Cli) -> ExitCode {
+    let options = &cli.client;
+    match cli.command {
+        Command::Serve(args) => serve::serve(&args, options.json).await,
+        Command::Config { command: ConfigCommand::Check { file, node } } => {
+            serve::check(&file, node.as_deref(), options.json)
+        }
+        Command::Dev(args) => crate::dev::run::run(args, options.json).await,
+        Command::Register(words) => data::mutate(options, "register", &words).await,
+        Command::Mvregister(words) => data::mutate(options, "mvregister", &words).await,
+        Command::Counter(words) => data::mutate(options, "counter", &words).await,
+        Command::Flag(words) => data::mutate(options, "flag", &words).await,
+        Command::Dwflag(words) => data::mutate(options, "dwflag", &words).await,
+        Command::Set(words) => data::mutate(options, "set", &words).await,
+        Command::Rwset(words) => data::mutate(options, "rwset", &words).await,
+        Command::Map(words) => data::mutate(options, "map", &words).await,
+        Command::Get { key, element, limit, cursor } => {
+            data::get(options, &key, element.as_deref(), limit, cursor.as_deref()).await
+        }
+        Command::Delete { key } => data::delete(options, &key).await,
+        Command::List { prefix, limit, cursor } => {
+            data::list(options, &prefix, limit, cursor.as_deref()).await
+        }
+        Command::Explain { key } => data::explain(options, &key).await,
+        Command::Txn { file } => data::txn(options, &file).await,
+        Command::Status => status::run(options).await,
+        Command::Bench(args) => bench::run(options, &args).await,
+    }
+}
+
+/// Writes a line to standard output. Whoever closed it does not want to know.
+pub(crate) fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).ok();
+}
+
+/// Writes a line to standard error.
+pub(crate) fn complain(text: &str) {
+    // There is nowhere left to report that this failed.
+    writeln!(std::io::stderr(), "{text}").ok();
+}
+
+/// Shows a result, and succeeds only if it could be shown.
+pub(crate) fn out(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(1),
+    }
+}
+
+/// Says why a command failed: for people on standard error, for programs as JSON on standard output.
+pub(crate) fn failure(json: bool, reason: &str) -> ExitCode {
+    if json {
+        out(&serde_json::json!({"error": {"code": "failed", "message": reason}}).to_string());
+    } else {
+        complain(&format!("error: {reason}"));
+    }
+    ExitCode::from(1)
+}
+
+/// Says why a command cannot be understood.
+pub(crate) fn usage(reason: &str) -> ExitCode {
+    complain(&format!("error: {reason}\n\nFor more information, try '--help'."));
+    ExitCode::from(USAGE)
+}

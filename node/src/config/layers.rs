@@ -138,6 +138,16 @@ pub(super) fn tables(
     }
 }
 
+/// The names of the `[nodes.NAME]` tables; none if the text is not TOML.
+pub(super) fn node_names(text: &str) -> Vec<String> {
+    let file = config::File::from_str(text, FileFormat::Toml);
+    let tree = config::Config::builder().add_source(file).build().and_then(|c| c.collect());
+    let mut names =
+        tree.map(|tree| Names::of(&tree).tables.remove("nodes").unwrap_or_default()).unwrap_or_default();
+    names.sort();
+    names
+}
+
 /// The names that variables and flags may speak of: fixed ones, and those of the file's tables.
 struct Names {
     tables: BTreeMap<&'static str, Vec<String>>,

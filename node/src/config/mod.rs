@@ -109,6 +109,19 @@ impl Config {
         }
     }
 
+    /// The effective settings of every subsystem, section by section, as they would stand in a file.
+    pub fn show_settings(&self) -> Vec<(&'static str, BTreeMap<&'static str, String>)> {
+        vec![
+            (RaftConfig::SECTION, self.raft.show()),
+            (StorageConfig::SECTION, self.storage.show()),
+            (GossipConfig::SECTION, self.gossip.show()),
+            (LimitsConfig::SECTION, self.limits.show()),
+            (SessionsConfig::SECTION, self.sessions.show()),
+            (ClockConfig::SECTION, self.clock.show()),
+            (LogConfig::SECTION, self.log.show()),
+        ]
+    }
+
     /// Reads every section; `None` only if a finding says why.
     fn read(
         mut root: BTreeMap<String, config::Value>,
@@ -161,6 +174,12 @@ impl Config {
             warnings,
         })
     }
+}
+
+/// The names of the nodes that a file describes; none if it cannot be read, which loading it will explain.
+pub fn node_names(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    layers::node_names(&text)
 }
 
 #[cfg(test)]

@@ -1,0 +1,615 @@
+//! A running geo-cluster: its processes, the network between its DCs, and the file that describes it.
+//!
+//! It keeps one promise: from the moment it is published until the cluster stops, `cluster.json` is true. A node that
+//! dies stays dead until somebody restarts it. It knows the nodes only from outside: their program, their files and
+//! their HTTP interface.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hyper::Method;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::children::{Children, Process, Start, tail};
+use super::description::{self, DcDescription, Description, NodeDescription};
+use super::layout::{self, NodeFile, Ports, Shape, dc_name, node_folder, node_name};
+use super::wan::Wan;
+use crate::cli::http::{Call, HttpClient};
+
+/// The file whose lock says that a folder is in use.
+const LOCK_FILE: &str = "lock";
+/// The file in a node's folder that its output goes to.
+const LOG_FILE: &str = "log";
+/// How long a node may take to stop when it is restarted, before it is killed.
+const RESTART_GRACE: Duration = Duration::from_secs(3);
+/// How long a restarted node may take to listen.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(6);
+/// How long nodes may take to stop when all of them do, before they are killed.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Pause between two looks at whether something has come about.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a node may take to answer about itself.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// Lines of a dead node's log that are shown.
+const TAIL_LINES: usize = 12;
+
+/// Why something could not be done to a cluster.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DevError {
+    /// The folder's cluster runs already. Nothing was changed.
+    #[error("a dev runs in {0} already; choose another folder with --data, or control that one")]
+    InUse(PathBuf),
+    /// The folder holds a cluster of another size. Nothing was changed.
+    #[error("{folder} holds {} DCs of {} nodes; start it as that, or choose another folder with --data", held.dcs, held.nodes)]
+    OtherShape {
+        /// The folder.
+        folder: PathBuf,
+        /// What it holds.
+        held: Shape,
+    },
+    /// A shape that cannot be built.
+    #[error("{0}")]
+    BadShape(String),
+    /// The folder or a port could not be used.
+    #[error("{what}: {cause}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A name that nothing has.
+    #[error("{0}")]
+    Unknown(String),
+    /// The node is not in the state that was asked for; the text says why.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The program of the nodes; it is started as `PROGRAM serve --config FILE --node NAME --allow-faults`.
+    pub binary: PathBuf,
+    /// Where everything of the cluster is.
+    pub folder: PathBuf,
+    /// DCs; `None` for what the folder holds, else 3.
+    pub dcs: Option<usize>,
+    /// Nodes in each, 1, 3 or 5; `None` for what the folder holds, else 3.
+    pub nodes: Option<usize>,
+    /// The one-way delay between DCs.
+    pub latency: Duration,
+    /// Whether ports 7400 ... and 7500 ... are taken when all are free; else the system chooses.
+    pub usual_ports: bool,
+    /// Lines added to each node's configuration file, such as `[raft]` with other settings.
+    pub extra_config: String,
+}
+
+impl ClusterOptions {
+    /// Three DCs of three nodes in `folder`, 80 ms apart, on ports chosen by the system.
+    pub fn new(binary: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            folder: folder.into(),
+            dcs: None,
+            nodes: None,
+            latency: Duration::from_millis(80),
+            usual_ports: false,
+            extra_config: String::new(),
+        }
+    }
+}
+
+/// A running cluster. Dropping it kills its processes; [`Cluster::stop`] ends them in good order.
+#[derive(Debug)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    binary: PathBuf,
+    folder: PathBuf,
+    shape: Shape,
+    nodes: Vec<Node>,
+    wan: Wan,
+    children: Children,
+    http: HttpClient,
+    /// Whether `cluster.json` is there. Held while it is written, so that an older state never replaces a newer one.
+    published: Mutex<bool>,
+    _lock: Flock<std::fs::File>,
+}
+
+#[derive(Debug)]
+struct Node {
+    dc: String,
+    id: u64,
+    ports: Ports,
+    config: PathBuf,
+    log: PathBuf,
+    process: Mutex<Option<Process>>,
+    /// Held while the node is killed or restarted: one at a time.
+    busy: tokio::sync::Mutex<()>,
+}
+
+impl Node {
+    fn name(&self) -> String {
+        format!("{}/{}", self.dc, self.id)
+    }
+
+    fn process(&self) -> Option<Process> {
+        locked(&self.process).clone()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DevError {
+    let what = what.into();
+    move |cause| DevError::Io { what, cause }
+}
+
+impl Cluster {
+    /// Writes the configuration files and starts every process; does not wait until they are ready.
+    ///
+    /// # Errors
+    /// [`DevError`]; no process is left running.
+    pub async fn start(options: ClusterOptions) -> Result<Self, DevError> {
+        let (folder, lock) = claim(&options.folder)?;
+        let shape = decide_shape(&folder, &options)?;
+        description::remove(&folder).map_err(io_error("cannot remove the old cluster.json"))?;
+        layout::write_shape(&folder, shape).map_err(io_error("cannot write into the folder"))?;
+        let secret = layout::secret_file(&folder).map_err(io_error("cannot make the secret"))?;
+        let count = shape.dcs * shape.nodes;
+        let ports =
+            layout::choose_ports(count, options.usual_ports).await.map_err(io_error("cannot get ports"))?;
+        let wan = Wan::new(options.latency);
+        let nodes = place(&folder, &secret, shape, ports, &wan, &options.extra_config).await?;
+        let inner = Arc::new(Inner {
+            binary: options.binary,
+            folder,
+            shape,
+            nodes,
+            wan,
+            children: Children::new().map_err(io_error("cannot start a thread"))?,
+            http: HttpClient::new(),
+            published: Mutex::new(false),
+            _lock: lock,
+        });
+        for node in 0..inner.nodes.len() {
+            Inner::start_node(&inner, node).await?;
+        }
+        Ok(Self { inner })
+    }
+
+    /// How many DCs and nodes there are.
+    pub fn shape(&self) -> Shape {
+        self.inner.shape
+    }
+
+    /// The folder, as an absolute path.
+    pub fn folder(&self) -> &Path {
+        &self.inner.folder
+    }
+
+    /// The network between the DCs.
+    pub fn wan(&self) -> &Wan {
+        &self.inner.wan
+    }
+
+    /// Where the nodes are and which of them run, as in `cluster.json`.
+    pub fn description(&self) -> Description {
+        self.inner.description()
+    }
+
+    /// The client address of a node such as `eu-west/1`.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn client(&self, node: &str) -> Result<SocketAddr, DevError> {
+        Ok(self.inner.nodes[self.inner.find(node)?].ports.client)
+    }
+
+    /// What still keeps the cluster from being ready: empty when every node answers 200 on `/readyz` and each DC's
+    /// leader has all its links.
+    pub async fn missing(&self) -> Vec<String> {
+        self.inner.missing().await
+    }
+
+    /// Waits until nothing is missing, then writes `cluster.json`.
+    ///
+    /// # Errors
+    /// When it takes longer than `patience`, or no process runs any more; the text says what is missing.
+    pub async fn wait_ready(&self, patience: Duration) -> Result<(), DevError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let missing = self.missing().await;
+            if missing.is_empty() {
+                return self.publish();
+            }
+            if self.inner.nodes.iter().all(|node| node.process().is_none()) {
+                return Err(DevError::Failed(format!("every node has ended: {}", missing.join("; "))));
+            }
+            if Instant::now() >= deadline {
+                return Err(DevError::Failed(missing.join("; ")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Writes `cluster.json`, which from now on is kept true.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn publish(&self) -> Result<(), DevError> {
+        *locked(&self.inner.published) = true;
+        self.inner.describe().map_err(io_error("cannot write cluster.json"))
+    }
+
+    /// Stops the bytes between two DCs, both ways.
+    ///
+    /// # Errors
+    /// When a name is unknown or both are the same.
+    pub fn cut(&self, a: &str, b: &str) -> Result<(), DevError> {
+        self.inner.check_pair(a, b)?;
+        self.inner.wan.cut(a, b);
+        Ok(())
+    }
+
+    /// Lets the bytes pass between two DCs again, or between all.
+    ///
+    /// # Errors
+    /// When a name is unknown or both are the same.
+    pub fn heal(&self, pair: Option<(&str, &str)>) -> Result<(), DevError> {
+        match pair {
+            None => self.inner.wan.heal_all(),
+            Some((a, b)) => {
+                self.inner.check_pair(a, b)?;
+                self.inner.wan.heal(a, b);
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills a node such as `eu-west/1` with SIGKILL; it stays dead.
+    ///
+    /// # Errors
+    /// When there is no such node or it is dead already.
+    pub async fn kill(&self, node: &str) -> Result<(), DevError> {
+        let index = self.inner.find(node)?;
+        let _busy = self.inner.nodes[index].busy.lock().await;
+        let Some(process) = self.inner.nodes[index].process() else {
+            return Err(DevError::Failed(format!("{node} does not run")));
+        };
+        process.signal(Signal::SIGKILL).await;
+        process.wait().await;
+        self.inner.buried(index, process.pid).map_err(io_error("cannot write cluster.json"))
+    }
+
+    /// Kills all nodes at once, as a power cut does. Nodes that are dead already are passed over.
+    ///
+    /// # Errors
+    /// When `cluster.json` cannot be written.
+    pub async fn kill_all(&self) -> Result<(), DevError> {
+        let running: Vec<(usize, Process)> =
+            self.inner.nodes.iter().enumerate().filter_map(|(i, node)| Some((i, node.process()?))).collect();
+        join_all(running.iter().map(|(_, process)| process.signal(Signal::SIGKILL))).await;
+        for (index, process) in running {
+            process.wait().await;
+            self.inner.buried(index, process.pid).map_err(io_error("cannot write cluster.json"))?;
+        }
+        Ok(())
+    }
+
+    /// Stops a node if it runs, starts it with its ports and data, and returns when it listens on both ports.
+    ///
+    /// # Errors
+    /// When there is no such node, or its process ends or does not listen in time; the end of its log is in the text.
+    pub async fn restart(&self, node: &str) -> Result<(), DevError> {
+        let index = self.inner.find(node)?;
+        let _busy = self.inner.nodes[index].busy.lock().await;
+        if let Some(process) = self.inner.nodes[index].process() {
+            process.stop(RESTART_GRACE).await;
+            self.inner.buried(index, process.pid).map_err(io_error("cannot write cluster.json"))?;
+        }
+        let process = Inner::start_node(&self.inner, index).await?;
+        self.inner.wait_listening(index, &process).await
+    }
+
+    /// Moves a node's clock by so much from the true time.
+    ///
+    /// # Errors
+    /// When there is no such node, or it refuses or does not answer.
+    pub async fn clock(&self, node: &str, offset_ms: i64) -> Result<(), DevError> {
+        let server = self.client(node)?.to_string();
+        let call = Call {
+            method: Method::POST,
+            server: &server,
+            path: "/v1/faults/clock",
+            headers: &[],
+            body: Bytes::from(json!({ "offset_ms": offset_ms }).to_string()),
+            deadline: ASK_DEADLINE,
+        };
+        match self.inner.http.send(call).await {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(&answer.body).into_owned();
+                Err(DevError::Failed(format!("{node} answers {}: {body}", answer.status)))
+            }
+            Err(e) => Err(DevError::Failed(e.to_string())),
+        }
+    }
+
+    /// Asks each node that runs for `/v1/status`; `None` where there is no answer. In the order of the description.
+    pub async fn statuses(&self) -> Vec<Option<Value>> {
+        self.inner.statuses().await
+    }
+
+    /// Ends all nodes in good order, then removes `cluster.json`, which is no longer true.
+    ///
+    /// # Errors
+    /// When the file cannot be removed; the nodes have ended all the same.
+    pub async fn stop(&self) -> Result<(), DevError> {
+        *locked(&self.inner.published) = false;
+        let running: Vec<Process> = self.inner.nodes.iter().filter_map(Node::process).collect();
+        join_all(running.iter().map(|process| process.stop(STOP_GRACE))).await;
+        description::remove(&self.inner.folder).map_err(io_error("cannot remove cluster.json"))
+    }
+}
+
+/// Makes the folder and locks it for this process; returns its absolute path.
+fn claim(folder: &Path) -> Result<(PathBuf, Flock<std::fs::File>), DevError> {
+    std::fs::create_dir_all(folder).map_err(io_error(format!("cannot make {}", folder.display())))?;
+    let folder = folder.canonicalize().map_err(io_error(format!("cannot use {}", folder.display())))?;
+    let path = folder.join(LOCK_FILE);
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(io_error(format!("cannot write into {}", folder.display())))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok((folder, lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(DevError::InUse(folder)),
+        Err((_, e)) => Err(DevError::Io { what: format!("cannot lock {}", path.display()), cause: e.into() }),
+    }
+}
+
+fn decide_shape(folder: &Path, options: &ClusterOptions) -> Result<Shape, DevError> {
+    let held = layout::read_shape(folder).map_err(io_error("cannot read shape.json"))?;
+    let usual = held.unwrap_or(Shape { dcs: 3, nodes: 3 });
+    let shape = Shape { dcs: options.dcs.unwrap_or(usual.dcs), nodes: options.nodes.unwrap_or(usual.nodes) };
+    if let Some(held) = held.filter(|held| *held != shape) {
+        return Err(DevError::OtherShape { folder: folder.into(), held });
+    }
+    if shape.dcs == 0 || ![1, 3, 5].contains(&shape.nodes) {
+        return Err(DevError::BadShape("there must be at least one DC, and 1, 3 or 5 nodes in each".into()));
+    }
+    Ok(shape)
+}
+
+/// Opens a proxy for each pair of DCs and node, and writes each node's configuration file.
+async fn place(
+    folder: &Path,
+    secret_file: &Path,
+    shape: Shape,
+    ports: Vec<Ports>,
+    wan: &Wan,
+    extra: &str,
+) -> Result<Vec<Node>, DevError> {
+    let addresses: Vec<(SocketAddr, SocketAddr)> = ports.iter().map(|p| (p.client, p.peer)).collect();
+    // The nodes of one DC: id, client address, peer address.
+    let of_dc = |dc: usize| {
+        (1..)
+            .zip(&addresses[dc * shape.nodes..(dc + 1) * shape.nodes])
+            .map(|(id, (client, peer))| (id, *client, *peer))
+    };
+    let mut ports = ports.into_iter();
+    let mut nodes = Vec::new();
+    for from in 0..shape.dcs {
+        let dc = dc_name(from);
+        let mut remotes = Vec::new();
+        for to in (0..shape.dcs).filter(|to| *to != from) {
+            let mut proxies = Vec::new();
+            for (id, _, peer) in of_dc(to) {
+                let proxy =
+                    wan.open(&dc, &dc_name(to), peer).await.map_err(io_error("cannot open a proxy"))?;
+                proxies.push((id, proxy));
+            }
+            remotes.push((dc_name(to), proxies));
+        }
+        for ((id, _, _), ports) in of_dc(from).zip(ports.by_ref().take(shape.nodes)) {
+            let nodes_of_dc = of_dc(from).collect();
+            let file = NodeFile {
+                folder,
+                secret_file,
+                dc: &dc,
+                id,
+                nodes: nodes_of_dc,
+                remotes: remotes.clone(),
+                extra,
+            };
+            let config = file.write().map_err(io_error("cannot write a configuration file"))?;
+            let log = node_folder(folder, &dc, id).join(LOG_FILE);
+            let (process, busy) = (Mutex::default(), tokio::sync::Mutex::default());
+            nodes.push(Node { dc: dc.clone(), id, ports, config, log, process, busy });
+        }
+    }
+    Ok(nodes)
+}
+
+impl Inner {
+    /// Starts a node's process and watches for its end.
+    async fn start_node(inner: &Arc<Self>, index: usize) -> Result<Process, DevError> {
+        let node = &inner.nodes[index];
+        let words = [
+            "serve",
+            "--config",
+            &node.config.to_string_lossy(),
+            "--node",
+            &node_name(&node.dc, node.id),
+            "--allow-faults",
+        ];
+        let args = words.iter().map(ToString::to_string).collect();
+        let start = Start { program: inner.binary.clone(), args, log: node.log.clone() };
+        let process = inner.children.start(start).await;
+        let process = process.map_err(io_error(format!("cannot start {}", node.name())))?;
+        *locked(&node.process) = Some(process.clone());
+        inner.describe().map_err(io_error("cannot write cluster.json"))?;
+        let (weak, watched): (Weak<Self>, Process) = (Arc::downgrade(inner), process.clone());
+        tokio::spawn(async move {
+            watched.wait().await;
+            if let Some(inner) = weak.upgrade()
+                && let Err(e) = inner.buried(index, watched.pid)
+            {
+                crate::cli::complain(&format!("cannot write cluster.json: {e}"));
+            }
+        });
+        Ok(process)
+    }
+
+    /// Notes that a node's process has ended, unless a newer one runs.
+    fn buried(&self, index: usize, pid: u32) -> io::Result<()> {
+        let mut process = locked(&self.nodes[index].process);
+        if process.as_ref().is_some_and(|p| p.pid == pid) {
+            *process = None;
+        }
+        drop(process);
+        self.describe()
+    }
+
+    /// Writes `cluster.json`, if it is published.
+    fn describe(&self) -> io::Result<()> {
+        let published = locked(&self.published);
+        if *published { description::write(&self.folder, &self.description()) } else { Ok(()) }
+    }
+
+    fn description(&self) -> Description {
+        let dcs = (0..self.shape.dcs).map(|dc| DcDescription {
+            name: dc_name(dc),
+            nodes: self.nodes[dc * self.shape.nodes..(dc + 1) * self.shape.nodes]
+                .iter()
+                .map(|node| NodeDescription {
+                    id: node.id,
+                    client: node.ports.client.to_string(),
+                    peer: node.ports.peer.to_string(),
+                    pid: node.process().map(|process| process.pid),
+                })
+                .collect(),
+        });
+        Description { dcs: dcs.collect() }
+    }
+
+    fn find(&self, name: &str) -> Result<usize, DevError> {
+        self.nodes.iter().position(|node| node.name() == name).ok_or_else(|| {
+            let names: Vec<String> = self.nodes.iter().map(Node::name).collect();
+            DevError::Unknown(format!("there is no node {name:?}; the nodes are {}", names.join(", ")))
+        })
+    }
+
+    fn check_pair(&self, a: &str, b: &str) -> Result<(), DevError> {
+        let names: Vec<String> = (0..self.shape.dcs).map(dc_name).collect();
+        for name in [a, b] {
+            if !names.iter().any(|n| n == name) {
+                return Err(DevError::Unknown(format!(
+                    "there is no DC {name:?}; the DCs are {}",
+                    names.join(", ")
+                )));
+            }
+        }
+        if a == b { Err(DevError::Unknown(format!("{a:?} is named twice; name two DCs"))) } else { Ok(()) }
+    }
+
+    async fn wait_listening(&self, index: usize, process: &Process) -> Result<(), DevError> {
+        let node = &self.nodes[index];
+        let deadline = Instant::now() + LISTEN_PATIENCE;
+        loop {
+            if let Some(how) = process.ended() {
+                let log = tail(&node.log, TAIL_LINES);
+                return Err(DevError::Failed(format!("{} has ended ({how}):\n{log}", node.name())));
+            }
+            let (client, peer) =
+                tokio::join!(TcpStream::connect(node.ports.client), TcpStream::connect(node.ports.peer));
+            if client.is_ok() && peer.is_ok() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let after = LISTEN_PATIENCE.as_secs();
+                return Err(DevError::Failed(format!("{} does not listen after {after} s", node.name())));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn statuses(&self) -> Vec<Option<Value>> {
+        join_all(self.nodes.iter().map(|node| async move {
+            node.process()?;
+            let answer =
+                self.http.get(&node.ports.client.to_string(), "/v1/status", ASK_DEADLINE).await.ok()?;
+            if answer.status == 200 { answer.json() } else { None }
+        }))
+        .await
+    }
+
+    async fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = join_all(self.nodes.iter().map(|node| async move {
+            if node.process().is_none() {
+                return Some(format!("{} has ended:\n{}", node.name(), tail(&node.log, TAIL_LINES)));
+            }
+            match self.http.get(&node.ports.client.to_string(), "/readyz", ASK_DEADLINE).await {
+                Ok(answer) if answer.status == 200 => None,
+                Ok(answer) => Some(format!("{} is not ready ({})", node.name(), answer.status)),
+                Err(e) => Some(format!("{} is not ready ({e})", node.name())),
+            }
+        }))
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+        if missing.is_empty() {
+            let statuses = self.statuses().await;
+            for (dc, statuses) in statuses.chunks(self.shape.nodes).enumerate() {
+                missing.extend(missing_in_dc(&dc_name(dc), statuses, self.shape.dcs - 1));
+            }
+        }
+        missing
+    }
+}
+
+/// What a DC lacks by its nodes' own words.
+fn missing_in_dc(dc: &str, statuses: &[Option<Value>], links_wanted: usize) -> Option<String> {
+    let is_leader = |status: &&Value| status.get("role").and_then(Value::as_str) == Some("leader");
+    let Some(leader) = statuses.iter().flatten().find(is_leader) else {
+        return Some(format!("{dc} has no leader"));
+    };
+    let links = leader.get("links").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let up = |link: &&Value| link.get("connected").and_then(Value::as_bool) == Some(true);
+    let connected = links.iter().filter(up).count();
+    (connected < links_wanted).then(|| format!("{dc} has {connected} of {links_wanted} links"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dc_is_ready_when_its_leader_has_all_links() {
+        let follower = Some(json!({"role":"follower","links":[]}));
+        let leader = |up| Some(json!({"role":"leader","links":[{"connected":true},{"connected":up}]}));
+        assert_eq!(missing_in_dc("eu", &[follower.clone(), None], 2), Some("eu has no leader".into()));
+        assert_eq!(
+            missing_in_dc("eu", &[follower.clone(), leader(false)], 2),
+            Some("eu has 1 of 2 links".into())
+        );
+        assert_eq!(missing_in_dc("eu", &[leader(true), follower], 2), None);
+        assert_eq!(missing_in_dc("eu", &[Some(json!({"role":"leader","links":[]}))], 0), None);
+    }
+}
