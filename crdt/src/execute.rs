@@ -76,7 +76,6 @@ pub struct Executed {
 
 /// Why a request came to nothing. Nothing was changed.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum ExecuteError<E> {
     /// One of its operations is refused, and with it the whole request.
     #[error("operation {op} is refused: {refusal}")]

@@ -119,7 +119,6 @@ fn take_mutation(fields: &mut Fields<'_>, depth: usize) -> Result<Mutation, ApiE
         Type::Set => Mutation::Set(set_op(&op, fields)?.ok_or_else(unknown)?),
         Type::RwSet => Mutation::RwSet(set_op(&op, fields)?.ok_or_else(unknown)?),
         Type::Map => Mutation::Map(map_op(&op, fields, depth)?.ok_or_else(unknown)?),
-        _ => return Err(unknown()),
     })
 }
 

@@ -95,7 +95,7 @@ const EXPLAIN_CELLS_MAX: usize = 1000;
 pub async fn explain(State(api): State<Api>, session: Session, KeyPath(key): KeyPath, query: Query) -> Result {
     query.finish()?;
     let view = view(&api, &session).await?;
-    let touched = meridian_crdt::touched(&view, &key).map_err(unreadable)?;
+    let touched = meridian_crdt::glance(&view, &key).map_err(unreadable)?.touched;
     let Some(explained) = meridian_crdt::explain(&view, &key, EXPLAIN_CELLS_MAX).map_err(unreadable)? else {
         return Err(answer::data_error(&api, &session, &touched, not_found(&key)));
     };

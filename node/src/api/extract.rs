@@ -94,7 +94,8 @@ fn session_dots(token: &str, api: &Api) -> Result<Vector, ApiError> {
     }
     let state = api.shard.publisher.applied().borrow().state.clone();
     let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
-    match token.dots.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin)) {
+    let unknown = token.dots.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin));
+    match unknown {
         None => Ok(token.dots),
         Some(dot) => Err(foreign(format!(
             "the session token names {}, which is no life of a datacenter of this cluster; start a new session",

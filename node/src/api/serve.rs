@@ -37,7 +37,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => break,
+            () = told_to_stop(&mut stopping) => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let Ok(permit) = open.clone().try_acquire_owned() else { continue };
@@ -61,6 +61,11 @@ pub async fn serve(
     }
 }
 
+/// Returns when the node stops, or nobody is left who could say so.
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
 async fn connection(stream: BoxStream, router: Router, bounds: ServeBounds, mut stop: watch::Receiver<bool>) {
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
@@ -74,7 +79,7 @@ async fn connection(stream: BoxStream, router: Router, bounds: ServeBounds, mut 
             }
             return;
         }
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = told_to_stop(&mut stop) => {}
     }
     served.as_mut().graceful_shutdown();
     if let Err(error) = served.await {

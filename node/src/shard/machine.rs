@@ -40,7 +40,7 @@ impl Machine for ShardMachine {
         // An entry that this program cannot read was proposed by a newer one. Skipping it would let this node's
         // state part from its peers', so the node stops instead (I6).
         let entry = Entry::decode(entry).map_err(|e| StorageError::corrupt(format!("{e} at index {}", at.index)))?;
-        apply_entry(&mut self.state, rows, at.index, entry).map_err(storage_error)
+        apply_entry(&mut self.state, rows, entry).map_err(storage_error)
     }
 
     fn committed(&mut self, last: LogPosition) {

@@ -179,7 +179,7 @@ impl Shard {
                 _ => Attempt::Final(error),
             }),
             Ok(_) => Err(Attempt::Unknown(outcome_unknown())),
-            Err(ForwardError::NotSent) => {
+            Err(ForwardError::NotSent(_)) => {
                 Err(Attempt::NotDone(ApiError::new(ErrorCode::NoLeader, "the leader cannot be reached")))
             }
             Err(_) => Err(Attempt::Unknown(outcome_unknown())),
@@ -187,11 +187,11 @@ impl Shard {
     }
 
     async fn ask(&self, node: u64, request: &Request, time: Duration) -> Result<Response, ForwardError> {
-        let bytes = forward::encode(request).map_err(|_| ForwardError::NotSent)?;
+        let bytes = forward::encode(request).map_err(ForwardError::NotSent)?;
         let answer = self.peers.forward(node, bytes, time).await?;
         forward::decode(&answer).map_err(|e| {
             tracing::warn!(node, error = %e, "a forwarded request got an answer that does not decode");
-            ForwardError::Unknown
+            ForwardError::Unknown(e)
         })
     }
 
@@ -325,7 +325,7 @@ impl PeerHandler for Shard {
     }
 
     fn gossip(&self, stream: BoxStream, from: PeerIdentity) {
-        if !self.gossip.accept(stream) {
+        if !self.gossip.accept(Box::new(stream)) {
             tracing::debug!(dc = %from.dc, node = from.node, "a link was not taken; its peer will dial again");
         }
     }

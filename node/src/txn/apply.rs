@@ -10,17 +10,16 @@ use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
 use super::state::ShardState;
 use super::{oplog, remote, requests};
 
-/// Applies one entry at log position `index`. The state row is written with the rest, so that all of it changes as one.
+/// Applies one entry. The state row is written with the rest, so that all of it changes as one.
 pub fn apply_entry<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
-    index: u64,
     entry: Entry,
 ) -> Result<Reply, StoreError<C::Error>> {
     state.tick(entry.now_ms);
     let mut outcomes = Vec::with_capacity(entry.items.len());
     for item in entry.items {
-        outcomes.push(apply_item(state, cells, index, item)?);
+        outcomes.push(apply_item(state, cells, item)?);
     }
     state.refresh_stability();
     state.validate();
@@ -31,7 +30,6 @@ pub fn apply_entry<C: Cells>(
 fn apply_item<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
-    index: u64,
     item: Item,
 ) -> Result<Outcome, StoreError<C::Error>> {
     let settled = |result: Result<(), String>| match result {
@@ -39,8 +37,8 @@ fn apply_item<C: Cells>(
         Err(why) => Outcome::Refused(why),
     };
     Ok(match item {
-        Item::Client(txn) => Outcome::Client(apply_client(state, cells, index, txn)?),
-        Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, index, &txn)?),
+        Item::Client(txn) => Outcome::Client(apply_client(state, cells, txn)?),
+        Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, &txn)?),
         Item::Mint(name) => settled(state.register(name).map(|own| state.own = Some(own))),
         Item::Register(name) => settled(register_foreign(state, name)),
         Item::Members(names) => {
@@ -49,7 +47,7 @@ fn apply_item<C: Cells>(
         }
         Item::Report { member, vector } => settled(state.report(member, vector)),
         Item::Tidy { rows_max } => {
-            tidy(state, cells, index, rows_max)?;
+            tidy(state, cells, rows_max)?;
             Outcome::Done
         }
     })
@@ -64,19 +62,18 @@ fn register_foreign(state: &mut ShardState, name: meridian_crdt::OriginName) -> 
     Ok(())
 }
 
-/// Headers of absent keys stay for so many log entries after their last change, so that a transaction that has read
+/// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read
 /// the absence can still be validated, and a session that has seen it gets its dots.
-const HEADERS_KEPT_ENTRIES: u64 = 10_000;
+const HEADERS_KEPT_TXNS: u64 = 10_000;
 
 fn tidy<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
-    index: u64,
     rows_max: u32,
 ) -> Result<(), StoreError<C::Error>> {
     oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
     requests::expire(state, cells, rows_max as usize).map_err(StoreError::Cells)?;
-    let keep_from = index.saturating_sub(HEADERS_KEPT_ENTRIES);
+    let keep_from = state.oplog_end.saturating_sub(HEADERS_KEPT_TXNS);
     meridian_crdt::sweep(cells, &state.stable, keep_from, rows_max as usize)?;
     Ok(())
 }
@@ -85,10 +82,9 @@ fn tidy<C: Cells>(
 fn apply_client<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
-    index: u64,
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
-    let Some(id) = txn.id.clone() else { return decide(state, cells, index, txn) };
+    let Some(id) = txn.id.clone() else { return decide(state, cells, txn) };
     let fingerprint = match txn.fingerprint() {
         Ok(fingerprint) => fingerprint,
         Err(e) => return Ok(refused(ApiError::new(ErrorCode::BadValue, e.to_string()), Vector::new())),
@@ -101,7 +97,7 @@ fn apply_client<C: Cells>(
         }
         requests::Recall::New => {}
     }
-    let answer = decide(state, cells, index, txn)?;
+    let answer = decide(state, cells, txn)?;
     requests::remember(state, cells, &id, fingerprint, &answer).map_err(StoreError::Cells)?;
     Ok(answer)
 }
@@ -117,7 +113,7 @@ fn touched<'k, C: Cells>(
 ) -> Result<Vector, StoreError<C::Error>> {
     let mut dots = Vector::new();
     for key in keys {
-        dots.join(&meridian_crdt::touched(cells, key)?);
+        dots.join(&meridian_crdt::glance(cells, key)?.touched);
     }
     Ok(dots)
 }
@@ -125,7 +121,6 @@ fn touched<'k, C: Cells>(
 fn decide<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
-    index: u64,
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
     let looked_at = |txn: &ClientTxn, cells: &C| {
@@ -149,7 +144,7 @@ fn decide<C: Cells>(
     }
     let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc) + 1);
     let (deps, stable) = (state.vector.clone(), state.stable.clone());
-    let ctx = Ctx { dot, hlc, deps: &deps, index, stable: &stable };
+    let ctx = Ctx { dot, hlc, deps: &deps, index: state.oplog_end + 1, stable: &stable };
     let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &Limits::default()) {
         Ok(executed) => executed,
         Err(ExecuteError::Store(e)) => return Err(e),
@@ -166,7 +161,7 @@ fn decide<C: Cells>(
     }
     let mut answers = Vec::with_capacity(results.len());
     for ((key, _), result) in txn.ops.iter().zip(results) {
-        answers.push(OpResult { version: meridian_crdt::version(cells, key)?, result });
+        answers.push(OpResult { version: meridian_crdt::glance(cells, key)?.version, result });
     }
     Ok(Answer::Done { dot: committed.then_some(dot), results: answers, touched: seen })
 }

@@ -14,7 +14,6 @@ use super::state::ShardState;
 pub fn apply<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
-    index: u64,
     encoded: &Bytes,
 ) -> Result<RemoteOutcome, StoreError<C::Error>> {
     let txn = match Txn::decode(encoded) {
@@ -53,7 +52,7 @@ pub fn apply<C: Cells>(
     let mut with_own = deps.clone();
     with_own.set(dot.origin, applied);
     let stable = state.stable.clone();
-    let ctx = Ctx { dot, hlc: txn.head.hlc, deps: &with_own, index, stable: &stable };
+    let ctx = Ctx { dot, hlc: txn.head.hlc, deps: &with_own, index: state.oplog_end + 1, stable: &stable };
     let done = meridian_crdt::apply(cells, &ctx, &txn.effects)?;
     if let Some(chain) = state.chains.get_mut(&dot.origin) {
         chain.hash = txn_hash(encoded);
