@@ -45,7 +45,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
             // The buffer grows with what arrives, never with what a frame declares.
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         }
     }

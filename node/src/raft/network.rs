@@ -150,7 +150,11 @@ impl RaftNetworkV2<TypeConfig> for Sender {
 }
 
 /// Answers one RPC.
-pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, initialised: bool, request: &[u8]) -> Bytes {
+pub(super) async fn answer(
+    raft: &Raft<TypeConfig, StateMachine>,
+    initialised: bool,
+    request: &[u8],
+) -> Bytes {
     let outcome = match codec::open_message(request) {
         Ok((kind, body)) => dispatch(raft, initialised, kind, body).await,
         Err(error) => Err(error.to_string()),

@@ -25,7 +25,9 @@ pub use scrub::{ScrubCursor, ScrubStep};
 pub use state::{Applied, StateStore, StateView, StateWrite};
 
 /// A place in a Raft log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct LogPosition {
     /// The term of the leader that proposed the entry.
     pub term: u64,
