@@ -134,6 +134,10 @@ async fn requests(stream: BoxStream, kind: Kind, peer: &PeerIdentity, shared: &S
             }
             frame = reader.next(), if working.len() < IN_FLIGHT_MAX => {
                 let Some((id, body)) = frame? else { return Ok(()) };
+                if id == frames::PING {
+                    frames::put(&mut out, id, &[]);
+                    continue;
+                }
                 let from = peer.node;
                 working.push(Box::pin(async move {
                     let answer = match kind {

@@ -16,6 +16,11 @@ mod scrub;
 mod state;
 mod tables;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod folder_tests;
+
 pub use error::StorageError;
 pub use fatal::Fatal;
 pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
