@@ -61,7 +61,12 @@ impl PeerClient {
     }
 
     /// Asks another node of this DC and waits for the answer, `deadline` at most.
-    pub async fn forward(&self, node: u64, request: Bytes, deadline: Duration) -> Result<Bytes, ForwardError> {
+    pub async fn forward(
+        &self,
+        node: u64,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ForwardError> {
         self.call(node, Kind::Forward, request, deadline).await
     }
 
@@ -81,7 +86,12 @@ impl PeerClient {
     }
 
     /// Sends a Raft RPC.
-    pub(crate) async fn raft(&self, node: u64, request: Bytes, deadline: Duration) -> Result<Bytes, ForwardError> {
+    pub(crate) async fn raft(
+        &self,
+        node: u64,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ForwardError> {
         self.call(node, Kind::Raft, request, deadline).await
     }
 
@@ -94,7 +104,10 @@ impl PeerClient {
     ) -> Result<Bytes, ForwardError> {
         let link = {
             let mut links = self.0.links.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            links.entry((node, kind)).or_insert_with(|| Link::start(Arc::downgrade(&self.0), node, kind)).clone()
+            links
+                .entry((node, kind))
+                .or_insert_with(|| Link::start(Arc::downgrade(&self.0), node, kind))
+                .clone()
         };
         link.call(request, deadline).await
     }

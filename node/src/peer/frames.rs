@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The largest body. A Raft append is cut well below it.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 20;
 const HEAD: usize = 4 + 8;
+/// The id of a frame that only asks whether the other end lives; it comes back as it is.
+pub(super) const PING: u64 = u64::MAX;
 
 /// Appends a frame to what will be written.
 pub(super) fn put(out: &mut BytesMut, id: u64, body: &[u8]) {
@@ -45,7 +47,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
             // The buffer grows with what arrives, never with what a frame declares.
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         }
     }

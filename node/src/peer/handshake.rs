@@ -101,8 +101,8 @@ pub(super) struct Proving<'a> {
 
 impl Proving<'_> {
     fn proof(&self, role: &[u8], dialer: &[u8], acceptor: &[u8]) -> Hmac<Sha256> {
-        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&self.secret.0)
-            .expect("HMAC takes keys of every length");
+        let mut mac =
+            <Hmac<Sha256> as Mac>::new_from_slice(&self.secret.0).expect("HMAC takes keys of every length");
         for part in [role, self.cluster.as_bytes(), dialer, acceptor] {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);

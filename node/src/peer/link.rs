@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::Inner;
 use super::frames::{self, FrameReader};
@@ -21,6 +21,10 @@ const QUEUE_MAX: usize = 4096;
 const GATHER_MAX: usize = 256;
 /// The pause after a failed dial; requests that wait that long fail as not sent.
 const REDIAL_PAUSE: Duration = Duration::from_millis(100);
+/// While answers are awaited, how long the other end may be silent before it is asked whether it lives.
+const PING_AFTER: Duration = Duration::from_millis(500);
+/// How long it may be silent before the connection is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 const WAITING: u8 = 0;
 const SENT: u8 = 1;
@@ -103,12 +107,18 @@ async fn talk(stream: BoxStream, first: Request, requests: &mut mpsc::Receiver<R
     let mut reader = FrameReader::new(reader);
     let mut waiting: BTreeMap<u64, oneshot::Sender<Result<Bytes, ForwardError>>> = BTreeMap::new();
     let mut next_id = 0u64;
+    let mut heard = Instant::now();
+    let mut look = heard;
     let mut gathered = vec![first];
     let mut out = BytesMut::new();
     let why = loop {
         for request in gathered.drain(..) {
             let go = request.stage.compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire);
             if go.is_ok() {
+                if waiting.is_empty() {
+                    heard = Instant::now();
+                    look = heard + PING_AFTER;
+                }
                 frames::put(&mut out, next_id, &request.body);
                 waiting.insert(next_id, request.answer);
                 next_id += 1;
@@ -127,6 +137,7 @@ async fn talk(stream: BoxStream, first: Request, requests: &mut mpsc::Receiver<R
             },
             frame = reader.next() => match frame {
                 Ok(Some((id, body))) => {
+                    heard = Instant::now();
                     if let Some(answer) = waiting.remove(&id) {
                         // A caller that has given up does not mind.
                         let _ = answer.send(Ok(body));
@@ -135,6 +146,16 @@ async fn talk(stream: BoxStream, first: Request, requests: &mut mpsc::Receiver<R
                 Ok(None) => break "the connection was closed".to_owned(),
                 Err(error) => break error.to_string(),
             },
+            () = sleep_until(look), if !waiting.is_empty() => {
+                let silence = heard.elapsed();
+                if silence > SILENCE_MAX {
+                    break "the other end is silent".to_owned();
+                }
+                if silence >= PING_AFTER {
+                    frames::put(&mut out, frames::PING, &[]);
+                }
+                look = Instant::now() + PING_AFTER;
+            }
             count = requests.recv_many(&mut gathered, GATHER_MAX), if out.is_empty() => {
                 if count == 0 {
                     break "the client is gone".to_owned();

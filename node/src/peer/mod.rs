@@ -10,6 +10,8 @@ mod handshake;
 mod hello;
 mod link;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::client::PeerConfig;
@@ -27,7 +27,16 @@ const OUT_BYTES_MAX: usize = 1 << 20;
 /// Serves the peer port; dropping it closes the port and all connections except those handed over.
 #[derive(Debug)]
 pub struct PeerServer {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl PeerServer {
+    /// Closes the port and all connections, and returns when nothing of them runs any more.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 struct Shared {
@@ -47,24 +56,37 @@ pub fn serve(
 ) -> PeerServer {
     let shared = Arc::new(Shared { config, random: seams.random.clone(), peers, raft });
     let mut tasks = JoinSet::new();
-    tasks.spawn(accept(listener, shared));
-    PeerServer { _tasks: tasks }
+    let (stop, stopping) = watch::channel(false);
+    tasks.spawn(accept(listener, shared, stopping));
+    PeerServer { tasks, stop }
 }
 
-async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>) {
+async fn accept(mut listener: Box<dyn Listener>, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
     const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepting = async {
+            let permit = room.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let next = tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => None,
+            next = accepting => Some(next),
+        };
+        let Some((permit, accepted)) = next else {
+            return connections.shutdown().await;
+        };
+        match accepted {
             Ok((stream, from)) => {
                 let shared = shared.clone();
                 connections.spawn(async move {
                     let _permit = permit;
                     if let Err(error) = connection(stream, &shared).await {
                         match error {
-                            HandshakeError::Io(error) => tracing::debug!(%from, %error, "a peer connection ended"),
+                            HandshakeError::Io(error) => {
+                                tracing::debug!(%from, %error, "a peer connection ended")
+                            }
                             error => tracing::warn!(%from, %error, "refused a peer connection"),
                         }
                     }
@@ -112,6 +134,10 @@ async fn requests(stream: BoxStream, kind: Kind, peer: &PeerIdentity, shared: &S
             }
             frame = reader.next(), if working.len() < IN_FLIGHT_MAX => {
                 let Some((id, body)) = frame? else { return Ok(()) };
+                if id == frames::PING {
+                    frames::put(&mut out, id, &[]);
+                    continue;
+                }
                 let from = peer.node;
                 working.push(Box::pin(async move {
                     let answer = match kind {

@@ -25,9 +25,9 @@ pub(super) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>
 #[derive(Debug)]
 pub(super) enum SnapshotData {
     /// The rows of this node at the moment of a durable checkpoint.
-    Local(StateView),
+    Local(Box<StateView>),
     /// A file received from the leader, not yet in its place.
-    Received(Incoming),
+    Received(Box<Incoming>),
 }
 
 /// The state machine; clones share it.
@@ -154,19 +154,17 @@ impl Inner {
         Ok(applied)
     }
 
-    fn snapshot(&self) -> Result<Option<Snapshot>, StorageError> {
-        if self.checkpoint()?.position.is_none() {
-            return Ok(None);
-        }
+    fn snapshot(&self) -> Result<Snapshot, StorageError> {
+        self.checkpoint()?;
         let view = self.state.view()?;
         let (last_log_id, last_membership) = codec::from_applied(view.applied())?;
         let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Local(view) }))
+        Ok(Snapshot { meta, snapshot: SnapshotData::Local(Box::new(view)) })
     }
 
     fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), StorageError> {
         let incoming = match data {
-            SnapshotData::Received(incoming) => incoming,
+            SnapshotData::Received(incoming) => *incoming,
             SnapshotData::Local(view) => super::snapshot::copy(&view, self.folder.incoming()?)?,
         };
         let applied = codec::to_applied(meta.last_log_id, &meta.last_membership);
@@ -214,13 +212,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         let meta = meta.clone();
         self.run(move |inner| inner.install(&meta, snapshot)).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.run(Inner::snapshot).await
+        let built = self.run(Inner::snapshot).await?;
+        Ok(built.meta.last_log_id.is_some().then_some(built))
     }
 }
 
@@ -228,7 +231,6 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let built = self.run(Inner::snapshot).await?;
-        built.ok_or_else(|| io::Error::other("nothing is applied yet"))
+        self.run(Inner::snapshot).await
     }
 }

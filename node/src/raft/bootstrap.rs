@@ -50,9 +50,8 @@ pub(super) async fn run(group: RaftGroup) {
             }
         }
         let asked = peers.iter().filter(|node| !initialised || !met.contains(*node));
-        let answers = asked.map(async |node| {
-            (*node, call::<(), bool>(group.peers(), *node, PROBE, &(), PROBE_LIMIT).await)
-        });
+        let answers = asked
+            .map(async |node| (*node, call::<(), bool>(group.peers(), *node, PROBE, &(), PROBE_LIMIT).await));
         for (node, answer) in join_all(answers).await {
             match answer {
                 Ok(has_group) => {

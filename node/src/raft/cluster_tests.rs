@@ -13,7 +13,7 @@ use super::test_machine::{TestMachine, all_rows, count};
 use super::{KnownPeers, Parts, ProposeError, RaftConfig, RaftGroup};
 use crate::peer::{PeerClient, PeerConfig, PeerHandler, PeerIdentity, PeerServer, Secret, serve};
 use crate::seams::{BoxStream, Seams};
-use crate::storage::{Folder, FolderConfig, Identity};
+use crate::storage::{Folder, FolderConfig, Identity, StorageError};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -32,12 +32,13 @@ type Addrs = Arc<Mutex<BTreeMap<u64, String>>>;
 struct Node {
     group: RaftGroup,
     peers: PeerClient,
-    _server: PeerServer,
+    server: PeerServer,
 }
 
 impl Node {
     async fn stop(self) {
         self.group.shutdown().await;
+        self.server.shutdown().await;
     }
 }
 
@@ -68,9 +69,22 @@ impl Cluster {
         let seams = Seams::production();
         let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: id };
         let config = FolderConfig::new(self.folder(id), identity);
-        let opened = Folder::open(config, &seams).unwrap();
-        let me =
-            PeerIdentity { cluster: "c".into(), dc: "eu".into(), node: id, store_id: opened.folder.store_id() };
+        // The last of a stopped node's tasks may still hold its folder for a moment.
+        let opening = async {
+            loop {
+                match Folder::open(config.clone(), &seams) {
+                    Err(StorageError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        };
+        let opened = timeout(LIMIT, opening).await.unwrap();
+        let me = PeerIdentity {
+            cluster: "c".into(),
+            dc: "eu".into(),
+            node: id,
+            store_id: opened.folder.store_id(),
+        };
         let known = KnownPeers::new("eu", opened.log.clone());
         let config = PeerConfig {
             me,
@@ -88,7 +102,7 @@ impl Cluster {
         let members = (1..=self.members).map(|id| (id, ())).collect();
         let group = RaftGroup::start(self.config.clone(), id, members, parts).await.unwrap();
         let server = serve(listener, config, &seams, Arc::new(NoForward), Arc::new(group.clone()));
-        self.nodes.insert(id, Node { group, peers, _server: server });
+        self.nodes.insert(id, Node { group, peers, server });
     }
 
     async fn stop_node(&mut self, id: u64) {

@@ -189,7 +189,8 @@ mod tests {
             let entry = Entry::new(id, payload);
             assert_eq!(decode_entry(9, &encode_entry(&entry)).unwrap(), entry);
         }
-        let golden = encode_entry(&Entry::new(id, EntryPayload::Normal(EntryData(Bytes::from_static(b"data")))));
+        let golden =
+            encode_entry(&Entry::new(id, EntryPayload::Normal(EntryData(Bytes::from_static(b"data")))));
         assert_eq!(&golden[..], b"\x01\0\0\0\0\0\0\0\x03\x01data");
     }
 

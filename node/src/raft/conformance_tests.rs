@@ -1,5 +1,7 @@
 //! openraft's own conformance suite over the log store and the state machine.
 
+use std::sync::Arc;
+
 use openraft::storage::RaftStateMachine;
 use openraft::testing::log::{StoreBuilder, Suite};
 
@@ -8,26 +10,25 @@ use super::apply::StateMachine;
 use super::log_adapter::LogAdapter;
 use super::test_machine::TestMachine;
 use super::types::TypeConfig;
-use crate::seams::Seams;
+use crate::seams::{Seams, SimDisk};
 use crate::storage::{Folder, FolderConfig, Identity, Opened};
 
 struct Builder;
 
 type BuildError = openraft::StorageError<TypeConfig>;
 
-impl StoreBuilder<TypeConfig, LogAdapter, StateMachine, tempfile::TempDir> for Builder {
-    async fn build(&self) -> Result<(tempfile::TempDir, LogAdapter, StateMachine), BuildError> {
-        let dir = tempfile::tempdir().unwrap();
+impl StoreBuilder<TypeConfig, LogAdapter, StateMachine> for Builder {
+    async fn build(&self) -> Result<((), LogAdapter, StateMachine), BuildError> {
         let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 0 };
-        let seams = Seams::production();
+        let seams = Seams { disk: Arc::new(SimDisk::new()), ..Seams::production() };
         let Opened { folder, state, log, fatal, .. } =
-            Folder::open(FolderConfig::new(dir.path(), identity), &seams).unwrap();
+            Folder::open(FolderConfig::new("/data", identity), &seams).unwrap();
         let worker = seams.executor.worker("state");
         let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
         let mut machine =
             StateMachine::new(machine, state, folder, worker, seams.clock.clone(), fatal, &config).unwrap();
         assert!(machine.applied_state().await.unwrap().0.is_none());
-        Ok((dir, LogAdapter(log), machine))
+        Ok(((), LogAdapter(log), machine))
     }
 }
 

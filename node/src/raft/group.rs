@@ -174,7 +174,11 @@ impl RaftGroup {
         match now.leader {
             _ if m.running_state.is_err() => Err(ProposeError::Stopped),
             Some(leader) if leader == self.0.id => {
-                if now.quorum { Ok(()) } else { Err(ProposeError::NoQuorum) }
+                if now.quorum {
+                    Ok(())
+                } else {
+                    Err(ProposeError::NoQuorum)
+                }
             }
             leader => Err(ProposeError::NotLeader { leader }),
         }
@@ -247,7 +251,9 @@ impl RaftGroup {
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::warn!(%error, "the Raft core did not stop cleanly");
         }
-        self.0.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).abort_all();
+        let mut tasks =
+            std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        tasks.shutdown().await;
         if self.0.fatal.told().is_none() {
             if let Err(error) = self.0.machine.checkpoint().await {
                 tracing::warn!(%error, "the last checkpoint failed");
@@ -289,8 +295,9 @@ impl RaftGroup {
         };
         let (stall, worker) = (self.0.config.snapshot_stall, self.0.snapshot_worker.as_ref());
         let incoming = self.0.folder.incoming()?;
-        let snapshot::Received { vote, meta, rows } = snapshot::receive(stream, incoming, worker, stall).await?;
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(rows) };
+        let snapshot::Received { vote, meta, rows } =
+            snapshot::receive(stream, incoming, worker, stall).await?;
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(rows)) };
         let installing = self.0.raft.install_full_snapshot(vote, snapshot);
         tokio::pin!(installing);
         let mut alive = interval(stall / 4);

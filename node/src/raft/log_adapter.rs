@@ -103,7 +103,10 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
         Ok(())
     }
 
-    async fn truncate_after(&mut self, last_log_id: Option<alias::LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
+    async fn truncate_after(
+        &mut self,
+        last_log_id: Option<alias::LogIdOf<TypeConfig>>,
+    ) -> Result<(), io::Error> {
         let from = last_log_id.map_or(0, |id| id.index + 1);
         Ok(self.0.truncate(from).await?)
     }

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -24,6 +27,11 @@ const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 /// Asks whether a node's log has ever belonged to the group; see `bootstrap`.
 pub(super) const PROBE: u8 = 5;
+
+/// Appends to one follower that are on their way at once.
+const APPENDS_IN_FLIGHT: usize = 8;
+
+type StreamItem = Result<openraft::raft::StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 
 const ANSWER: u8 = 0;
 const FAILURE: u8 = 1;
@@ -102,6 +110,40 @@ impl RaftNetworkV2<TypeConfig> for Sender {
         self.rpc(RPCTypes::AppendEntries, APPEND, &rpc, limit).await
     }
 
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, StreamItem>, RPCError<TypeConfig>>>
+    where
+        S: futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let limit = option.soft_ttl().max(self.network.append_limit);
+        let sender = &*self;
+        // Several appends are on their way at once; answers come back in the order of the requests. The first that
+        // is not a whole success ends the stream: what follows it would not fit the follower's log.
+        let answers = input
+            .map(move |request| {
+                let prev = request.prev_log_id;
+                let last = request.entries.last().map(RaftEntry::log_id).or(prev);
+                async move {
+                    let answer: AppendEntriesResponse<TypeConfig> =
+                        sender.rpc(RPCTypes::AppendEntries, APPEND, &request, limit).await?;
+                    let partly = matches!(answer, AppendEntriesResponse::PartialSuccess(_));
+                    Ok((answer.into_stream_result(prev, last), partly))
+                }
+            })
+            .buffered(APPENDS_IN_FLIGHT);
+        let answers = answers.scan(false, |ended, answer: Result<_, RPCError<TypeConfig>>| {
+            if *ended {
+                return std::future::ready(None);
+            }
+            *ended = !matches!(&answer, Ok((Ok(_), false)));
+            std::future::ready(Some(answer.map(|(result, _)| result)))
+        });
+        Box::pin(std::future::ready(Ok(Box::pin(answers) as BoxStream<'s, StreamItem>)))
+    }
+
     async fn vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
@@ -150,7 +192,11 @@ impl RaftNetworkV2<TypeConfig> for Sender {
 }
 
 /// Answers one RPC.
-pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, initialised: bool, request: &[u8]) -> Bytes {
+pub(super) async fn answer(
+    raft: &Raft<TypeConfig, StateMachine>,
+    initialised: bool,
+    request: &[u8],
+) -> Bytes {
     let outcome = match codec::open_message(request) {
         Ok((kind, body)) => dispatch(raft, initialised, kind, body).await,
         Err(error) => Err(error.to_string()),

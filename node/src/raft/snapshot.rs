@@ -158,7 +158,8 @@ pub(super) async fn receive(
         let put = move || put_chunk(&mut incoming, &chunk).map(|()| incoming);
         incoming = run_on(worker, put).await.unwrap_or(Err(StorageError::Stopped))?;
     }
-    let (rows, digest) = within(stall, async { Ok((stream.read_u64().await?, stream.read_u64().await?)) }).await?;
+    let (rows, digest) =
+        within(stall, async { Ok((stream.read_u64().await?, stream.read_u64().await?)) }).await?;
     if rows != incoming.rows() || digest != hash.digest() {
         return Err(invalid("a snapshot whose tail does not fit"));
     }

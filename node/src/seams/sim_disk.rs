@@ -113,6 +113,13 @@ impl SimDisk {
         found
     }
 
+    /// Where some bytes first stand in a file.
+    pub fn find(&self, path: &Path, bytes: &[u8]) -> Option<usize> {
+        let state = self.state();
+        let file = &state.files[*state.names.get(path)?];
+        file.now.windows(bytes.len()).position(|window| window == bytes)
+    }
+
     /// Changes one bit of a file, as a rotten disk does; says whether the file is that long.
     pub fn flip_bit(&self, path: &Path, bit: usize) -> bool {
         let mut state = self.state();

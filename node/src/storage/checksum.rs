@@ -27,7 +27,9 @@ pub(super) fn sealed(table: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
 pub(super) fn unseal<'a>(table: u8, key: &[u8], row: &'a [u8]) -> Result<&'a [u8], StorageError> {
     match row.split_at_checked(SEAL_LEN) {
         Some((found, value)) if found == seal(table, key, value) => Ok(value),
-        _ => Err(StorageError::corrupt(format!("table {table}, key {}: the checksum does not fit", hex(key)))),
+        _ => {
+            Err(StorageError::corrupt(format!("table {table}, key {}: the checksum does not fit", hex(key))))
+        }
     }
 }
 

@@ -136,7 +136,8 @@ impl Folder {
             folder.clone(),
             fatal.clone(),
         )?;
-        Ok(Opened { state: StateStore::new(state, fatal.clone()), log, created, fatal, folder })
+        let state = StateStore::new(state, folder.clone(), fatal.clone());
+        Ok(Opened { state, log, created, fatal, folder })
     }
 
     /// Who owns the folder.

@@ -22,11 +22,12 @@ use crate::seams::Worker;
 pub struct LogStore(Arc<Inner>);
 
 struct Inner {
-    db: Arc<Database>,
+    db: Database,
     worker: Box<dyn Worker>,
-    queue: Arc<Mutex<Queue>>,
-    tail: Arc<Mutex<Tail>>,
+    queue: Mutex<Queue>,
+    tail: Mutex<Tail>,
     fatal: Fatal,
+    // Declared last: the folder stays locked until the file is closed.
     _folder: Arc<Folder>,
 }
 
@@ -87,10 +88,10 @@ impl LogStore {
     ) -> Result<Self, StorageError> {
         let tail = Tail { entries: BTreeMap::new(), bytes: 0, bytes_max, durable_end: 0 };
         let store = Self(Arc::new(Inner {
-            db: Arc::new(db),
+            db,
             worker,
-            queue: Arc::new(Mutex::new(Queue::default())),
-            tail: Arc::new(Mutex::new(tail)),
+            queue: Mutex::new(Queue::default()),
+            tail: Mutex::new(tail),
             fatal,
             _folder: folder,
         }));
@@ -108,7 +109,11 @@ impl LogStore {
     }
 
     /// Appends consecutive entries. They can be read when this returns; `done` is called when they are on disk.
-    pub fn append(&self, entries: Vec<(u64, Bytes)>, done: impl FnOnce(Result<(), StorageError>) + Send + 'static) {
+    pub fn append(
+        &self,
+        entries: Vec<(u64, Bytes)>,
+        done: impl FnOnce(Result<(), StorageError>) + Send + 'static,
+    ) {
         {
             let mut tail = lock(&self.0.tail);
             for (index, entry) in &entries {
@@ -225,37 +230,37 @@ impl LogStore {
             }
             queue.draining = true;
         }
-        let (db, queue, tail) = (self.0.db.clone(), self.0.queue.clone(), self.0.tail.clone());
-        let fatal = self.0.fatal.clone();
-        let drain = Box::new(move || drain(&db, &queue, &tail, &fatal));
-        if self.0.worker.submit(drain).is_err() {
+        let inner = self.0.clone();
+        if self.0.worker.submit(Box::new(move || inner.drain())).is_err() {
             self.0.fatal.report("the log's storage worker has died");
             lock(&self.0.queue).fail();
         }
     }
 }
 
-/// Writes batch after batch until nothing waits.
-fn drain(db: &Database, queue: &Mutex<Queue>, tail: &Mutex<Tail>, fatal: &Fatal) {
-    loop {
-        let Some(batch) = lock(queue).take() else {
-            return;
-        };
-        let outcome = if fatal.told().is_some() { Err(StorageError::Stopped) } else { batch.write(db) };
-        match outcome {
-            Ok(appended_end) => {
-                let mut tail = lock(tail);
-                if let Some(end) = appended_end {
-                    tail.durable_end = tail.durable_end.max(end);
+impl Inner {
+    /// Writes batch after batch until nothing waits.
+    fn drain(&self) {
+        loop {
+            let Some(batch) = lock(&self.queue).take() else {
+                return;
+            };
+            let stopped = self.fatal.told().is_some();
+            match if stopped { Err(StorageError::Stopped) } else { batch.write(&self.db) } {
+                Ok(appended_end) => {
+                    let mut tail = lock(&self.tail);
+                    if let Some(end) = appended_end {
+                        tail.durable_end = tail.durable_end.max(end);
+                    }
+                    tail.evict();
+                    drop(tail);
+                    batch.finish(true);
                 }
-                tail.evict();
-                drop(tail);
-                batch.finish(true);
-            }
-            Err(error) => {
-                // What is on disk is now unknown: nobody may be told that it is safe, and nothing more is written.
-                fatal.report(format!("the log file: {error}"));
-                batch.finish(false);
+                Err(error) => {
+                    // What is on disk is now unknown: nobody may be told that it is safe, and nothing more is written.
+                    self.fatal.report(format!("the log file: {error}"));
+                    batch.finish(false);
+                }
             }
         }
     }

@@ -16,6 +16,11 @@ mod scrub;
 mod state;
 mod tables;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod folder_tests;
+
 pub use error::StorageError;
 pub use fatal::Fatal;
 pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
@@ -25,7 +30,9 @@ pub use scrub::{ScrubCursor, ScrubStep};
 pub use state::{Applied, StateStore, StateView, StateWrite};
 
 /// A place in a Raft log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct LogPosition {
     /// The term of the leader that proposed the entry.
     pub term: u64,

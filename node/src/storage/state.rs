@@ -11,11 +11,13 @@ use bytes::Bytes;
 use meridian_crdt::cells::Visit;
 use meridian_crdt::codec::{Reader, Writer};
 use meridian_crdt::{Cells, ReadCells, Table};
-use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
+};
 
 use super::checksum::{SEAL_LEN, seal, sealed, unseal};
 use super::tables::{META, META_NUMBER, read_meta, rows_of};
-use super::{Fatal, LogPosition, StorageError};
+use super::{Fatal, Folder, LogPosition, StorageError};
 
 const APPLIED: &[u8] = b"applied";
 
@@ -80,6 +82,8 @@ fn get_position(r: &mut Reader<'_>) -> Result<Option<LogPosition>, StorageError>
 pub struct StateStore {
     db: Arc<RwLock<Arc<Database>>>,
     fatal: Fatal,
+    // Declared last: the folder stays locked until the file is closed.
+    _folder: Arc<Folder>,
 }
 
 impl std::fmt::Debug for StateStore {
@@ -89,8 +93,8 @@ impl std::fmt::Debug for StateStore {
 }
 
 impl StateStore {
-    pub(super) fn new(db: Database, fatal: Fatal) -> Self {
-        Self { db: Arc::new(RwLock::new(Arc::new(db))), fatal }
+    pub(super) fn new(db: Database, folder: Arc<Folder>, fatal: Fatal) -> Self {
+        Self { db: Arc::new(RwLock::new(Arc::new(db))), fatal, _folder: folder }
     }
 
     fn db(&self) -> Arc<Database> {
@@ -135,7 +139,8 @@ impl StateStore {
             return Err(StorageError::Stopped);
         }
         let db = self.db();
-        commit(&db, durability, work).inspect_err(|error| self.fatal.report(format!("the state file: {error}")))
+        commit(&db, durability, work)
+            .inspect_err(|error| self.fatal.report(format!("the state file: {error}")))
     }
 }
 
@@ -160,7 +165,8 @@ pub(super) fn commit<T>(
 /// The rows at one moment, and how far the log was applied then.
 pub struct StateView {
     txn: ReadTransaction,
-    tables: [OnceLock<ReadOnlyTable<Key, Key>>; Table::COUNT],
+    // Boxed because an open table is large and most stay closed.
+    tables: [OnceLock<Box<ReadOnlyTable<Key, Key>>>; Table::COUNT],
     applied: Applied,
 }
 
@@ -174,7 +180,8 @@ impl StateView {
     pub(super) fn new(db: &Database) -> Result<Self, StorageError> {
         let txn = db.begin_read()?;
         let meta = txn.open_table(META)?;
-        let applied = read_meta(&meta, APPLIED)?.map(|row| Applied::decode(&row)).transpose()?.unwrap_or_default();
+        let applied =
+            read_meta(&meta, APPLIED)?.map(|row| Applied::decode(&row)).transpose()?.unwrap_or_default();
         Ok(Self { txn, tables: std::array::from_fn(|_| OnceLock::new()), applied })
     }
 
@@ -193,7 +200,7 @@ impl StateView {
         if let Some(open) = slot.get() {
             return Ok(open);
         }
-        let open = self.txn.open_table(rows_of(table))?;
+        let open = Box::new(self.txn.open_table(rows_of(table))?);
         Ok(slot.get_or_init(|| open))
     }
 }
@@ -219,7 +226,7 @@ impl ReadCells for StateView {
 /// One write transaction. What it writes is seen by its own reads, and by nobody else until it is committed.
 pub struct StateWrite<'t> {
     txn: &'t WriteTransaction,
-    tables: [OnceCell<redb::Table<'t, Key, Key>>; Table::COUNT],
+    tables: [OnceCell<Box<redb::Table<'t, Key, Key>>>; Table::COUNT],
 }
 
 impl std::fmt::Debug for StateWrite<'_> {
@@ -237,14 +244,17 @@ impl<'t> StateWrite<'t> {
         let slot = &self.tables[usize::from(table.0) % Table::COUNT];
         if slot.get().is_none() {
             // The slot is empty, so the set succeeds.
-            let _ = slot.set(self.txn.open_table(rows_of(table))?);
+            let _ = slot.set(Box::new(self.txn.open_table(rows_of(table))?));
         }
-        slot.get().ok_or(StorageError::Stopped)
+        slot.get().map(Box::as_ref).ok_or(StorageError::Stopped)
     }
 
     fn table_mut(&mut self, table: Table) -> Result<&mut redb::Table<'t, Key, Key>, StorageError> {
         self.table(table)?;
-        self.tables[usize::from(table.0) % Table::COUNT].get_mut().ok_or(StorageError::Stopped)
+        self.tables[usize::from(table.0) % Table::COUNT]
+            .get_mut()
+            .map(Box::as_mut)
+            .ok_or(StorageError::Stopped)
     }
 
     /// How far the log is applied, as this transaction sees it.
@@ -295,11 +305,7 @@ impl Cells for StateWrite<'_> {
     }
 }
 
-fn get(
-    rows: &impl ReadableTable<Key, Key>,
-    table: Table,
-    key: &[u8],
-) -> Result<Option<Bytes>, StorageError> {
+fn get(rows: &impl ReadableTable<Key, Key>, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
     match rows.get(key)? {
         Some(row) => Ok(Some(Bytes::copy_from_slice(unseal(table.0, key, row.value())?))),
         None => Ok(None),

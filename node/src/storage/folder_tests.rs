@@ -1,0 +1,133 @@
+//! Folders that must be refused, and rot that must be found.
+
+use std::path::Path;
+
+use meridian_crdt::{Cells, ReadCells, Table};
+
+use super::tables::{self, Owner};
+use super::{FORMAT_VERSION, Folder, FolderConfig, Identity, ScrubCursor, StorageError};
+use crate::seams::{Disk, Seams, SimDisk};
+
+fn identity(node: u64) -> Identity {
+    Identity { cluster: "c".into(), dc: "eu".into(), node }
+}
+
+fn on(disk: &SimDisk) -> Seams {
+    Seams { disk: std::sync::Arc::new(disk.clone()), ..Seams::production() }
+}
+
+fn config(node: u64) -> FolderConfig {
+    FolderConfig::new("/data", identity(node))
+}
+
+#[test]
+fn a_folder_is_refused_to_other_nodes_dcs_and_clusters_and_stays_as_it_is() {
+    let disk = SimDisk::new();
+    drop(Folder::open(config(1), &on(&disk)).unwrap());
+    let others = [
+        identity(2),
+        Identity { dc: "us".into(), ..identity(1) },
+        Identity { cluster: "d".into(), ..identity(1) },
+    ];
+    for other in others {
+        let refused = Folder::open(FolderConfig::new("/data", other), &on(&disk)).unwrap_err();
+        assert!(matches!(refused, StorageError::Foreign { .. }), "{refused}");
+    }
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    assert!(!opened.created);
+}
+
+#[test]
+fn a_folder_in_use_is_refused() {
+    let disk = SimDisk::new();
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let refused = Folder::open(config(1), &on(&disk)).unwrap_err();
+    assert!(matches!(refused, StorageError::Locked { .. }), "{refused}");
+    drop(opened);
+    Folder::open(config(1), &on(&disk)).unwrap();
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let disk = SimDisk::new();
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let store_id = opened.folder.store_id();
+    drop(opened);
+    let db =
+        tables::open_database(disk.open(Path::new("/data/state.redb"), false).unwrap(), 1 << 20).unwrap();
+    let owner = Owner { format: FORMAT_VERSION + 1, identity: identity(1), store_id };
+    tables::initialise(&db, &owner, &[]).unwrap();
+    drop(db);
+    let refused = Folder::open(config(1), &on(&disk)).unwrap_err();
+    assert!(
+        matches!(refused, StorageError::NewerFormat { found, .. } if found == FORMAT_VERSION + 1),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_state_without_its_log_is_corrupt_and_not_made_anew() {
+    let disk = SimDisk::new();
+    drop(Folder::open(config(1), &on(&disk)).unwrap());
+    disk.remove(Path::new("/data/log.redb")).unwrap();
+    let refused = Folder::open(config(1), &on(&disk)).unwrap_err();
+    assert!(matches!(refused, StorageError::Corrupt { .. }), "{refused}");
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_written() {
+    let disk = SimDisk::new();
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    opened.folder.check_headroom().unwrap();
+    disk.set_free_bytes(1000);
+    assert!(matches!(opened.folder.check_headroom(), Err(StorageError::Full { free: 1000, .. })));
+    disk.set_free_bytes(1 << 40);
+    opened.folder.check_headroom().unwrap();
+}
+
+#[test]
+fn a_failed_write_is_fatal_and_nothing_is_written_after_it() {
+    let disk = SimDisk::new();
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    opened.state.write(|rows| rows.put(Table(5), b"k", b"v")).unwrap();
+    disk.cut_after(0);
+    assert!(opened.state.checkpoint().is_err());
+    assert!(opened.fatal.told().is_some());
+    let refused = opened.state.write(|rows| rows.put(Table(5), b"k", b"w"));
+    assert!(matches!(refused, Err(StorageError::Stopped)));
+}
+
+#[test]
+fn reads_and_the_scrubber_find_a_flipped_bit() {
+    let disk = SimDisk::new();
+    let path = Path::new("/data/state.redb");
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let needle = [0xa7u8; 64];
+    opened
+        .state
+        .write(|rows| {
+            for i in 0..100u8 {
+                rows.put(Table(5), &[i], if i == 50 { &needle } else { b"value" })?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    opened.state.checkpoint().unwrap();
+    let mut cursor = Some(ScrubCursor::default());
+    let mut rows = 0;
+    while let Some(from) = cursor {
+        let step = opened.state.scrub(from, 7).unwrap();
+        rows += step.rows;
+        cursor = step.next;
+    }
+    assert_eq!(rows, 100);
+    drop(opened);
+    let at = disk.find(path, &needle).unwrap();
+    assert!(disk.flip_bit(path, at * 8 + 3));
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let view = opened.state.view().unwrap();
+    assert!(matches!(view.get(Table(5), &[50]), Err(StorageError::Corrupt { .. })));
+    assert_eq!(view.get(Table(5), &[51]).unwrap().unwrap(), &b"value"[..]);
+    let found = opened.state.scrub(ScrubCursor::default(), 1000);
+    assert!(matches!(found, Err(StorageError::Corrupt { .. })));
+}
