@@ -73,7 +73,7 @@ fn a_healthy_mesh_sends_each_txn_once_per_dc() {
     let mut sim = Sim::new(1, Options { write_from_ms: 1500, ..healthy(4) });
     sim.run_to_convergence(5000);
     let written = sim.dcs[0].contents.len() as u64;
-    assert!(written > 500);
+    assert!(written > 300);
     assert_eq!(sim.sum(|l| l.sent_txns), written * 3);
     assert_eq!(sim.sum(|l| l.received_txns), written * 3);
     assert_eq!(sim.sum(|l| l.duplicate_txns + l.wants_sent + l.dropped_txns), 0);

@@ -91,7 +91,8 @@ impl Driver {
                 Some(done) = self.jobs.next() => self.finish(done),
                 event = self.events.1.recv() => event,
                 changed = self.view.changed() => match changed {
-                    Ok(()) => None,
+                    // `changed` has marked it as seen; the turn looks again.
+                    Ok(()) => { self.view.mark_changed(); None }
                     // The node has dropped its side: it is going down.
                     Err(_) => return,
                 },
