@@ -3,10 +3,12 @@
 //! The model of a DC here is a single node whose log is a mutex; time is real, so every wait polls a condition under one
 //! generous limit.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +16,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use meridian_crdt::{Add, Dot, KeyEffect, OriginName, Txn, TxnHead, Vector, txn_hash};
 use meridian_gossip::{
-    BoxStream, GossipConfig, GossipHandle, Host, HostError, Identity, OplogChunk, Remote, RemoteOutcome, View,
-    start,
+    BoxStream, GossipConfig, GossipHandle, Host, HostError, Identity, OplogChunk, Remote, RemoteOutcome,
+    View, start,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -46,7 +48,9 @@ impl Log {
         if self.view.vector.covers(head.dot) {
             return RemoteOutcome::Duplicate;
         }
-        if head.dot.seq != self.view.vector.get(head.dot.origin) + 1 || !self.view.vector.covers_all(&head.deps) {
+        if head.dot.seq != self.view.vector.get(head.dot.origin) + 1
+            || !self.view.vector.covers_all(&head.deps)
+        {
             return refused("a gap");
         }
         if head.prev != self.tips.get(&head.dot.origin).copied().unwrap_or(0) {
@@ -65,7 +69,7 @@ struct Model {
     addresses: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
     /// While set, new connections fail and present ones are ended.
     cut: Arc<AtomicBool>,
-    started: tokio::time::Instant,
+    now_ms: AtomicU64,
 }
 
 impl Model {
@@ -155,7 +159,7 @@ impl Host for Model {
     }
 
     fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.now_ms.load(Ordering::Relaxed)
     }
 
     fn unix_ms(&self) -> u64 {
@@ -199,13 +203,22 @@ async fn run(
         log: Mutex::new(Log { view, ..Log::default() }),
         addresses: Arc::clone(addresses),
         cut: Arc::clone(cut),
-        started: tokio::time::Instant::now(),
+        now_ms: AtomicU64::new(1),
     });
     let members = all.iter().filter(|d| **d != dc).map(|d| ((*d).to_owned(), vec![1])).collect();
     let identity = Identity { cluster, dc: dc.to_owned(), node: 1, members };
     let gossip = Arc::new(start(identity, GossipConfig::default(), Arc::clone(&model) as Arc<dyn Host>));
+    tokio::spawn(tick(Arc::clone(&model)));
     tokio::spawn(listen(listener, Arc::clone(&gossip), Arc::clone(cut)));
     Running { model, gossip }
+}
+
+/// Moves the model's clock about as fast as the wall's.
+async fn tick(model: Arc<Model>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        model.now_ms.fetch_add(2, Ordering::Relaxed);
+    }
 }
 
 /// Hands inbound streams over; each goes through a pipe that a cut ends.
@@ -273,8 +286,10 @@ async fn three_dcs_replicate_over_sockets_and_recover_from_a_cut() {
     }
     assert!(!equal(&dcs));
     cut.store(false, Ordering::Relaxed);
-    until("all have all again", || equal(&dcs) && dcs[0].model.vector().txns_above(&Vector::new()) == 291).await;
-    until("acknowledgements are reported", || dcs.iter().all(|dc| dc.model.log.lock().unwrap().reports > 0)).await;
+    until("all have all again", || equal(&dcs) && dcs[0].model.vector().txns_above(&Vector::new()) == 291)
+        .await;
+    until("acknowledgements are reported", || dcs.iter().all(|dc| dc.model.log.lock().unwrap().reports > 0))
+        .await;
     for dc in &dcs {
         dc.gossip.shutdown().await;
     }

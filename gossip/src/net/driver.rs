@@ -17,10 +17,10 @@ use tokio::time::{sleep, timeout};
 use super::host::{BoxStream, Host};
 use super::socket::{self, Connection, Socket};
 use crate::config::{GossipConfig, Identity};
+use crate::proto::Machine;
 use crate::proto::event::{ConnId, Event, Now, Output};
 use crate::proto::seam::View;
 use crate::proto::status::GossipStatus;
-use crate::proto::Machine;
 
 /// Events of all sockets that may wait for the machine. When full, the readers wait.
 const EVENTS_MAX: usize = 256;
