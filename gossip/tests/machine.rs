@@ -314,3 +314,87 @@ fn sending_starts_from_the_peers_vector_and_stays_within_its_credit() {
     });
     assert_eq!(room, Some((6, 60 - 2 * size)).filter(|(_, room)| *room > 0));
 }
+
+#[test]
+fn a_txn_from_the_future_flags_its_link_and_is_proposed_all_the_same() {
+    let mut a = Bench::leader("a", 1, 0);
+    say_hello(&mut a, 9, hello("b", 1));
+    let dot = Dot::new(name("b", 1).origin(), 1);
+    // An hour ahead of the clock that the bench gives.
+    let hlc = (1_760_000_000_000 + 3_600_000 - 1_704_067_200_000) << 22;
+    let head = TxnHead { dot, hlc, prev: 0, deps: Vector::new() };
+    a.say(9, Message::Txns(vec![Txn { head, effects: vec![] }.encode()]));
+    assert!(proposal(&a).is_some());
+    let status = a.machine.status(Now { ms: a.now_ms, unix_ms: 0 });
+    assert_eq!(status.links.iter().map(|l| l.clock_ahead_ms).max(), Some(3_600_000));
+}
+
+#[test]
+fn a_peer_behind_the_oplog_is_shown_and_gets_nothing_with_a_gap() {
+    let mut a = Bench::leader("a", 1, 10);
+    let own = name("a", 1).origin();
+    let mut truncated = view("a", 1, 10);
+    truncated.floor.set(own, 6);
+    a.give(Event::View(Arc::new(truncated)));
+    let mut behind = hello("b", 1);
+    behind.vector.set(own, 4);
+    say_hello(&mut a, 9, behind);
+    assert!(a.out.iter().all(|o| !matches!(o, Output::ReadOplog { .. })));
+    let status = a.machine.status(Now { ms: a.now_ms, unix_ms: 0 });
+    assert!(status.links.iter().any(|l| l.dc == "b" && l.behind_oplog));
+}
+
+#[test]
+fn garbage_in_place_of_a_txn_stops_the_link() {
+    let mut a = Bench::leader("a", 1, 0);
+    say_hello(&mut a, 9, hello("b", 1));
+    a.say(9, Message::Txns(vec![Bytes::from_static(b"garbage")]));
+    assert!(a.closed(9));
+    assert!(a.refusal("b").is_some_and(|r| r.contains("cannot be decoded")));
+}
+
+#[test]
+fn a_stranger_is_registered_before_its_txns_are_proposed() {
+    let mut a = Bench::leader("a", 1, 0);
+    let mut from_c = hello("c", 1);
+    from_c.origins.push(name("b", 1));
+    say_hello(&mut a, 9, from_c);
+    a.say(9, Message::Txns(vec![txn("c", 1, &[])]));
+    a.wait(50);
+    assert!(proposal(&a).is_none());
+    let wanted = Remote::Register(name("c", 1));
+    assert!(a.out.iter().any(|o| matches!(o, Output::Propose { remote, .. } if *remote == wanted)));
+    let mut known = view("a", 1, 0);
+    known.origins.push(name("c", 1));
+    a.give(Event::View(Arc::new(known)));
+    assert!(proposal(&a).is_some());
+}
+
+#[test]
+fn a_large_txn_travels_in_parts() {
+    let mut a = Bench::leader("a", 1, 1);
+    say_hello(&mut a, 9, hello("b", 1));
+    let read = a.out.iter().find_map(|o| match o {
+        Output::ReadOplog { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    let own = Dot::new(name("a", 1).origin(), 1);
+    let add = meridian_crdt::Add { path: Bytes::from_static(b"p"), payload: vec![1; 600 << 10].into() };
+    let effect =
+        meridian_crdt::KeyEffect { space: "s".into(), key: "k".into(), removes: vec![], adds: vec![add] };
+    let head = TxnHead { dot: own, hlc: 0, prev: 0, deps: Vector::new() };
+    let whole = Txn { head, effects: vec![effect] }.encode();
+    let chunk = meridian_gossip::OplogChunk { entries: vec![(1, whole.clone())], next: 2 };
+    a.sent(9);
+    a.give(Event::OplogRead { conn: 9, ticket: read.expect("it reads"), result: Ok(chunk) });
+    let parts = a.sent(9);
+    assert_eq!(parts.len(), 3);
+
+    let mut b = Bench::leader("b", 1, 0);
+    say_hello(&mut b, 7, hello("a", 1));
+    for part in parts {
+        assert!(part.encode().is_ok(), "each fits a message");
+        b.say(7, part);
+    }
+    assert_eq!(proposal(&b).map(|(_, txns)| txns), Some(vec![whole]));
+}
