@@ -52,7 +52,7 @@ pub struct GossipConfig {
     pub send_ms_max: u64,
     /// The first delay before dialing again; doubled up to `backoff_ms_max`, each jittered by half. Default 50 ms.
     pub backoff_ms_min: u64,
-    /// The longest delay before dialing again. Default 500 ms: a healed link should be up within a second or two.
+    /// The longest delay before dialing again. Default 300 ms: a healed link should be up within a second or so.
     pub backoff_ms_max: u64,
     /// The delay after a refusal or after a txn that apply refused. Default 10 s.
     pub refusal_backoff_ms: u64,
@@ -98,7 +98,7 @@ impl Default for GossipConfig {
             connect_ms_max: 3000,
             send_ms_max: 5000,
             backoff_ms_min: 50,
-            backoff_ms_max: 500,
+            backoff_ms_max: 300,
             refusal_backoff_ms: 10_000,
             relay_ms_min: 500,
             relay_ms_max: 5000,

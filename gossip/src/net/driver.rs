@@ -17,10 +17,10 @@ use tokio::time::{sleep, timeout};
 use super::host::{BoxStream, Host};
 use super::socket::{self, Connection, Socket};
 use crate::config::{GossipConfig, Identity};
+use crate::proto::Machine;
 use crate::proto::event::{ConnId, Event, Now, Output};
 use crate::proto::seam::View;
 use crate::proto::status::GossipStatus;
-use crate::proto::Machine;
 
 /// Events of all sockets that may wait for the machine. When full, the readers wait.
 const EVENTS_MAX: usize = 256;
@@ -91,7 +91,8 @@ impl Driver {
                 Some(done) = self.jobs.next() => self.finish(done),
                 event = self.events.1.recv() => event,
                 changed = self.view.changed() => match changed {
-                    Ok(()) => None,
+                    // `changed` has marked it as seen; the turn looks again.
+                    Ok(()) => { self.view.mark_changed(); None }
                     // The node has dropped its side: it is going down.
                     Err(_) => return,
                 },

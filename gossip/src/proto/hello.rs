@@ -13,6 +13,7 @@ use super::gate::LinkId;
 use super::inbox::Inbox;
 use super::link::{Acks, Live};
 use super::message::{Hello, Message, ORIGINS_MAX};
+use super::receive::sound;
 use super::relay::Relay;
 use super::sender::Sender;
 use super::{Conn, Machine};
@@ -245,6 +246,9 @@ impl Machine {
         }
         if hello.leading.is_some() && hello.own.as_ref().is_none_or(|own| !hello.origins.contains(own)) {
             return Err(Refusal::Malformed("a leader without a registered own origin"));
+        }
+        if !sound(&hello.vector) || !sound(&hello.floor) {
+            return Err(Refusal::Malformed("a malformed vector"));
         }
         if hello.origins.len() > ORIGINS_MAX {
             return Err(Refusal::Malformed("too many origins"));

@@ -53,7 +53,12 @@ impl Inbox {
     }
 
     /// Takes a piece of a large txn; returns the txn when it is whole, or what is wrong with the piece.
-    pub fn part(&mut self, total: u64, data: &Bytes, txn_bytes_max: u64) -> Result<Option<Bytes>, &'static str> {
+    pub fn part(
+        &mut self,
+        total: u64,
+        data: &Bytes,
+        txn_bytes_max: u64,
+    ) -> Result<Option<Bytes>, &'static str> {
         if total > txn_bytes_max {
             return Err("a txn above the size limit");
         }

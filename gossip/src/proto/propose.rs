@@ -58,8 +58,7 @@ impl Machine {
             return;
         }
         self.proposals.txns_under_way = true;
-        let (dots, txns) =
-            ready.into_iter().map(|Ready { dot, link, bytes }| ((dot, link), bytes)).unzip();
+        let (dots, txns) = ready.into_iter().map(|Ready { dot, link, bytes }| ((dot, link), bytes)).unzip();
         self.propose(UnderWay::Txns(dots), Remote::Txns(txns));
     }
 

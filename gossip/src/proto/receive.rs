@@ -25,6 +25,10 @@ impl Machine {
             return;
         };
         self.links[id].heard_ms = self.now.ms;
+        if !well_formed(&message) {
+            self.stop_link(id, "the peer sent a malformed vector");
+            return;
+        }
         match message {
             Message::Txns(txns) => self.on_txns(id, txns),
             Message::Part { total, data } => self.on_part(id, total, &data),
@@ -66,7 +70,9 @@ impl Machine {
             }
         };
         let dot = head.dot;
-        if let Some(seen) = self.own_tail(&[dot].into_iter().collect()) {
+        let mut named = head.deps.clone();
+        named.advance(dot);
+        if let Some(seen) = self.own_tail(&named) {
             self.lose_tail(seen);
             return;
         }
@@ -169,5 +175,20 @@ impl Machine {
             let conn = live.conn;
             self.send(conn, Message::Want { have, upto });
         }
+    }
+}
+
+/// Whether a vector is such as our own code builds: MessagePack alone does not see to that.
+pub(super) fn sound(vector: &Vector) -> bool {
+    vector.len() <= ORIGINS_MAX && vector.iter().all(|dot| dot.seq > 0)
+}
+
+fn well_formed(message: &Message) -> bool {
+    match message {
+        Message::Ack(vector) => sound(vector),
+        Message::Want { have, upto } => sound(have) && sound(upto),
+        // A `Hello` is vetted as a whole; the others carry no vectors, and those in txns are decoded by `crdt`.
+        Message::Hello(_) | Message::Refuse { .. } | Message::Origins(_) => true,
+        Message::Txns(_) | Message::Part { .. } => true,
     }
 }

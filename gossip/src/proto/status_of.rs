@@ -14,7 +14,9 @@ impl Machine {
     /// What an operator is shown at `now`.
     pub fn status(&self, now: Now) -> GossipStatus {
         let links: Vec<LinkStatus> = match self.reign {
-            Some(_) => self.links.iter().enumerate().map(|(id, link)| self.link_status(id, link, now)).collect(),
+            Some(_) => {
+                self.links.iter().enumerate().map(|(id, link)| self.link_status(id, link, now)).collect()
+            }
             None => Vec::new(),
         };
         GossipStatus {

@@ -19,7 +19,10 @@ impl Machine {
             };
             let conn = self.conns.get(&live.conn).expect("a live connection is open");
             assert_eq!(conn.link, Some(id), "a live connection knows its link");
-            assert!(self.view.vector.covers_all(&live.ack.sent), "I4: only what the view shows is acknowledged");
+            assert!(
+                self.view.vector.covers_all(&live.ack.sent),
+                "I4: only what the view shows is acknowledged"
+            );
             live.sender.validate(&self.view.vector);
         }
         for (conn, open) in &self.conns {

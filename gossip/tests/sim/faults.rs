@@ -30,7 +30,8 @@ impl Sim {
         let lasting = 100 + self.rng.below(5000);
         match self.rng.below(10) {
             0..=3 => {
-                let other = (dc + 1 + self.rng.below(self.options.dcs as u64 - 1) as usize) % self.options.dcs;
+                let other =
+                    (dc + 1 + self.rng.below(self.options.dcs as u64 - 1) as usize) % self.options.dcs;
                 self.cut(dc, other, lasting);
                 if self.rng.below(2) == 0 {
                     self.cut(other, dc, lasting);

@@ -133,7 +133,8 @@ impl Sim {
     }
 
     fn machine(&mut self, dc: usize, node: u64) -> Machine {
-        let members = (0..self.options.dcs).filter(|d| *d != dc).map(|d| (dc::name(d), (1..=NODES).collect()));
+        let members =
+            (0..self.options.dcs).filter(|d| *d != dc).map(|d| (dc::name(d), (1..=NODES).collect()));
         let identity = Identity { cluster: 7, dc: dc::name(dc), node, members: members.collect() };
         Machine::new(identity, self.options.config.clone(), self.rng.next())
     }
@@ -185,7 +186,8 @@ impl Sim {
     pub fn describe(&self) -> String {
         let mut out = String::new();
         for (i, dc) in self.dcs.iter().enumerate() {
-            out += &format!("\n{} leader {:?} term {} vector {:?}", dc::name(i), dc.leader, dc.term, dc.vector);
+            out +=
+                &format!("\n{} leader {:?} term {} vector {:?}", dc::name(i), dc.leader, dc.term, dc.vector);
             if let Some(leader) = dc.leader {
                 let node = &self.nodes[&(i, leader)];
                 let status = node.machine.status(self.now());
@@ -295,7 +297,9 @@ impl Sim {
 
     /// A proposal reaches the log, or does not.
     fn settle(&mut self, dc: usize, proposal: u64) {
-        let Some(dc::Proposal { node, term, ticket, remote, .. }) = self.proposals.remove(&proposal) else { return };
+        let Some(dc::Proposal { node, term, ticket, remote, .. }) = self.proposals.remove(&proposal) else {
+            return;
+        };
         let valid = self.dcs[dc].leader == Some(node) && self.dcs[dc].term == term;
         let failing = self.rng.below(1000) < self.options.propose_failures;
         let result = if !valid || (failing && self.rng.below(2) == 0) {
