@@ -166,6 +166,7 @@ async fn a_single_node_serves_at_once_and_finds_everything_after_a_restart() {
     cluster.wait_equal(20).await;
     cluster.stop_node(1).await;
     cluster.start_node(1).await;
+    assert!(cluster.nodes[&1].group.wait_recovered(LIMIT).await);
     cluster.wait_equal(20).await;
 }
 
@@ -268,6 +269,36 @@ async fn a_wiped_node_is_refused_under_its_old_id() {
     let refused = cluster.nodes[&wiped].peers.forward(leader, Bytes::from_static(b"x"), LIMIT).await;
     let why = refused.unwrap_err().to_string();
     assert!(why.contains("wiped"), "{why}");
+    let told = timeout(LIMIT, cluster.nodes[&wiped].group.fatal().wait()).await.unwrap();
+    assert!(told.contains("new id"), "{told}");
     let view = cluster.nodes[&wiped].group.state().view().unwrap();
     assert!(all_rows(&view).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zz_bench() {
+    let cluster = Cluster::start(3, RaftConfig::default()).await;
+    cluster.put("row").await;
+    for clients in [1, 64] {
+        let leader = cluster.leader().await;
+        let start = std::time::Instant::now();
+        let tasks: Vec<_> = (0..clients)
+            .map(|c| {
+                let group = cluster.nodes[&leader].group.clone();
+                tokio::spawn(async move {
+                    let mut n = 0u64;
+                    while start.elapsed() < Duration::from_secs(2) {
+                        group.propose(format!("{c}-{n}-{:0200}", n).into()).await.unwrap();
+                        n += 1;
+                    }
+                    n
+                })
+            })
+            .collect();
+        let mut total = 0;
+        for t in tasks {
+            total += t.await.unwrap();
+        }
+        eprintln!("BENCH clients {clients}: {} /s", total / 2);
+    }
 }

@@ -221,6 +221,12 @@ impl RaftGroup {
         wait.applied_index_at_least(Some(index), "a reader waits").await.is_ok()
     }
 
+    /// Waits until this node, after a restart, has applied everything that may have been committed before; false when
+    /// `deadline` passes first. Before that its reads may be older than what it has served already.
+    pub async fn wait_recovered(&self, deadline: Duration) -> bool {
+        self.0.raft.wait_for_recovery(Some(deadline)).await.is_ok()
+    }
+
     /// Asks `to` to take over; leadership tells whether it did.
     pub async fn transfer_leadership(&self, to: u64) -> Result<(), ProposeError> {
         self.0.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
