@@ -274,31 +274,3 @@ async fn a_wiped_node_is_refused_under_its_old_id() {
     let view = cluster.nodes[&wiped].group.state().view().unwrap();
     assert!(all_rows(&view).is_empty());
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn zz_bench() {
-    let cluster = Cluster::start(3, RaftConfig::default()).await;
-    cluster.put("row").await;
-    for clients in [1, 64] {
-        let leader = cluster.leader().await;
-        let start = std::time::Instant::now();
-        let tasks: Vec<_> = (0..clients)
-            .map(|c| {
-                let group = cluster.nodes[&leader].group.clone();
-                tokio::spawn(async move {
-                    let mut n = 0u64;
-                    while start.elapsed() < Duration::from_secs(2) {
-                        group.propose(format!("{c}-{n}-{:0200}", n).into()).await.unwrap();
-                        n += 1;
-                    }
-                    n
-                })
-            })
-            .collect();
-        let mut total = 0;
-        for t in tasks {
-            total += t.await.unwrap();
-        }
-        eprintln!("BENCH clients {clients}: {} /s", total / 2);
-    }
-}
