@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::handshake::{Proving, within};
 use super::link::Link;
-use super::{Admission, ForwardError, HandshakeError, Kind, PeerIdentity, Secret, hello};
+use super::{Admission, ForwardError, HandshakeError, Kind, PeerIdentity, Refusal, Secret, hello};
 use crate::seams::{BoxStream, Seams};
 
 /// Where the nodes of this DC are; asked again at each connection, so that addresses may change.
@@ -46,6 +46,7 @@ pub(super) struct Inner {
     seams: Seams,
     resolver: Arc<dyn Resolver>,
     links: Mutex<BTreeMap<(u64, Kind), Link>>,
+    refused: Mutex<Option<Refusal>>,
 }
 
 impl std::fmt::Debug for PeerClient {
@@ -57,7 +58,7 @@ impl std::fmt::Debug for PeerClient {
 impl PeerClient {
     /// A client that dials as `config.me`.
     pub fn new(config: PeerConfig, seams: Seams, resolver: Arc<dyn Resolver>) -> Self {
-        Self(Arc::new(Inner { config, seams, resolver, links: Mutex::default() }))
+        Self(Arc::new(Inner { config, seams, resolver, links: Mutex::default(), refused: Mutex::default() }))
     }
 
     /// Asks another node of this DC and waits for the answer, `deadline` at most.
@@ -78,6 +79,11 @@ impl PeerClient {
     /// Like [`Self::dial_gossip`], and who is there.
     pub async fn dial_gossip_peer(&self, addr: &str) -> io::Result<(BoxStream, PeerIdentity)> {
         self.0.open(addr, Kind::Gossip).await.map_err(into_io)
+    }
+
+    /// Why another node has refused this one last, if one ever has.
+    pub fn refusal(&self) -> Option<Refusal> {
+        *self.0.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A raw snapshot connection to another node of this DC.
@@ -143,6 +149,10 @@ impl Inner {
             within(*handshake_limit, hello::dial(&mut stream, me, kind, admission.as_ref())).await
         };
         let peer = opened.await.inspect_err(|error| match error {
+            HandshakeError::Refused(refusal) => {
+                tracing::error!(addr, %refusal, "another node refuses this one");
+                *self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(*refusal);
+            }
             HandshakeError::Io(_) | HandshakeError::Silent => {
                 tracing::debug!(addr, %error, "cannot open a peer connection");
             }

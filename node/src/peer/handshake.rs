@@ -67,6 +67,9 @@ pub enum HandshakeError {
     /// The other end refused this node.
     #[error("the other end refused this node: {0}")]
     Refused(super::Refusal),
+    /// This node refused the other end.
+    #[error("this node refuses the other end: {0}")]
+    NotAdmitted(super::Refusal),
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),

@@ -90,7 +90,7 @@ pub(super) async fn dial(
         byte => return Err(HandshakeError::Refused(Refusal::from_byte(byte))),
     }
     let peer = receive_hello(stream).await?;
-    admission.admit(&peer).await.map_err(HandshakeError::Refused)?;
+    admission.admit(&peer).await.map_err(HandshakeError::NotAdmitted)?;
     Ok(peer)
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn accept(
     if let Err(refusal) = admitted {
         stream.write_u8(refusal.byte()).await?;
         stream.flush().await?;
-        return Err(HandshakeError::Refused(refusal));
+        return Err(HandshakeError::NotAdmitted(refusal));
     }
     stream.write_u8(ADMITTED).await?;
     send_hello(stream, me).await?;

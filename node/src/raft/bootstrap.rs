@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use super::group::RaftGroup;
 use super::log_adapter::is_initialised;
 use super::network::{PROBE, call};
+use crate::peer::Refusal;
 
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
@@ -67,6 +68,10 @@ pub(super) async fn run(group: RaftGroup) {
                     tracing::debug!(node, %error, "a peer does not answer yet");
                 }
             }
+        }
+        if let (false, Some(Refusal::Wiped)) = (initialised, group.peers().refusal()) {
+            group.fatal().report(Refusal::Wiped);
+            return;
         }
         let done = initialised || (mine && empty.len() >= answers_needed(group.members().len()));
         if !done || met.len() < peers.len() {

@@ -166,6 +166,7 @@ async fn a_single_node_serves_at_once_and_finds_everything_after_a_restart() {
     cluster.wait_equal(20).await;
     cluster.stop_node(1).await;
     cluster.start_node(1).await;
+    assert!(cluster.nodes[&1].group.wait_recovered(LIMIT).await);
     cluster.wait_equal(20).await;
 }
 
@@ -268,6 +269,8 @@ async fn a_wiped_node_is_refused_under_its_old_id() {
     let refused = cluster.nodes[&wiped].peers.forward(leader, Bytes::from_static(b"x"), LIMIT).await;
     let why = refused.unwrap_err().to_string();
     assert!(why.contains("wiped"), "{why}");
+    let told = timeout(LIMIT, cluster.nodes[&wiped].group.fatal().wait()).await.unwrap();
+    assert!(told.contains("new id"), "{told}");
     let view = cluster.nodes[&wiped].group.state().view().unwrap();
     assert!(all_rows(&view).is_empty());
 }

@@ -16,7 +16,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::apply::{Snapshot, SnapshotData, StateMachine};
 use super::leadership::{self, Leadership, RaftStatus};
-use super::log_adapter::{LogAdapter, is_initialised};
+use super::log_adapter::LogAdapter;
 use super::network::Network;
 use super::types::{EntryData, TypeConfig};
 use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, snapshot};
@@ -25,8 +25,10 @@ use crate::seams::{BoxStream, Seams, Worker};
 use crate::storage::{Fatal, Folder, LogStore, Opened, StateStore};
 use crate::txn::Reply;
 
-/// How many entries openraft puts into one message or one append.
-const MESSAGE_ENTRIES_MAX: u64 = 512;
+/// The largest entry that is proposed. The proposer packs requests into entries below it.
+pub const ENTRY_BYTES_MAX: usize = 3 << 20;
+/// How many entries openraft puts into one message: of the largest, they still fit a frame of the peer port.
+const MESSAGE_ENTRIES_MAX: u64 = 16;
 
 /// What a shard runs on.
 pub struct Parts<M> {
@@ -83,6 +85,8 @@ impl RaftConfig {
             purge_batch_size: 256,
             install_snapshot_timeout: ms(self.snapshot_stall),
             enable_pre_vote: Some(true),
+            // Followers write while the leader does, not after it.
+            broadcast_submitted_on_append: Some(true),
             ..Config::default()
         };
         config.validate().map_err(|error| StartError::Config(error.to_string()))
@@ -151,6 +155,9 @@ impl RaftGroup {
     /// Proposes an entry and waits until it is applied here. Bounded by the configuration's `propose_limit`, and by
     /// the loss of the majority.
     pub async fn propose(&self, entry: Bytes) -> Result<Reply, ProposeError> {
+        if entry.len() > ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge);
+        }
         self.can_propose()?;
         let writing = self.0.raft.client_write(EntryData(entry));
         tokio::select! {
@@ -219,6 +226,12 @@ impl RaftGroup {
     pub async fn wait_applied(&self, index: u64, deadline: Duration) -> bool {
         let wait = self.0.raft.wait(Some(deadline));
         wait.applied_index_at_least(Some(index), "a reader waits").await.is_ok()
+    }
+
+    /// Waits until this node, after a restart, has applied everything that may have been committed before; false when
+    /// `deadline` passes first. Before that its reads may be older than what it has served already.
+    pub async fn wait_recovered(&self, deadline: Duration) -> bool {
+        self.0.raft.wait_for_recovery(Some(deadline)).await.is_ok()
     }
 
     /// Asks `to` to take over; leadership tells whether it did.
@@ -315,10 +328,7 @@ impl RaftGroup {
 
 impl RaftHandler for RaftGroup {
     fn rpc(&self, _from: u64, request: Bytes) -> BoxFuture<'_, Bytes> {
-        Box::pin(async move {
-            let initialised = is_initialised(&self.0.log).unwrap_or(true);
-            network::answer(&self.0.raft, initialised, &request).await
-        })
+        Box::pin(async move { network::answer(&self.0.raft, &self.0.log, &request).await })
     }
 
     fn snapshot(&self, from: u64, mut stream: BoxStream) -> BoxFuture<'_, ()> {

@@ -29,7 +29,7 @@ use thiserror::Error;
 use crate::storage::{LogPosition, StateView, StateWrite, StorageError};
 use crate::txn::Reply;
 
-pub use group::{Parts, RaftGroup};
+pub use group::{ENTRY_BYTES_MAX, Parts, RaftGroup};
 pub use known_peers::KnownPeers;
 pub use leadership::{Leadership, RaftStatus, Role};
 
@@ -122,6 +122,9 @@ pub enum ProposeError {
     /// This node leads, but no majority is there; nothing was proposed.
     #[error("no majority of the datacenter's nodes is reachable")]
     NoQuorum,
+    /// The entry is larger than [`ENTRY_BYTES_MAX`]; nothing was proposed.
+    #[error("the entry is larger than an entry may be")]
+    TooLarge,
     /// The entry may be applied, now or later, or never. Repeat only with the same request id.
     #[error("the outcome of the proposal is unknown")]
     Unknown,

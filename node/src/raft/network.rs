@@ -18,8 +18,10 @@ use serde::de::DeserializeOwned;
 
 use super::apply::{Snapshot, SnapshotData, StateMachine};
 use super::codec;
+use super::log_adapter::is_initialised;
 use super::types::{TypeConfig, Vote};
 use crate::peer::{ForwardError, PeerClient};
+use crate::storage::LogStore;
 
 const APPEND: u8 = 1;
 const VOTE: u8 = 2;
@@ -192,13 +194,9 @@ impl RaftNetworkV2<TypeConfig> for Sender {
 }
 
 /// Answers one RPC.
-pub(super) async fn answer(
-    raft: &Raft<TypeConfig, StateMachine>,
-    initialised: bool,
-    request: &[u8],
-) -> Bytes {
+pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, log: &LogStore, request: &[u8]) -> Bytes {
     let outcome = match codec::open_message(request) {
-        Ok((kind, body)) => dispatch(raft, initialised, kind, body).await,
+        Ok((kind, body)) => dispatch(raft, log, kind, body).await,
         Err(error) => Err(error.to_string()),
     };
     let failure = |why: String| codec::encode_message(FAILURE, &why).unwrap_or_default();
@@ -207,7 +205,7 @@ pub(super) async fn answer(
 
 async fn dispatch(
     raft: &Raft<TypeConfig, StateMachine>,
-    initialised: bool,
+    log: &LogStore,
     kind: u8,
     body: &[u8],
 ) -> Result<Bytes, String> {
@@ -223,7 +221,7 @@ async fn dispatch(
         VOTE => encode(raft.vote(decode(body)?).await),
         PRE_VOTE => encode(raft.pre_vote(decode(body)?).await),
         TRANSFER => encode(raft.handle_transfer_leader(decode(body)?).await),
-        PROBE => encode(Ok::<_, String>(initialised)),
+        PROBE => encode(is_initialised(log)),
         other => Err(format!("an RPC of the unknown kind {other}")),
     }
 }
