@@ -51,7 +51,12 @@ pub(super) async fn run(options: &ClientOptions) -> ExitCode {
     } else {
         out(&render(&nodes));
     }
-    if any { ExitCode::SUCCESS } else { failure(options.json, "no node answers") }
+    match (any, options.json) {
+        (true, _) => ExitCode::SUCCESS,
+        // Each node's error is in the JSON already.
+        (false, true) => ExitCode::from(1),
+        (false, false) => failure(false, "no node answers"),
+    }
 }
 
 /// The table that people see.

@@ -13,7 +13,7 @@ use super::reader::{Findings, suggestion};
 use super::settings::{
     ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
 };
-use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS};
+use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback, split_address};
 
 /// What overriding variables start with; the parts behind it are divided by the same two underscores.
 const PREFIX: &str = "MERIDIAN__";
@@ -98,7 +98,31 @@ pub(super) fn merge(
     if let Some(ValueKind::Table(table)) = root.get_mut("cluster").map(|v| &mut v.kind) {
         table.retain(|_, v| v.kind != ValueKind::Nil);
     }
+    drop_unreachable_advertisements(&mut root, &origins);
     Ok(Layers { root, origins })
+}
+
+/// A node that a variable or flag moves to loopback is not reachable at the address that the file advertises; unless
+/// the advertised address is overridden too, the listening one takes its place. So a file for real machines runs on one
+/// machine with its folders and ports overridden.
+fn drop_unreachable_advertisements(root: &mut BTreeMap<String, Value>, origins: &BTreeMap<String, String>) {
+    let Some(ValueKind::Table(nodes)) = root.get_mut("nodes").map(|v| &mut v.kind) else { return };
+    for (name, node) in nodes {
+        let ValueKind::Table(node) = &mut node.kind else { continue };
+        for port in ["client", "peer"] {
+            let (listen, advertise) = (format!("{port}_listen"), format!("{port}_advertise"));
+            let overridden = |key: &str| origins.contains_key(&format!("nodes.{name}.{key}"));
+            let on_loopback = match node.get(&listen).map(|v| &v.kind) {
+                Some(ValueKind::String(address)) => {
+                    split_address(address).is_ok_and(|(host, _)| is_loopback(host))
+                }
+                _ => false,
+            };
+            if on_loopback && overridden(&listen) && !overridden(&advertise) {
+                node.remove(&advertise);
+            }
+        }
+    }
 }
 
 type Builder = config::ConfigBuilder<config::builder::DefaultState>;

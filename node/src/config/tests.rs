@@ -103,6 +103,19 @@ fn variables_reach_tables_with_dashes_in_their_names() {
 }
 
 #[test]
+fn a_node_moved_to_loopback_by_a_variable_is_advertised_there() {
+    let listen = ("MERIDIAN__NODES__EU_WEST_1__PEER_LISTEN", "127.0.0.1:9001");
+    let config = parse(THREE, Some("eu-west-2"), &[listen], &[]).expect("valid");
+    assert_eq!(config.peers[&1], "127.0.0.1:9001");
+    let advertise = ("MERIDIAN__NODES__EU_WEST_1__PEER_ADVERTISE", "tunnel:1");
+    let config = parse(THREE, Some("eu-west-2"), &[listen, advertise], &[]).expect("valid");
+    assert_eq!(config.peers[&1], "tunnel:1");
+    let elsewhere = ("MERIDIAN__NODES__EU_WEST_1__PEER_LISTEN", "10.0.0.1:9001");
+    let config = parse(THREE, Some("eu-west-2"), &[elsewhere], &[]).expect("valid");
+    assert_eq!(config.peers[&1], "eu-west-1.example.net:7501");
+}
+
+#[test]
 fn the_flag_for_the_node_wins_over_the_variable() {
     let config = parse(THREE, Some("eu-west-1"), &[("MERIDIAN_NODE", "eu-west-2")], &[]).expect("valid");
     assert_eq!(config.node.id, 1);

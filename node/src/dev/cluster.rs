@@ -7,13 +7,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hyper::Method;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -21,14 +21,11 @@ use tokio::time::Instant;
 
 use super::children::{Children, Process, Start, tail};
 use super::description::{self, DcDescription, Description, NodeDescription};
-use super::layout::{self, NodeFile, Ports, Shape, dc_name, node_folder, node_name};
+use super::layout::{self, Shape, dc_name, node_name};
+use super::setup::{Node, claim, decide_shape, io_error, locked, place};
 use super::wan::Wan;
 use crate::cli::http::{Call, HttpClient};
 
-/// The file whose lock says that a folder is in use.
-const LOCK_FILE: &str = "lock";
-/// The file in a node's folder that its output goes to.
-const LOG_FILE: &str = "log";
 /// How long a node may take to stop when it is restarted, before it is killed.
 const RESTART_GRACE: Duration = Duration::from_secs(3);
 /// How long a restarted node may take to listen.
@@ -128,37 +125,6 @@ struct Inner {
     /// Whether `cluster.json` is there. Held while it is written, so that an older state never replaces a newer one.
     published: Mutex<bool>,
     _lock: Flock<std::fs::File>,
-}
-
-#[derive(Debug)]
-struct Node {
-    dc: String,
-    id: u64,
-    ports: Ports,
-    config: PathBuf,
-    log: PathBuf,
-    process: Mutex<Option<Process>>,
-    /// Held while the node is killed or restarted: one at a time.
-    busy: tokio::sync::Mutex<()>,
-}
-
-impl Node {
-    fn name(&self) -> String {
-        format!("{}/{}", self.dc, self.id)
-    }
-
-    fn process(&self) -> Option<Process> {
-        locked(&self.process).clone()
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DevError {
-    let what = what.into();
-    move |cause| DevError::Io { what, cause }
 }
 
 impl Cluster {
@@ -367,83 +333,6 @@ impl Cluster {
         join_all(running.iter().map(|process| process.stop(STOP_GRACE))).await;
         description::remove(&self.inner.folder).map_err(io_error("cannot remove cluster.json"))
     }
-}
-
-/// Makes the folder and locks it for this process; returns its absolute path.
-fn claim(folder: &Path) -> Result<(PathBuf, Flock<std::fs::File>), DevError> {
-    std::fs::create_dir_all(folder).map_err(io_error(format!("cannot make {}", folder.display())))?;
-    let folder = folder.canonicalize().map_err(io_error(format!("cannot use {}", folder.display())))?;
-    let path = folder.join(LOCK_FILE);
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(io_error(format!("cannot write into {}", folder.display())))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok((folder, lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(DevError::InUse(folder)),
-        Err((_, e)) => Err(DevError::Io { what: format!("cannot lock {}", path.display()), cause: e.into() }),
-    }
-}
-
-fn decide_shape(folder: &Path, options: &ClusterOptions) -> Result<Shape, DevError> {
-    let held = layout::read_shape(folder).map_err(io_error("cannot read shape.json"))?;
-    let usual = held.unwrap_or(Shape { dcs: 3, nodes: 3 });
-    let shape = Shape { dcs: options.dcs.unwrap_or(usual.dcs), nodes: options.nodes.unwrap_or(usual.nodes) };
-    if let Some(held) = held.filter(|held| *held != shape) {
-        return Err(DevError::OtherShape { folder: folder.into(), held });
-    }
-    if shape.dcs == 0 || ![1, 3, 5].contains(&shape.nodes) {
-        return Err(DevError::BadShape("there must be at least one DC, and 1, 3 or 5 nodes in each".into()));
-    }
-    Ok(shape)
-}
-
-/// Opens a proxy for each pair of DCs and node, and writes each node's configuration file.
-async fn place(
-    folder: &Path,
-    secret_file: &Path,
-    shape: Shape,
-    ports: Vec<Ports>,
-    wan: &Wan,
-    extra: &str,
-) -> Result<Vec<Node>, DevError> {
-    let addresses: Vec<(SocketAddr, SocketAddr)> = ports.iter().map(|p| (p.client, p.peer)).collect();
-    // The nodes of one DC: id, client address, peer address.
-    let of_dc = |dc: usize| {
-        (1..)
-            .zip(&addresses[dc * shape.nodes..(dc + 1) * shape.nodes])
-            .map(|(id, (client, peer))| (id, *client, *peer))
-    };
-    let mut ports = ports.into_iter();
-    let mut nodes = Vec::new();
-    for from in 0..shape.dcs {
-        let dc = dc_name(from);
-        let mut remotes = Vec::new();
-        for to in (0..shape.dcs).filter(|to| *to != from) {
-            let mut proxies = Vec::new();
-            for (id, _, peer) in of_dc(to) {
-                let proxy =
-                    wan.open(&dc, &dc_name(to), peer).await.map_err(io_error("cannot open a proxy"))?;
-                proxies.push((id, proxy));
-            }
-            remotes.push((dc_name(to), proxies));
-        }
-        for ((id, _, _), ports) in of_dc(from).zip(ports.by_ref().take(shape.nodes)) {
-            let nodes_of_dc = of_dc(from).collect();
-            let file = NodeFile {
-                folder,
-                secret_file,
-                dc: &dc,
-                id,
-                nodes: nodes_of_dc,
-                remotes: remotes.clone(),
-                extra,
-            };
-            let config = file.write().map_err(io_error("cannot write a configuration file"))?;
-            let log = node_folder(folder, &dc, id).join(LOG_FILE);
-            let (process, busy) = (Mutex::default(), tokio::sync::Mutex::default());
-            nodes.push(Node { dc: dc.clone(), id, ports, config, log, process, busy });
-        }
-    }
-    Ok(nodes)
 }
 
 impl Inner {

@@ -9,6 +9,7 @@ pub mod control;
 pub mod description;
 mod layout;
 pub mod run;
+mod setup;
 pub mod wan;
 
 pub use cluster::{Cluster, ClusterOptions, DevError};

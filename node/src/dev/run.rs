@@ -178,7 +178,8 @@ async fn show(cluster: &Cluster, json: bool) -> Result<(), DevError> {
         if terminal {
             let lines: Vec<String> = view.iter().map(DcView::line).collect();
             let up = if lines_shown > 0 { format!("\x1b[{lines_shown}A\x1b[J") } else { String::new() };
-            say(&format!("{up}{}", lines.join("\n")));
+            // Without wrapping, a line too long for the terminal is still one line to go up over.
+            say(&format!("{up}\x1b[?7l{}\x1b[?7h", lines.join("\n")));
             lines_shown = lines.len();
             continue;
         }

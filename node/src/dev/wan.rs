@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -28,6 +29,8 @@ const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const QUEUE_CHUNKS_MAX: usize = 16 * 1024;
 /// Connections through one proxy; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
+/// How often a connection that waits for a cut to heal is looked at.
+const GIVEN_UP_POLL: Duration = Duration::from_millis(100);
 /// Pause after a failed accept, for example when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -170,7 +173,13 @@ async fn accept(listener: TcpListener, proxy: Proxy) {
 async fn carry(near: TcpStream, mut proxy: Proxy) {
     let dial_at = proxy.arrival();
     tokio::time::sleep_until(dial_at).await;
-    proxy.passable().await;
+    loop {
+        tokio::select! {
+            () = proxy.passable() => break,
+            // Who gave up during a cut never had a connection; without this a long cut would heal into a burst of them.
+            () = tokio::time::sleep(GIVEN_UP_POLL) => if given_up(&near) { return },
+        }
+    }
     // A target that refuses closes the near side by dropping it: what a peer behind a real network sees, too.
     let Ok(far) = TcpStream::connect(proxy.target).await else { return };
     if near.set_nodelay(true).is_err() || far.set_nodelay(true).is_err() {
@@ -181,6 +190,12 @@ async fn carry(near: TcpStream, mut proxy: Proxy) {
     let there = direction(near_read, far_write, proxy.clone());
     let back = direction(far_read, near_write, proxy);
     tokio::join!(there, back);
+}
+
+/// Whether the near side has closed its connection.
+fn given_up(near: &TcpStream) -> bool {
+    let ready = near.ready(Interest::READABLE).now_or_never();
+    ready.is_some_and(|ready| ready.is_err() || ready.is_ok_and(|ready| ready.is_read_closed()))
 }
 
 /// One direction of one connection.
@@ -362,6 +377,23 @@ mod tests {
         wan.heal_all();
         let (mut far, _) = soon(target.accept()).await.expect("dialled");
         assert_eq!(read_exactly(&mut far, 5).await, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_connection_given_up_during_a_cut_never_reaches_the_target() {
+        let wan = Wan::new(Duration::from_millis(1));
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let proxy = wan.open("a", "b", target.local_addr().expect("bound")).await.expect("opened");
+        wan.cut("a", "b");
+        let mut near = soon(TcpStream::connect(proxy)).await.expect("accepted");
+        near.write_all(b"stale").await.expect("written");
+        drop(near);
+        assert!(timeout(4 * GIVEN_UP_POLL, target.accept()).await.is_err(), "dialled through a cut");
+        wan.heal("a", "b");
+        let mut near = soon(TcpStream::connect(proxy)).await.expect("accepted");
+        near.write_all(b"fresh").await.expect("written");
+        let (mut far, _) = soon(target.accept()).await.expect("dialled");
+        assert_eq!(read_exactly(&mut far, 5).await, b"fresh");
     }
 
     #[tokio::test]
