@@ -164,7 +164,7 @@ fn examine<C: Cells>(
     let found = if path.is_empty() {
         header(edit, index, stable, keep_from_index)?
     } else {
-        cell(edit, index, path, stable)?
+        cell(edit, index, path, stable, keep_from_index)?
     };
     if found != Found::Unripe {
         cells.remove(Table::SWEEP, row)?;
@@ -178,20 +178,46 @@ fn header<C: Cells>(
     stable: &Vector,
     keep_from_index: u64,
 ) -> Result<Found, StoreError<C::Error>> {
-    let Header { queued, changed, touched, .. } = &edit.header;
-    if *queued != index {
+    if edit.header.queued != index {
         return Ok(Found::Settled);
     }
-    if !edit.header.is_absent() {
+    // The header of a key that is there is not to be dropped; that of a key with marks or floors is queued again when
+    // the last of them goes.
+    if !edit.header.is_bare() {
         edit.header.queued = 0;
         edit.finish_sweep(false)?;
         return Ok(Found::Settled);
     }
-    if !edit.header.is_bare() || *changed >= keep_from_index || !stable.covers_all(touched) {
+    if !is_ripe(&edit.header, stable, keep_from_index) {
         return Ok(Found::Unripe);
     }
     edit.finish_sweep(true)?;
     Ok(Found::Ripe)
+}
+
+fn is_ripe(header: &Header, stable: &Vector, keep_from_index: u64) -> bool {
+    header.is_bare() && header.changed < keep_from_index && stable.covers_all(&header.touched)
+}
+
+/// Writes the header after a cell was swept. If that was the last cell of an absent key the header goes with it, or is
+/// queued until it may.
+fn settle_header<C: Cells>(
+    mut edit: KeyEdit<'_, C>,
+    stable: &Vector,
+    keep_from_index: u64,
+) -> Result<(), StoreError<C::Error>> {
+    let header = &edit.header;
+    if header.queued != 0 || !header.is_bare() {
+        return edit.finish_sweep(false);
+    }
+    if is_ripe(header, stable, keep_from_index) {
+        return edit.finish_sweep(true);
+    }
+    let index = header.changed.max(1);
+    edit.header.queued = index;
+    let prefix = edit.cell_prefix().to_vec();
+    enqueue(edit.cells, index, &prefix, &[])?;
+    edit.finish_sweep(false)
 }
 
 fn cell<C: Cells>(
@@ -199,6 +225,7 @@ fn cell<C: Cells>(
     index: u64,
     path: &[u8],
     stable: &Vector,
+    keep_from_index: u64,
 ) -> Result<Found, StoreError<C::Error>> {
     let leaf = path::parse(path).map_err(StoreError::corrupt(Table::SWEEP, path))?;
     let Some(stored) = edit.get(path)?.filter(|stored| stored.queued == index) else {
@@ -223,7 +250,7 @@ fn cell<C: Cells>(
     };
     if new.as_ref() != Some(&stored) {
         edit.write(path, true, new)?;
-        edit.finish_sweep(false)?;
+        settle_header(edit, stable, keep_from_index)?;
     }
     Ok(found)
 }
