@@ -30,6 +30,8 @@ mod plan;
 pub mod read;
 pub mod sweep;
 pub mod table;
+#[cfg(test)]
+mod testkit;
 pub mod txn;
 pub mod types;
 pub mod value;

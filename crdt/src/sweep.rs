@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SWEEP   index u64 | cell prefix of the key | path -> version=1        no path: the key's header
-//! SWEEP   ff x 8 -> where the next pass behind an unripe row goes on
+//! SWEEP   ff x 8 -> version=1 | dropped u8 | next row bytes | stable vector                      the lap under way
 //! ```
 //!
 //! A row is queued when such a thing arises, at most once while it stands, under the local index of that moment, which
@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 use crate::cell::Stored;
 use crate::cells::{Cells, ReadCells, Table};
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, Reader, Writer};
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::header::Header;
@@ -86,13 +86,48 @@ pub fn sweep<C: Cells>(
         }
     }
     swept.ripe_left = full && sweep_pending(cells)?;
-    if !full {
+    if !swept.ripe_left {
         cells.remove(Table::SWEEP, CURSOR)?;
     }
     Ok(swept)
 }
 
-/// Goes on where the last pass behind an unripe row stopped.
+/// One walk over the rows behind the first unripe one, spread over as many sweeps as it takes.
+struct Lap {
+    /// The row at which it goes on.
+    next: Vec<u8>,
+    /// What was stable when it began.
+    began: Vector,
+    /// Whether it dropped anything, which may have made a row ripe that it had passed.
+    dropped: bool,
+}
+
+impl Lap {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.raw(VERSION);
+        out.u8(u8::from(self.dropped));
+        out.bytes(&self.next);
+        self.began.encode(&mut out);
+        out.finish()
+    }
+
+    fn decode(row: &[u8]) -> Result<Lap, DecodeError> {
+        let mut input = Reader::new(row);
+        match input.u8()? {
+            version if [version] == VERSION => {}
+            other => return Err(DecodeError::UnknownVersion(other)),
+        }
+        let dropped = input.u8()? != 0;
+        let next = input.bytes()?.to_vec();
+        let began = Vector::decode(&mut input)?;
+        input.finish()?;
+        Ok(Lap { next, began, dropped })
+    }
+}
+
+/// Goes on with the lap behind an unripe row, or begins one. A lap that ends is followed by another if more has become
+/// stable since it began, or if it dropped anything; so a row that it passed too early is found by the next.
 fn sweep_behind<C: Cells>(
     cells: &mut C,
     unripe: &[u8],
@@ -101,21 +136,34 @@ fn sweep_behind<C: Cells>(
     limit: usize,
     swept: &mut Swept,
 ) -> Result<(), StoreError<C::Error>> {
-    let mut from = cells.get(Table::SWEEP, CURSOR)?.map(|row| row.to_vec()).unwrap_or_default();
-    if from.as_slice() <= unripe {
-        from = after(unripe);
-    }
-    let rows = rows_from(cells, &from, limit)?;
+    let lap = match cells.get(Table::SWEEP, CURSOR)? {
+        Some(row) => Some(Lap::decode(&row).map_err(StoreError::corrupt(Table::SWEEP, CURSOR))?),
+        None => None,
+    };
+    let mut lap = lap.filter(|lap| lap.next.as_slice() > unripe).unwrap_or_else(|| Lap {
+        next: after(unripe),
+        began: stable.clone(),
+        dropped: false,
+    });
+    lap.dropped |= swept.removed > 0;
+    let rows = rows_from(cells, &lap.next, limit)?;
     for row in &rows {
         swept.examined += 1;
-        swept.removed += usize::from(examine(cells, row, stable, keep_from_index)? == Found::Ripe);
+        if examine(cells, row, stable, keep_from_index)? == Found::Ripe {
+            swept.removed += 1;
+            lap.dropped = true;
+        }
     }
     match rows.last().filter(|_| rows.len() == limit) {
         Some(last) => {
             swept.ripe_left = true;
-            cells.put(Table::SWEEP, CURSOR, &after(last))?;
+            lap.next = after(last);
+            cells.put(Table::SWEEP, CURSOR, &lap.encode())?;
         }
-        None => cells.remove(Table::SWEEP, CURSOR)?,
+        None => {
+            swept.ripe_left = lap.dropped || lap.began != *stable;
+            cells.remove(Table::SWEEP, CURSOR)?;
+        }
     }
     Ok(())
 }
@@ -164,7 +212,7 @@ fn examine<C: Cells>(
     let found = if path.is_empty() {
         header(edit, index, stable, keep_from_index)?
     } else {
-        cell(edit, index, path, stable)?
+        cell(edit, index, path, stable, keep_from_index)?
     };
     if found != Found::Unripe {
         cells.remove(Table::SWEEP, row)?;
@@ -178,20 +226,46 @@ fn header<C: Cells>(
     stable: &Vector,
     keep_from_index: u64,
 ) -> Result<Found, StoreError<C::Error>> {
-    let Header { queued, changed, touched, .. } = &edit.header;
-    if *queued != index {
+    if edit.header.queued != index {
         return Ok(Found::Settled);
     }
-    if !edit.header.is_absent() {
+    // The header of a key that is there is not to be dropped; that of a key with marks or floors is queued again when
+    // the last of them goes.
+    if !edit.header.is_bare() {
         edit.header.queued = 0;
         edit.finish_sweep(false)?;
         return Ok(Found::Settled);
     }
-    if !edit.header.is_bare() || *changed >= keep_from_index || !stable.covers_all(touched) {
+    if !is_ripe(&edit.header, stable, keep_from_index) {
         return Ok(Found::Unripe);
     }
     edit.finish_sweep(true)?;
     Ok(Found::Ripe)
+}
+
+fn is_ripe(header: &Header, stable: &Vector, keep_from_index: u64) -> bool {
+    header.is_bare() && header.changed < keep_from_index && stable.covers_all(&header.touched)
+}
+
+/// Writes the header after a cell was swept. If that was the last cell of an absent key the header goes with it, or is
+/// queued until it may.
+fn settle_header<C: Cells>(
+    mut edit: KeyEdit<'_, C>,
+    stable: &Vector,
+    keep_from_index: u64,
+) -> Result<(), StoreError<C::Error>> {
+    let header = &edit.header;
+    if header.queued != 0 || !header.is_bare() {
+        return edit.finish_sweep(false);
+    }
+    if is_ripe(header, stable, keep_from_index) {
+        return edit.finish_sweep(true);
+    }
+    let index = header.changed.max(1);
+    edit.header.queued = index;
+    let prefix = edit.cell_prefix().to_vec();
+    enqueue(edit.cells, index, &prefix, &[])?;
+    edit.finish_sweep(false)
 }
 
 fn cell<C: Cells>(
@@ -199,6 +273,7 @@ fn cell<C: Cells>(
     index: u64,
     path: &[u8],
     stable: &Vector,
+    keep_from_index: u64,
 ) -> Result<Found, StoreError<C::Error>> {
     let leaf = path::parse(path).map_err(StoreError::corrupt(Table::SWEEP, path))?;
     let Some(stored) = edit.get(path)?.filter(|stored| stored.queued == index) else {
@@ -223,7 +298,7 @@ fn cell<C: Cells>(
     };
     if new.as_ref() != Some(&stored) {
         edit.write(path, true, new)?;
-        edit.finish_sweep(false)?;
+        settle_header(edit, stable, keep_from_index)?;
     }
     Ok(found)
 }

@@ -244,6 +244,8 @@ pub(crate) fn remove_below<C: ReadCells>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Mutation;
+    use crate::testkit::{Replica, key};
 
     #[test]
     fn golden_bytes_do_not_change() {
@@ -278,5 +280,96 @@ mod tests {
         };
         assert_eq!(net(Type::Counter, &cell, &floor), Some((4, 70)));
         assert_eq!(net(Type::Counter, &cell, &Cell::default()), Some((4, 100)));
+    }
+    fn add(by: i64) -> Mutation {
+        Mutation::Counter(CounterOp::Add(by))
+    }
+
+    const RESET: Mutation = Mutation::Counter(CounterOp::Reset);
+
+    #[test]
+    fn an_add_answers_the_new_sum_and_refuses_to_leave_the_range() {
+        let mut a = Replica::new(1);
+        let (_, results) = a.commit(1, &[(key(), add(5)), (key(), add(-7))]);
+        assert_eq!(results, [Some(Value::Int(5)), Some(Value::Int(-2))]);
+        assert_eq!(a.refusal(add(i64::MIN)), Refusal::Overflow);
+        assert_eq!(a.value(), Some(Value::Int(-2)));
+    }
+
+    #[test]
+    fn a_sum_that_merging_carries_out_of_range_reads_saturated() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let (one, other) = (a.write(1, add(i64::MAX)), b.write(1, add(i64::MAX)));
+        a.receive(&other);
+        b.receive(&one);
+        assert_eq!(a.value(), Some(Value::Int(i64::MAX)));
+        assert_eq!(a.digest(), b.digest());
+        assert_eq!(a.refusal(add(1)), Refusal::Overflow);
+    }
+
+    #[test]
+    fn an_add_after_a_reset_starts_a_new_run_that_no_old_floor_touches() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let added = a.write(1, add(10));
+        b.receive(&added);
+        let reset = b.write(2, RESET);
+        a.receive(&reset);
+        assert_eq!(a.value(), None);
+        let again = a.write(3, add(4));
+        b.receive(&again);
+        assert_eq!((a.value(), b.value()), (Some(Value::Int(4)), Some(Value::Int(4))));
+        assert_eq!(a.digest(), b.digest());
+    }
+
+    #[test]
+    fn two_resets_of_one_run_take_out_no_more_than_both_observed() {
+        let (mut a, mut b, mut c) = (Replica::new(1), Replica::new(2), Replica::new(3));
+        let first = a.write(1, add(10));
+        b.receive(&first);
+        let second = a.write(2, add(5));
+        c.receive(&first);
+        c.receive(&second);
+        let third = a.write(3, add(1));
+        let (low, high) = (b.write(4, RESET), c.write(5, RESET));
+        b.receive(&second);
+        for txn in [&third, &high] {
+            b.receive(txn);
+        }
+        for txn in [&low, &third] {
+            c.receive(txn);
+        }
+        for txn in [&high, &low] {
+            a.receive(txn);
+        }
+        for replica in [&mut a, &mut b, &mut c] {
+            assert_eq!(replica.value(), Some(Value::Int(1)));
+            // The floor holds for a run that lives: stability must not drop it.
+            let digest = replica.digest();
+            replica.settle();
+            assert_eq!((replica.value(), replica.digest()), (Some(Value::Int(1)), digest));
+        }
+        let last = a.write(6, RESET);
+        for replica in [&mut b, &mut c] {
+            replica.receive(&last);
+        }
+        for replica in [&mut a, &mut b, &mut c] {
+            replica.settle();
+            assert_eq!((replica.rows(Table::HEADER), replica.rows(Table::SWEEP)), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_reset_inside_a_txn_takes_out_what_the_txn_added_before() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let seen = b.write(1, add(3));
+        a.receive(&seen);
+        let ops = [add(5), RESET, add(2), add(1)].map(|m| (key(), m));
+        let (txn, results) = a.commit(2, &ops);
+        assert_eq!(results, [Some(Value::Int(8)), None, Some(Value::Int(2)), Some(Value::Int(3))]);
+        b.receive(&txn);
+        assert_eq!((a.value(), a.digest()), (b.value(), b.digest()));
+        assert_eq!(b.value(), Some(Value::Int(3)));
+        let (txn, _) = Replica::new(9).commit(1, &[(key(), add(5)), (key(), RESET)]);
+        assert!(txn.effects.is_empty());
     }
 }

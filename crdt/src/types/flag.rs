@@ -23,3 +23,32 @@ pub(crate) fn plan<C: ReadCells>(
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testkit::Replica;
+    use crate::{FlagOp, Mutation, Table, Value};
+
+    #[test]
+    fn a_disable_wins_flag_keeps_its_mark_until_it_is_stable() {
+        let mut a = Replica::new(1);
+        a.write(1, Mutation::DwFlag(FlagOp::Enable));
+        assert_eq!(a.value(), Some(Value::Bool(true)));
+        a.write(2, Mutation::DwFlag(FlagOp::Disable));
+        assert_eq!((a.value(), a.digest()), (None, 0));
+        assert_eq!(a.rows(Table::HEADER), 1);
+        a.settle();
+        assert_eq!((a.rows(Table::HEADER), a.rows(Table::SWEEP)), (0, 0));
+    }
+
+    #[test]
+    fn a_flag_that_is_switched_off_leaves_nothing() {
+        let mut a = Replica::new(1);
+        a.write(1, Mutation::Flag(FlagOp::Enable));
+        a.write(2, Mutation::Flag(FlagOp::Disable));
+        assert_eq!((a.value(), a.digest()), (None, 0));
+        assert!(a.write(3, Mutation::Flag(FlagOp::Disable)).effects.is_empty());
+        a.settle();
+        assert_eq!((a.rows(Table::HEADER), a.rows(Table::SWEEP)), (0, 0));
+    }
+}
