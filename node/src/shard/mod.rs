@@ -30,7 +30,7 @@ use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
 
 use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
-use crate::raft::{Leadership, ProposeError, RaftGroup};
+use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
 use crate::seams::{BoxStream, Seams};
 use crate::storage::{Folder, StateStore, StateView};
 use crate::txn::{Answer, ClientTxn, Item, Outcome};
@@ -160,6 +160,10 @@ impl Shard {
                 Err(Attempt::NotDone(ApiError::new(ErrorCode::NoLeader, "the leader has just changed")))
             }
             Err(SubmitError::Propose(ProposeError::NoQuorum)) => Err(Attempt::Final(no_quorum())),
+            Err(SubmitError::Propose(ProposeError::TooLarge)) => {
+                let message = "the transaction does not fit into one log entry; split it";
+                Err(Attempt::Final(ApiError::new(ErrorCode::TooLarge, message).with("limit", ENTRY_BYTES_MAX)))
+            }
             Err(SubmitError::Propose(ProposeError::Unknown)) => Err(Attempt::Unknown(outcome_unknown())),
         }
     }
