@@ -13,7 +13,7 @@ const CONVERGE_MS: u64 = 8_000;
 const CONVERGE_TINY_MS: u64 = 120_000;
 
 /// Seeds of the suite.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn healthy(dcs: usize) -> Options {
     let mut config = GossipConfig::default();
