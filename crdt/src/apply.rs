@@ -1,7 +1,8 @@
 //! Applying effects: the same for every origin, in every datacenter, on every node.
 //!
 //! Apply is total on content: whatever [`validate`] accepts can be applied. The caller sees to it that a txn is applied
-//! once, after its deps (applying it a second time at once would leave the same contents). It touches only the cells that the effects name, and reads no clock and no limit.
+//! once, after its deps (applying it a second time at once would leave the same contents). It touches only the cells
+//! that the effects name, and reads no clock and no limit.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
