@@ -1,7 +1,8 @@
 //! Applying effects: the same for every origin, in every datacenter, on every node.
 //!
-//! Apply is total on content: whatever [`validate`] accepts can be applied, and applying it again changes nothing. It
-//! touches only the cells that the effects name, and reads no clock and no limit.
+//! Apply is total on content: whatever [`validate`] accepts can be applied. The caller sees to it that a txn is applied
+//! once, after its deps (applying it a second time at once would leave the same contents). It touches only the cells
+//! that the effects name, and reads no clock and no limit.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -187,6 +188,165 @@ fn remove_below<C: Cells>(
                 from = last;
             }
             _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testkit::{Replica, key, text};
+    use crate::{
+        CounterOp, FlagOp, MapOp, Mutation, Query, RegisterOp, Removal, SetOp, TxnHead, Vector, read,
+    };
+
+    fn mutations() -> Vec<Mutation> {
+        let in_field =
+            |mutation| Mutation::Map(MapOp::Update { field: "f".into(), mutation: Box::new(mutation) });
+        vec![
+            Mutation::Register(RegisterOp::Set(text("v"))),
+            Mutation::Counter(CounterOp::Add(-3)),
+            Mutation::DwFlag(FlagOp::Disable),
+            Mutation::Set(SetOp::AddAll(vec![text("x"), Value::Int(1)])),
+            Mutation::RwSet(SetOp::Remove(text("x"))),
+            in_field(in_field(Mutation::Counter(CounterOp::Add(7)))),
+            Mutation::Map(MapOp::Remove { field: "f".into() }),
+        ]
+    }
+
+    /// A txn of many kinds of effects, floors among them.
+    fn sample() -> Txn {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let ops: Vec<(Key, Mutation)> = mutations()
+            .into_iter()
+            .enumerate()
+            .map(|(n, m)| (Key::new("default", format!("k{n}")).expect("well formed"), m))
+            .collect();
+        let (txn, _) = a.commit(1, &ops);
+        b.receive(&txn);
+        let ops: Vec<_> = ops.into_iter().map(|(key, _)| (key, Mutation::Delete(None))).collect();
+        b.commit(2, &ops).0
+    }
+
+    fn one(effect: KeyEffect) -> Txn {
+        let head = TxnHead { dot: Dot::new(Origin(1), 1), hlc: 0, prev: 0, deps: Vector::new() };
+        Txn { head, effects: vec![effect] }
+    }
+
+    fn effect(removes: &[(&[u8], bool)], adds: &[(&[u8], &[u8])]) -> KeyEffect {
+        let bytes = Bytes::copy_from_slice;
+        let removes = removes.iter().map(|(path, prefix)| Removal { path: bytes(path), prefix: *prefix });
+        let adds = adds.iter().map(|(path, payload)| Add { path: bytes(path), payload: bytes(payload) });
+        KeyEffect { space: "s".into(), key: "k".into(), removes: removes.collect(), adds: adds.collect() }
+    }
+
+    #[test]
+    fn what_no_origin_writes_is_refused() {
+        let tally = Tally { run: 1, sum: 1 }.encode();
+        let bad = [
+            effect(&[(&[], false)], &[]),
+            effect(&[(&[], true)], &[]),
+            effect(&[(&[6], false)], &[]),
+            effect(&[(&[2], false), (&[1], false)], &[]),
+            effect(&[], &[(&[1], &[0xee])]),
+            effect(&[], &[(&[4], b"+")]),
+            effect(&[], &[(&[5], b"")]),
+            effect(&[], &[(&[8], b"")]),
+            effect(&[], &[(&[3, 0, 0, 0, 1], b"")]),
+            effect(&[], &[(&[3, 0, 0, 0, 2], &tally)]),
+            effect(&[], &[(&[4], b""), (&[4], b"")]),
+            KeyEffect { key: String::new(), ..effect(&[], &[(&[4], b"")]) },
+            KeyEffect { space: "a b".into(), ..effect(&[], &[(&[4], b"")]) },
+        ];
+        for effect in bad {
+            assert!(validate(&one(effect.clone())).is_err(), "{effect:?}");
+        }
+        assert_eq!(validate(&one(effect(&[(&[6], true)], &[(&[3, 0, 0, 0, 1], &tally)]))), Ok(()));
+        let twice = effect(&[], &[(&[4], b"")]);
+        let head = one(twice.clone()).head;
+        assert!(validate(&Txn { head, effects: vec![twice.clone(), twice] }).is_err());
+    }
+
+    #[test]
+    fn a_txn_applied_twice_in_a_row_leaves_the_contents_of_one() {
+        let mut a = Replica::new(1);
+        for mutation in mutations() {
+            let mut b = Replica::new(2);
+            let txn = b.write(1, mutation);
+            if txn.effects.is_empty() {
+                continue;
+            }
+            a.receive(&txn);
+            let (value, digest) = (a.value(), a.digest());
+            a.receive(&txn);
+            assert_eq!((a.value(), a.digest()), (value, digest));
+            a = Replica::new(1);
+        }
+    }
+
+    #[test]
+    fn a_register_won_or_lost_by_date_is_counted() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let set = |s| Mutation::Register(RegisterOp::Set(text(s)));
+        let (early, late) = (a.write(1, set("early")), b.write(2, set("late")));
+        let deps = Vector::new();
+        let count = |replica: &mut Replica, txn: &Txn| {
+            let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 9, stable: &deps };
+            let applied = apply(&mut replica.cells, &ctx, &txn.effects).expect("memory");
+            let content = read(&replica.cells, &key(), &Query::default()).expect("memory").content;
+            assert_eq!(applied.keys, [(key(), content.expect("is there").version)]);
+            (applied.lww_conflicts, applied.lww_wins)
+        };
+        assert_eq!(count(&mut a, &late), (1, 1));
+        assert_eq!(count(&mut b, &early), (1, 0));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn hostile_bytes_are_refused_or_applied_and_never_a_panic(
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut bytes = sample().encode().to_vec();
+            for (at, byte) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Ok(txn) = Txn::decode(&bytes.into())
+                && validate(&txn).is_ok()
+            {
+                let mut cells = crate::MemCells::new();
+                let deps = txn.head.deps.clone();
+                let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 1, stable: &deps };
+                apply(&mut cells, &ctx, &txn.effects).expect("memory");
+                for effect in &txn.effects {
+                    let key = Key::new(effect.space.as_str(), effect.key.as_str()).expect("validated");
+                    read(&cells, &key, &Query::default()).expect("what was validated reads");
+                    crate::explain(&cells, &key, 100).expect("what was validated explains");
+                }
+                crate::sweep(&mut cells, &txn.head.deps, 9, 100).expect("what was validated sweeps");
+            }
+        }
+
+        #[test]
+        fn noise_is_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = path::parse(&bytes);
+            let _ = path::check_prefix(&bytes);
+            let _ = path::fields(&bytes);
+            let _ = Key::from_cell_row(&bytes);
+            let _ = crate::read::check_cursor(&bytes);
+            let bytes = Bytes::from(bytes);
+            let _ = crate::cell::Stored::decode(&bytes);
+            let _ = crate::header::Header::decode(&bytes);
+            let _ = Txn::decode(&bytes);
         }
     }
 }

@@ -69,3 +69,28 @@ fn count(value: &Value) -> usize {
 fn same(a: &Value, b: &Value) -> bool {
     a == b || a.to_bytes() == b.to_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Replica, key, text};
+    use crate::{Mutation, SetOp};
+
+    #[test]
+    fn conditions_hold_for_what_is_read() {
+        let mut a = Replica::new(1);
+        let holds = |a: &Replica, condition| check(&a.cells, &key(), &condition).expect("memory");
+        assert!(holds(&a, Condition::Absent) && holds(&a, Condition::Version(Version(0))));
+        assert!(!holds(&a, Condition::Exists) && !holds(&a, Condition::Contains(text("x"))));
+        a.write(1, Mutation::Set(SetOp::AddAll(vec![text("x"), text("y")])));
+        let content = read(&a.cells, &key(), &Query::default()).expect("memory").content.expect("is there");
+        assert!(holds(&a, Condition::Exists) && holds(&a, Condition::Version(content.version)));
+        assert!(!holds(&a, Condition::Absent) && !holds(&a, Condition::Version(Version(0))));
+        assert!(holds(&a, Condition::Contains(text("x"))) && !holds(&a, Condition::Contains(text("z"))));
+        let array = |names: &[&str]| Condition::Value(Value::Array(names.iter().map(|n| text(n)).collect()));
+        assert!(holds(&a, array(&["x", "y"])));
+        assert!(!holds(&a, array(&["x"])) && !holds(&a, array(&["x", "y", "z"])));
+        a.write(2, Mutation::Set(SetOp::Remove(text("y"))));
+        assert!(!holds(&a, Condition::Version(content.version)));
+    }
+}

@@ -116,3 +116,42 @@ fn dot_value(ty: Type, held: &Held, item: &Item) -> Result<Value, DecodeError> {
         _ => Value::Bool(true),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Replica, key, text};
+    use crate::{Mutation, RegisterOp, SetOp};
+
+    #[test]
+    fn losers_and_hidden_types_are_named() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        assert_eq!(explain(&a.cells, &key(), 10).expect("memory"), None);
+        let set = |s| Mutation::Register(RegisterOp::Set(text(s)));
+        let one = a.write(1, set("low"));
+        let other = b.write(2, set("high"));
+        let mut c = Replica::new(3);
+        let third = c.write(3, Mutation::RwSet(SetOp::Add(text("x"))));
+        let fourth = b.write(9, Mutation::Delete(None));
+        for txn in [&other, &third] {
+            a.receive(txn);
+        }
+        let explained = explain(&a.cells, &key(), 10).expect("memory").expect("is there");
+        assert_eq!(
+            (explained.ty, explained.conflicts, explained.truncated),
+            (Some(Type::Register), 2, false)
+        );
+        let dots: Vec<_> =
+            explained.cells.iter().flat_map(|c| &c.dots).map(|d| (d.value.clone(), d.visible)).collect();
+        assert_eq!(dots, [(text("low"), false), (text("high"), true), (Value::Bool(true), false)]);
+        assert_eq!(explained.cells[1].path, [text("x")]);
+        assert!(explain(&a.cells, &key(), 1).expect("memory").expect("is there").truncated);
+        a.receive(&fourth);
+        b.receive(&one);
+        b.receive(&third);
+        assert_eq!(
+            explain(&a.cells, &key(), 10).expect("memory"),
+            explain(&b.cells, &key(), 10).expect("memory")
+        );
+    }
+}

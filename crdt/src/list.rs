@@ -77,3 +77,48 @@ pub fn list<C: ReadCells>(
     listing.cursor = last.filter(|_| listing.more);
     failed.map_or(Ok(listing), Err)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::Replica;
+    use crate::{FlagOp, Mutation};
+
+    fn fill(a: &mut Replica, space: &str, keys: &[&str]) {
+        for key in keys {
+            a.commit(1, &[(Key::new(space, *key).expect("well formed"), Mutation::Flag(FlagOp::Enable))]);
+        }
+    }
+
+    #[test]
+    fn keys_are_listed_in_byte_order_page_by_page() {
+        let mut a = Replica::new(1);
+        fill(&mut a, "s", &["b", "a\0", "a", "é", "a\0b", "ab"]);
+        fill(&mut a, "s2", &["a"]);
+        fill(&mut a, "r", &["a"]);
+        let mut keys = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = list(&a.cells, "s", "", after.as_deref(), 2).expect("memory");
+            keys.extend(page.keys.into_iter().map(|listed| listed.key));
+            after = page.cursor;
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(keys, ["a", "a\0", "a\0b", "ab", "b", "é"]);
+    }
+
+    #[test]
+    fn a_prefix_narrows_the_listing_and_absent_keys_are_left_out() {
+        let mut a = Replica::new(1);
+        fill(&mut a, "s", &["user/1", "user/2", "user/3", "users"]);
+        let gone = Key::new("s", "user/2").expect("well formed");
+        a.commit(1, &[(gone, Mutation::Delete(None))]);
+        let page = list(&a.cells, "s", "user/", None, 10).expect("memory");
+        assert_eq!(page.keys.iter().map(|l| l.key.as_str()).collect::<Vec<_>>(), ["user/1", "user/3"]);
+        assert_eq!((page.more, page.cursor), (false, None));
+        let page = list(&a.cells, "s", "user/", Some("zzz"), 10).expect("memory");
+        assert!(page.keys.is_empty());
+    }
+}

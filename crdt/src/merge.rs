@@ -117,3 +117,48 @@ fn unit_paths<C: ReadCells>(view: &KeyView<'_, C>) -> Result<BTreeSet<Vec<u8>>, 
     })?;
     failed.map_or(Ok(units), Err)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::Held;
+    use crate::id::{Dot, Origin};
+    use crate::testkit::{Replica, text};
+    use crate::{Mutation, SetOp};
+
+    fn held(origin: u32, seq: u64) -> Held {
+        Held { dot: Dot::new(Origin(origin), seq), hlc: 0, payload: Default::default() }
+    }
+
+    fn vector(entries: &[(u32, u64)]) -> Vector {
+        entries.iter().map(|(o, s)| Dot::new(Origin(*o), *s)).collect()
+    }
+
+    #[test]
+    fn a_dot_that_one_side_has_seen_and_no_longer_holds_is_gone() {
+        let a = Cell { dots: vec![held(1, 2), held(2, 1)] };
+        let b = Cell { dots: vec![held(2, 1), held(3, 5)] };
+        let merged = merge(&a, &vector(&[(1, 2), (2, 1)]), &b, &vector(&[(1, 2), (2, 1), (3, 5)]));
+        assert_eq!(merged.dots, [held(2, 1), held(3, 5)]);
+    }
+
+    #[test]
+    fn a_later_dot_of_an_origin_takes_the_place_of_its_earlier_one() {
+        let (a, b) = (Cell { dots: vec![held(1, 2)] }, Cell { dots: vec![held(1, 7)] });
+        let (va, vb) = (vector(&[(1, 2)]), vector(&[(1, 7)]));
+        assert_eq!(merge(&a, &va, &b, &vb), b);
+        assert_eq!(merge(&b, &vb, &a, &va), b);
+    }
+
+    #[test]
+    fn a_removed_element_stays_removed_after_a_snapshot_merge() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let added = a.write(1, Mutation::Set(SetOp::AddAll(vec![text("x"), text("y")])));
+        b.receive(&added);
+        a.write(2, Mutation::Set(SetOp::Remove(text("x"))));
+        let other = b.write(3, Mutation::Set(SetOp::Add(text("z"))));
+        merge_state(&a.cells, &a.vector, &mut b.cells, &b.vector, 9).expect("memory");
+        a.receive(&other);
+        assert_eq!((a.value(), a.digest()), (b.value(), b.digest()));
+    }
+}

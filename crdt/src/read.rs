@@ -156,11 +156,14 @@ pub(crate) fn is_present<C: ReadCells>(
     }
 }
 
+/// A page of a value, and the cursor of the next one.
+type ValuePage = (ReadValue, Option<Vec<u8>>);
+
 fn read_page<C: ReadCells>(
     view: &KeyView<'_, C>,
     ty: Type,
     query: &Query,
-) -> Result<(ReadValue, Option<Vec<u8>>), StoreError<C::Error>> {
+) -> Result<ValuePage, StoreError<C::Error>> {
     let base = path::of_type(&[], ty);
     let start = query.cursor.as_deref().and_then(|c| PageCursor::decode(c).ok());
     let start = start.filter(|cursor| cursor.after.starts_with(&base));
@@ -263,4 +266,118 @@ fn counter_sum(group: &[Item]) -> i128 {
         item.cell.dots.iter().filter_map(|held| counter::net(Type::Counter, held, &item.floor))
     });
     nets.fold(0, |sum: i128, (_, net)| sum.saturating_add(net))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Replica, key, text};
+    use crate::{CounterOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp};
+
+    fn update(field: &str, mutation: Mutation) -> Mutation {
+        Mutation::Map(MapOp::Update { field: field.into(), mutation: Box::new(mutation) })
+    }
+
+    fn pages(a: &Replica, limit: usize) -> Vec<ReadValue> {
+        let mut query = Query { limit, ..Query::default() };
+        let mut pages = Vec::new();
+        loop {
+            let content = read(&a.cells, &key(), &query).expect("memory").content.expect("is there");
+            pages.push(content.value);
+            match content.cursor {
+                Some(cursor) => {
+                    check_cursor(&cursor).expect("own cursor");
+                    query.cursor = Some(cursor);
+                }
+                None => return pages,
+            }
+        }
+    }
+
+    #[test]
+    fn an_absent_key_still_says_who_touched_it() {
+        let mut a = Replica::new(1);
+        let never = read(&a.cells, &key(), &Query::default()).expect("memory");
+        assert_eq!((never.content, never.touched.len(), never.changed_index), (None, 0, 0));
+        a.write(1, Mutation::Flag(FlagOp::Enable));
+        let txn = a.write(1, Mutation::Flag(FlagOp::Disable));
+        let reading = read(&a.cells, &key(), &Query::default()).expect("memory");
+        assert_eq!(reading.content, None);
+        assert!(reading.touched.covers(txn.head.dot));
+        assert_eq!(reading.changed_index, 2);
+    }
+
+    #[test]
+    fn a_set_is_read_page_by_page_in_its_order() {
+        let mut a = Replica::new(1);
+        a.write(1, Mutation::RwSet(SetOp::AddAll((0..25).map(Value::Int).collect())));
+        a.write(2, Mutation::RwSet(SetOp::RemoveAll((5..15).map(Value::Int).collect())));
+        let read: Vec<Value> = pages(&a, 4)
+            .into_iter()
+            .flat_map(|page| match page {
+                ReadValue::Set(elements) => elements,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(read, (0..5).chain(15..25).map(Value::Int).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_map_is_read_page_by_page_and_a_counter_never_in_parts() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        for (n, field) in ["a", "b", "c"].into_iter().enumerate() {
+            let add = |by| update(field, update("n", Mutation::Counter(CounterOp::Add(by))));
+            let here = a.write(1, add(1));
+            b.receive(&here);
+            let there = b.write(2, add(10 * n as i64));
+            a.receive(&there);
+        }
+        let pages = pages(&a, 1);
+        assert_eq!(pages.len(), 3);
+        for (n, page) in pages.iter().enumerate() {
+            let ReadValue::Map(fields) = page else { panic!("{page:?}") };
+            let Some((Type::Map, ReadValue::Map(inner))) = fields.values().next() else { panic!("{page:?}") };
+            assert_eq!(inner["n"], (Type::Counter, ReadValue::Counter(1 + 10 * n as i64)));
+        }
+    }
+
+    #[test]
+    fn a_field_of_two_types_shows_the_same_one_on_every_page() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let one = a.write(1, update("f", Mutation::Set(SetOp::AddAll(vec![text("x"), text("y")]))));
+        let two = b.write(1, update("f", Mutation::RwSet(SetOp::AddAll(vec![text("p"), text("q")]))));
+        let three = b.write(1, update("g", Mutation::Register(RegisterOp::Set(text("v")))));
+        a.receive(&two);
+        a.receive(&three);
+        b.receive(&one);
+        for page in pages(&a, 1) {
+            let ReadValue::Map(fields) = page else { panic!("is a map") };
+            assert!(fields.get("f").is_none_or(|(ty, _)| *ty == Type::Set), "{fields:?}");
+        }
+        assert_eq!(a.value(), b.value());
+    }
+
+    #[test]
+    fn one_element_is_asked_for_without_reading_the_others() {
+        let mut a = Replica::new(1);
+        a.write(1, update("f", Mutation::Counter(CounterOp::Add(1))));
+        for (element, present) in [(text("f"), true), (text("g"), false), (Value::Int(1), false)] {
+            let query = Query { element: Some(element), ..Query::default() };
+            let content = read(&a.cells, &key(), &query).expect("memory").content.expect("is there");
+            assert_eq!((content.present, content.size), (Some(present), Some(1)));
+            assert_eq!(content.value, ReadValue::Map(BTreeMap::new()));
+        }
+    }
+
+    #[test]
+    fn foreign_cursors_are_refused_and_harmless() {
+        let mut a = Replica::new(1);
+        a.write(1, Mutation::Set(SetOp::Add(text("x"))));
+        for cursor in [&b"garbage"[..], &[], &[0, 1, 1], &[0, 1, 4]] {
+            let query = Query { cursor: Some(cursor.to_vec()), ..Query::default() };
+            let content = read(&a.cells, &key(), &query).expect("memory").content.expect("is there");
+            assert_eq!(content.value, ReadValue::Set(vec![text("x")]));
+        }
+        assert!(check_cursor(b"garbage").is_err());
+    }
 }

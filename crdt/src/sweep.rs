@@ -311,3 +311,102 @@ fn without_dead_floors(mut stored: Stored, live_run: Option<u64>, stable: &Vecto
     });
     stored
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Replica, text};
+    use crate::{Mutation, RegisterOp, SetOp, Value};
+
+    fn at(name: &str) -> Key {
+        Key::new("default", name).expect("well formed")
+    }
+
+    fn create_and_delete(a: &mut Replica, name: &str) {
+        a.commit(1, &[(at(name), Mutation::Register(RegisterOp::Set(text("v"))))]);
+        a.commit(1, &[(at(name), Mutation::Delete(None))]);
+    }
+
+    fn sweep_all(a: &mut Replica, keep_from_index: u64, limit: usize) -> (usize, usize) {
+        let (mut sweeps, mut removed) = (0, 0);
+        loop {
+            let stable = a.stable.clone();
+            let swept = sweep(&mut a.cells, &stable, keep_from_index, limit).expect("memory");
+            assert!(swept.examined <= limit.max(2));
+            sweeps += 1;
+            removed += swept.removed;
+            if !swept.ripe_left {
+                return (sweeps, removed);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_swept_before_it_is_stable() {
+        let mut a = Replica::new(1);
+        create_and_delete(&mut a, "k");
+        a.commit(1, &[(at("s"), Mutation::RwSet(SetOp::Remove(text("x"))))]);
+        assert!(sweep_pending(&a.cells).expect("memory"));
+        assert_eq!(sweep_all(&mut a, u64::MAX, 100), (1, 0));
+        assert_eq!((a.rows(Table::HEADER), a.rows(Table::CELL)), (2, 1));
+    }
+
+    #[test]
+    fn the_header_of_an_absent_key_is_kept_for_as_long_as_asked() {
+        let mut a = Replica::new(1);
+        create_and_delete(&mut a, "k");
+        a.stable = a.vector.clone();
+        assert_eq!(sweep_all(&mut a, 2, 100).1, 0);
+        assert_eq!(sweep_all(&mut a, 3, 100).1, 1);
+        assert_eq!(a.rows(Table::HEADER), 0);
+        assert!(!sweep_pending(&a.cells).expect("memory"));
+    }
+
+    #[test]
+    fn an_unripe_row_holds_up_none_of_those_behind_it() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let unripe = b.commit(1, &[(at("b"), Mutation::RwSet(SetOp::Remove(text("x"))))]).0;
+        a.receive(&unripe);
+        for n in 0..100 {
+            create_and_delete(&mut a, &format!("k{n:03}"));
+        }
+        a.stable.set(a.origin, a.vector.get(a.origin));
+        let (sweeps, removed) = sweep_all(&mut a, u64::MAX, 16);
+        assert_eq!(removed, 100);
+        assert!(sweeps <= 30, "{sweeps} sweeps");
+        assert!(sweep_pending(&a.cells).expect("memory"));
+        a.stable = a.vector.clone();
+        sweep_all(&mut a, u64::MAX, 16);
+        assert_eq!((a.rows(Table::HEADER), a.rows(Table::CELL), a.rows(Table::SWEEP)), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_key_that_came_back_is_not_swept() {
+        let mut a = Replica::new(1);
+        create_and_delete(&mut a, "k");
+        a.commit(1, &[(at("k"), Mutation::Register(RegisterOp::Set(text("back"))))]);
+        assert_eq!(a.settle(), 0);
+        assert_eq!((a.rows(Table::HEADER), a.rows(Table::SWEEP)), (1, 0));
+        a.commit(1, &[(at("k"), Mutation::Delete(None))]);
+        assert_eq!(a.settle(), 1);
+    }
+
+    #[test]
+    fn golden_bytes_do_not_change() {
+        let mut a = Replica::new(1);
+        a.commit(1, &[(at("k"), Mutation::RwSet(SetOp::Remove(Value::Nil)))]);
+        let rows: Vec<_> = a.cells.rows.iter().filter(|(t, ..)| *t == Table::SWEEP).collect();
+        let row = |path: &[u8]| [&[0, 0, 0, 0, 0, 0, 0, 1][..], b"default\0k\0\0", path].concat();
+        assert_eq!(rows.iter().map(|(_, key, _)| *key).collect::<Vec<_>>(), [row(&[]), row(&[7, 1])]);
+        assert!(rows.iter().all(|(.., value)| value.as_ref() == VERSION));
+    }
+
+    #[test]
+    fn golden_bytes_of_a_lap_do_not_change() {
+        let began = [crate::Dot::new(crate::Origin(1), 2)].into_iter().collect();
+        let lap = Lap { next: vec![9], began, dropped: true };
+        assert_eq!(lap.encode(), [1, 1, 1, 9, 1, 0, 0, 0, 1, 2]);
+        let again = Lap::decode(&lap.encode()).expect("own encoding");
+        assert_eq!((again.next, again.began, again.dropped), (lap.next, lap.began, true));
+    }
+}
