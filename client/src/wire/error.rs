@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn the_body_has_the_documented_shape() {
-        let error = ApiError::new(ErrorCode::NotCaughtUp, "behind").with("origin", "us-east").retry_after_ms(120);
+        let error =
+            ApiError::new(ErrorCode::NotCaughtUp, "behind").with("origin", "us-east").retry_after_ms(120);
         let json = error.to_json();
         assert_eq!(
             json.to_string(),

@@ -96,7 +96,10 @@ fn take_mutation(fields: &mut Fields<'_>, depth: usize) -> Result<Mutation, ApiE
     }
     let name = fields.text("type")?;
     let ty = Type::from_name(&name).ok_or_else(|| {
-        ApiError::new(ErrorCode::UnknownType, format!("{:?} is not a type", name.chars().take(80).collect::<String>()))
+        ApiError::new(
+            ErrorCode::UnknownType,
+            format!("{:?} is not a type", name.chars().take(80).collect::<String>()),
+        )
     })?;
     let op = fields.text("op")?;
     if op == "delete" {
@@ -185,7 +188,8 @@ pub fn txn(space: &str, json: Json) -> Result<TxnRequest, ApiError> {
     fields.finish()?;
     let count = ops.len() + conditions.len();
     if count > TXN_OPS_MAX {
-        let message = format!("a transaction has at most {TXN_OPS_MAX} operations and conditions, this one {count}");
+        let message =
+            format!("a transaction has at most {TXN_OPS_MAX} operations and conditions, this one {count}");
         return Err(ApiError::new(ErrorCode::TooLarge, message).with("limit", TXN_OPS_MAX));
     }
     if ops.is_empty() {
@@ -230,7 +234,10 @@ fn condition(space: &str, json: Json) -> Result<(Key, Condition), ApiError> {
         Some("contains") => Condition::Contains(fields.value("contains")?),
         Some(other) => {
             let shown: String = other.chars().take(80).collect();
-            return Err(ApiError::new(ErrorCode::UnknownField, format!("a condition has no field {shown:?}")));
+            return Err(ApiError::new(
+                ErrorCode::UnknownField,
+                format!("a condition has no field {shown:?}"),
+            ));
         }
         None => return Err(bad("a condition needs one of absent, exists, version, value, contains".into())),
     };
@@ -288,7 +295,13 @@ mod tests {
         let code = |json| txn("default", json).expect_err("refused").code;
         assert_eq!(code(json!({"ops":[]})), ErrorCode::BadValue);
         assert_eq!(code(json!({"ops":[{"key":"","op":"delete"}]})), ErrorCode::BadKey);
-        assert_eq!(code(json!({"if":[{"key":"a","like":1}],"ops":[{"key":"a","op":"delete"}]})), ErrorCode::UnknownField);
-        assert_eq!(code(json!({"if":[{"key":"a","absent":false}],"ops":[{"key":"a","op":"delete"}]})), ErrorCode::BadValue);
+        assert_eq!(
+            code(json!({"if":[{"key":"a","like":1}],"ops":[{"key":"a","op":"delete"}]})),
+            ErrorCode::UnknownField
+        );
+        assert_eq!(
+            code(json!({"if":[{"key":"a","absent":false}],"ops":[{"key":"a","op":"delete"}]})),
+            ErrorCode::BadValue
+        );
     }
 }

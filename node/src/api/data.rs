@@ -25,7 +25,7 @@ pub async fn read(
 ) -> Result {
     let wanted = ReadQuery {
         limit: query.take_limit("limit", api.bounds.page_max)?,
-        cursor: query.take("cursor").map(|text| cursor(&text)).transpose()?,
+        cursor: query.take("cursor").map(|text| value_cursor(&text)).transpose()?,
         element: query.take("element").map(|text| element(&text)).transpose()?,
     };
     query.finish()?;
@@ -38,7 +38,12 @@ pub async fn read(
 }
 
 /// `POST /v1/spaces/{space}/keys/{key}`
-pub async fn mutate(State(api): State<Api>, session: Session, KeyPath(key): KeyPath, body: JsonBody) -> Result {
+pub async fn mutate(
+    State(api): State<Api>,
+    session: Session,
+    KeyPath(key): KeyPath,
+    body: JsonBody,
+) -> Result {
     let mutation = request::mutation(body.json)?;
     write_one(&api, session, key, mutation, body.bytes).await
 }
@@ -49,7 +54,12 @@ pub async fn delete(State(api): State<Api>, session: Session, KeyPath(key): KeyP
 }
 
 /// `POST /v1/spaces/{space}/txn`
-pub async fn txn(State(api): State<Api>, session: Session, SpacePath(space): SpacePath, body: JsonBody) -> Result {
+pub async fn txn(
+    State(api): State<Api>,
+    session: Session,
+    SpacePath(space): SpacePath,
+    body: JsonBody,
+) -> Result {
     let txn = request::txn(&space, body.json)?;
     let (results, touched) = write(&api, &session, txn.conditions, txn.ops, body.bytes).await?;
     let version = results.last().map(|last| last.version.to_string());
@@ -92,7 +102,12 @@ pub async fn list(
 const EXPLAIN_CELLS_MAX: usize = 1000;
 
 /// `GET /v1/spaces/{space}/keys/{key}/explain`
-pub async fn explain(State(api): State<Api>, session: Session, KeyPath(key): KeyPath, query: Query) -> Result {
+pub async fn explain(
+    State(api): State<Api>,
+    session: Session,
+    KeyPath(key): KeyPath,
+    query: Query,
+) -> Result {
     query.finish()?;
     let view = view(&api, &session).await?;
     let touched = meridian_crdt::glance(&view, &key).map_err(unreadable)?.touched;
@@ -185,7 +200,9 @@ fn value_json(value: &ReadValue) -> Json {
         ReadValue::Map(fields) => Json::Object(
             fields
                 .iter()
-                .map(|(name, (ty, value))| (name.clone(), json!({"type": ty.name(), "value": value_json(value)})))
+                .map(|(name, (ty, value))| {
+                    (name.clone(), json!({"type": ty.name(), "value": value_json(value)}))
+                })
                 .collect(),
         ),
         other => json::from_value(&other.to_value()),
@@ -204,6 +221,13 @@ fn bad_cursor() -> ApiError {
 
 fn cursor(text: &str) -> Result<Vec<u8>> {
     Ok(URL_SAFE_NO_PAD.decode(text).map_err(|_| bad_cursor())?)
+}
+
+/// A cursor into a value; one that no page could have given out is refused rather than read from the front.
+fn value_cursor(text: &str) -> Result<Vec<u8>> {
+    let bytes = cursor(text)?;
+    meridian_crdt::read::check_cursor(&bytes).map_err(|_| bad_cursor())?;
+    Ok(bytes)
 }
 
 fn not_found(key: &Key) -> ApiError {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meridian_crdt::OriginName;
 use meridian_crdt::hlc::Clock;
+use meridian_crdt::{Dot, OriginName};
 use meridian_gossip::GossipStatus;
 use tokio::sync::{mpsc, watch};
 
@@ -94,7 +94,8 @@ async fn found(shard: &Shard, members: &[String]) {
     loop {
         let state = shard.publisher.applied().borrow().state.clone();
         let item = if state.own.is_none() {
-            Item::Mint(OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() })
+            let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
+            Item::Mint { name, lost: None }
         } else if !state.members.keys().eq(members) {
             Item::Members(members.to_vec())
         } else {
@@ -112,7 +113,8 @@ async fn recover(shard: &Shard) {
     loop {
         if let Ok(index) = shard.read_index().await {
             let mut applied = shard.publisher.applied();
-            let recovered = applied.wait_for(|now| now.index >= index && now.state.own.is_some()).await.is_ok();
+            let recovered =
+                applied.wait_for(|now| now.index >= index && now.state.own.is_some()).await.is_ok();
             if recovered {
                 tracing::info!(index, "ready: everything committed is applied here");
                 shard.ready.send_replace(true);
@@ -152,7 +154,7 @@ fn something_to_tidy(
     swept_at: &mut Option<(meridian_crdt::Vector, u64)>,
 ) -> Result<bool, StorageError> {
     let view = shard.store.view()?;
-    if oplog::can_truncate(state, &view)? {
+    if state.sweep_left || oplog::can_truncate(state, &view)? {
         return Ok(true);
     }
     let now = (state.stable.clone(), state.oplog_end);
@@ -213,12 +215,33 @@ async fn watch_disk(shard: &Shard, every: Duration) {
 
 /// Begins a new life when another datacenter has txns of ours that we have lost: ours would otherwise be numbered
 /// like theirs. The old life's tail then comes in like a stranger's.
+///
+/// SUBTLE: a deposed leader that does not know it yet sees exactly the same, because its successor has written on. So
+/// leadership is confirmed with a majority first, and apply checks once more that the txns are missing.
 async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<u64>) {
     while let Some(seen) = lost_tail.recv().await {
-        let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
-        tracing::error!(seen, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
-        if let Err(error) = shard.proposer.submit(Item::Mint(name), 256).await {
-            tracing::warn!(%error, "the new life could not be proposed; replication will report again");
+        let Some(own) = shard.publisher.applied().borrow().state.own else { continue };
+        let lost = Dot::new(own, seen);
+        if !confirmed_lost(shard, lost).await {
+            continue;
         }
+        let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
+        tracing::error!(%lost, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
+        match shard.proposer.submit(Item::Mint { name, lost: Some(lost) }, 256).await {
+            Ok(outcome) => tracing::warn!(?outcome, "the new life was proposed"),
+            Err(error) => {
+                tracing::warn!(%error, "the new life could not be proposed; replication will report again");
+            }
+        }
+    }
+}
+
+/// Whether `lost` is still missing once everything that a majority has is applied here.
+async fn confirmed_lost(shard: &Shard, lost: Dot) -> bool {
+    let Ok(index) = shard.raft.read_index(LAG_DEADLINE).await else { return false };
+    let mut applied = shard.publisher.applied();
+    match tokio::time::timeout(LAG_DEADLINE, applied.wait_for(|now| now.index >= index)).await {
+        Ok(Ok(now)) => !now.state.vector.covers(lost),
+        _ => false,
     }
 }

@@ -2,8 +2,8 @@
 
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
-    Cells, Ctx, Executed, ExecuteError, Key, KeyEffect, Limits, Refusal, StoreError, Txn, TxnHead, Vector,
-    txn_hash,
+    Cells, Ctx, Dot, ExecuteError, Executed, Key, KeyEffect, Limits, OriginName, Refusal, StoreError, Txn,
+    TxnHead, Vector, txn_hash,
 };
 
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
@@ -39,7 +39,7 @@ fn apply_item<C: Cells>(
     Ok(match item {
         Item::Client(txn) => Outcome::Client(apply_client(state, cells, txn)?),
         Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, &txn)?),
-        Item::Mint(name) => settled(state.register(name).map(|own| state.own = Some(own))),
+        Item::Mint { name, lost } => settled(mint(state, name, lost)),
         Item::Register(name) => settled(register_foreign(state, name)),
         Item::Members(names) => {
             state.set_members(names);
@@ -53,7 +53,19 @@ fn apply_item<C: Cells>(
     })
 }
 
-fn register_foreign(state: &mut ShardState, name: meridian_crdt::OriginName) -> Result<(), String> {
+/// Begins a life, unless what called for it no longer holds: somebody else may have begun one, or the txns that
+/// seemed lost are here after all.
+fn mint(state: &mut ShardState, name: OriginName, lost: Option<Dot>) -> Result<(), String> {
+    match (state.own, lost) {
+        (None, None) => {}
+        (Some(own), Some(lost)) if lost.origin == own && !state.vector.covers(lost) => {}
+        (own, lost) => return Err(format!("the life {own:?} goes on; {lost:?} gives no reason to end it")),
+    }
+    state.own = Some(state.register(name)?);
+    Ok(())
+}
+
+fn register_foreign(state: &mut ShardState, name: OriginName) -> Result<(), String> {
     let dc = name.dc.clone();
     let origin = state.register(name)?;
     if let Some(peer) = state.members.get_mut(&dc) {
@@ -66,15 +78,11 @@ fn register_foreign(state: &mut ShardState, name: meridian_crdt::OriginName) -> 
 /// the absence can still be validated, and a session that has seen it gets its dots.
 const HEADERS_KEPT_TXNS: u64 = 10_000;
 
-fn tidy<C: Cells>(
-    state: &mut ShardState,
-    cells: &mut C,
-    rows_max: u32,
-) -> Result<(), StoreError<C::Error>> {
+fn tidy<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), StoreError<C::Error>> {
     oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
     requests::expire(state, cells, rows_max as usize).map_err(StoreError::Cells)?;
     let keep_from = state.oplog_end.saturating_sub(HEADERS_KEPT_TXNS);
-    meridian_crdt::sweep(cells, &state.stable, keep_from, rows_max as usize)?;
+    state.sweep_left = meridian_crdt::sweep(cells, &state.stable, keep_from, rows_max as usize)?.ripe_left;
     Ok(())
 }
 
@@ -178,8 +186,7 @@ fn commit<C: Cells>(
     };
     let mut deps = ctx.deps.clone();
     deps.set(ctx.dot.origin, 0);
-    let head =
-        TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
+    let head = TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
     let txn = Txn { head, effects };
     let encoded = txn.encode();
     let applied = meridian_crdt::apply(cells, ctx, &txn.effects)?;

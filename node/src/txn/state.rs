@@ -72,6 +72,8 @@ pub struct ShardState {
     pub requests_first: u64,
     /// One above the number of the newest remembered request.
     pub requests_end: u64,
+    /// Whether the last sweep left rows that could have been swept.
+    pub sweep_left: bool,
     /// How many LWW values lost to a concurrent one, ever.
     pub lww_conflicts: u64,
 }
