@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use meridian_client::wire::token::cluster_id;
 use meridian_crdt::hlc::Clock;
 use meridian_gossip::{GossipConfig, Identity as GossipIdentity};
@@ -75,7 +77,7 @@ pub async fn serve(config: Config, options: ServeOptions) -> Result<(), ServeErr
             _ = interrupt.recv() => {}
         }
     };
-    run(config, options, Seams::production(), stop).await
+    run(config, options, Seams::production(), stop.boxed()).await
 }
 
 /// Runs a node over the given seams until `stop` ends or storage fails.
@@ -83,7 +85,7 @@ pub async fn run(
     config: Config,
     options: ServeOptions,
     seams: Seams,
-    stop: impl Future<Output = ()> + Send,
+    stop: BoxFuture<'static, ()>,
 ) -> Result<(), ServeError> {
     let client_port = listen(&seams, &config.node.client_listen).await?;
     let peer_port = listen(&seams, &config.node.peer_listen).await?;

@@ -12,7 +12,6 @@ mod request;
 mod serve;
 pub mod status;
 
-use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -24,7 +23,10 @@ use args::{Cli, Command, ConfigCommand};
 const USAGE: u8 = 2;
 
 /// Runs the program with these arguments, the first being its name.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+///
+/// It is not generic, so that the node is compiled once, with this library, and not again with each program that
+/// calls it.
+pub fn main(args: std::env::ArgsOs) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
