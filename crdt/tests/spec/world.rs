@@ -1,6 +1,9 @@
 //! A world of 3 to 5 replicas that runs at random from a seed, and is compared with the specification as it goes.
 
-use meridian_crdt::{Key, Mutation, Origin, Vector};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use meridian_crdt::{Dot, Key, Mutation, Origin, TxnHead, Vector};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -313,13 +316,32 @@ impl World {
         }
     }
 
+    /// A replica that has only ever applied txns: nothing was merged into it, and nothing swept.
+    fn replayed(&mut self) -> Replica {
+        let mut txns = BTreeMap::new();
+        for replica in &self.replicas {
+            txns.extend(replica.log.clone());
+        }
+        let mut fresh = Replica::new(Origin(u32::MAX), &[], 0);
+        while !txns.is_empty() {
+            let ready = |bytes: &Bytes| fresh.ready(&TxnHead::decode(bytes).expect("a head"));
+            let ready: Vec<Dot> =
+                txns.iter().filter(|(_, bytes)| ready(bytes)).map(|(dot, _)| *dot).collect();
+            let dot = ready[self.rng.random_range(0..ready.len())];
+            fresh.receive(&txns.remove(&dot).expect("it was just there"));
+        }
+        fresh
+    }
+
     /// At equal vectors, after [`World::settle`], all is equal; when all is stable and swept, nothing is left of what is gone.
     pub fn quiesce(&mut self) {
+        let replayed = self.replayed();
         let first = &self.replicas[0];
         for other in &self.replicas[1..] {
             assert_eq!(first.vector, other.vector, "seed {}: everything was delivered", self.seed);
             compare::equal(&format!("seed {}", self.seed), first, other, &self.subject);
         }
+        compare::equal(&format!("seed {}", self.seed), first, &replayed, &self.subject);
         let vector = first.vector.clone();
         let members: Vec<Origin> = self.replicas.iter().map(|r| r.origin).collect();
         for replica in &mut self.replicas {
