@@ -17,7 +17,7 @@ use spec::seeds;
 use spec::world::World;
 
 /// How many orders of one history are tried.
-const ORDERS_MAX: usize = 200;
+const ORDERS_MAX: usize = 100;
 
 /// A few txns at three replicas, of which some saw others.
 fn small_world(seed: u64) -> World {
@@ -54,7 +54,7 @@ fn orders(observer: &Replica, txns: &BTreeMap<Dot, Bytes>, done: &mut Vec<Replic
 
 #[test]
 fn every_causal_order_of_delivery_gives_the_same_contents() {
-    seeds::each(60, |seed| {
+    seeds::each(40, |seed| {
         let world = small_world(seed);
         let mut ends = Vec::new();
         orders(&Replica::new(Origin(99), &[], 0), &committed(&world), &mut ends);
@@ -68,7 +68,7 @@ fn every_causal_order_of_delivery_gives_the_same_contents() {
 
 #[test]
 fn a_second_delivery_changes_nothing() {
-    seeds::each(60, |seed| {
+    seeds::each(40, |seed| {
         let mut world = small_world(seed);
         world.settle();
         let before = world.replicas.clone();
@@ -81,7 +81,7 @@ fn a_second_delivery_changes_nothing() {
 
 #[test]
 fn txns_come_back_from_their_bytes() {
-    seeds::each(60, |seed| {
+    seeds::each(40, |seed| {
         for bytes in committed(&small_world(seed)).values() {
             assert_eq!(Txn::decode(bytes).expect("an own encoding").encode(), *bytes);
         }
@@ -97,7 +97,7 @@ fn merged(into: &Replica, from: &Replica) -> Replica {
 
 #[test]
 fn merging_a_snapshot_with_itself_or_twice_changes_no_contents() {
-    seeds::each(150, |seed| {
+    seeds::each(80, |seed| {
         let world = small_world(seed);
         let (a, b) = (&world.replicas[0], &world.replicas[1]);
         let who = format!("seed {seed}");
@@ -111,7 +111,7 @@ fn merging_a_snapshot_with_itself_or_twice_changes_no_contents() {
 
 #[test]
 fn merges_commute_and_associate() {
-    seeds::each(150, |seed| {
+    seeds::each(80, |seed| {
         let world = small_world(seed);
         let [a, b, c] = &world.replicas[..] else { panic!("three replicas") };
         let who = format!("seed {seed}");
@@ -125,7 +125,7 @@ fn merges_commute_and_associate() {
 
 #[test]
 fn the_mutations_of_one_txn_add_up_to_the_same_as_one_txn_each() {
-    seeds::each(150, |seed| {
+    seeds::each(80, |seed| {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut world = small_world(seed);
         world.settle();

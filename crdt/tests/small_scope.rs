@@ -92,7 +92,7 @@ fn histories(ty: Type, alphabet: &[Mutation]) {
 }
 
 /// How many histories of one alphabet are run.
-const HISTORIES_MAX: usize = 700;
+const HISTORIES_MAX: usize = 200;
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }

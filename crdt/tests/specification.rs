@@ -9,7 +9,7 @@ use spec::seeds;
 use spec::world::World;
 
 fn reads_as_specified(ty: Type) {
-    seeds::each(150, |seed| World::new(seed, |rng| Subject::of(ty, rng)).run());
+    seeds::each(40, |seed| World::new(seed, |rng| Subject::of(ty, rng)).run());
 }
 
 #[test]
@@ -49,10 +49,10 @@ fn an_rwset_reads_as_specified() {
 
 #[test]
 fn a_map_with_nested_fields_reads_as_specified() {
-    seeds::each(400, |seed| World::new(seed, |rng| Subject::of(Type::Map, rng)).run());
+    seeds::each(100, |seed| World::new(seed, |rng| Subject::of(Type::Map, rng)).run());
 }
 
 #[test]
 fn keys_to_which_several_types_are_written_read_as_specified() {
-    seeds::each(400, |seed| World::new(seed, Subject::mixed).run());
+    seeds::each(100, |seed| World::new(seed, Subject::mixed).run());
 }

@@ -8,7 +8,7 @@ use meridian_crdt::{CounterOp, FlagOp, Key, MapOp, Mutation, SetOp, Table, Type,
 use spec::draw::Subject;
 use spec::world::World;
 
-const CYCLES: i64 = 200;
+const CYCLES: i64 = 60;
 
 fn key() -> Key {
     Key::new("default", "k").expect("well formed")

@@ -165,7 +165,7 @@ fn explained(who: &str, replica: &Replica, key: &Key, content: Option<&Content>)
     match content.map(|content| &content.value) {
         None => assert!(shown.is_empty(), "{who}: {shown:?}"),
         Some(ReadValue::Register(value)) => {
-            assert_eq!(values().collect::<Vec<_>>(), [value.clone()], "{who}")
+            assert!(values().eq([value.clone()]), "{who}: {value:?}")
         }
         Some(ReadValue::MvRegister(read)) => {
             assert_eq!(history::sorted(values().map(|value| value.to_bytes())), *read, "{who}");

@@ -134,10 +134,10 @@ impl Replica {
 
     /// The txns that this replica could give to `other` now.
     pub fn offers<'r>(&'r self, other: &'r Replica) -> impl Iterator<Item = &'r Bytes> {
-        self.log.iter().filter_map(move |(dot, bytes)| {
-            let next = dot.seq == other.vector.get(dot.origin) + 1;
-            (next && other.ready(&TxnHead::decode(bytes).expect("a head"))).then_some(bytes)
-        })
+        let next = |origin: Origin| Dot::new(origin, other.vector.get(origin) + 1);
+        let next: Vec<Dot> = self.vector.iter().map(|dot| next(dot.origin)).collect();
+        let kept = next.into_iter().filter_map(|dot| self.log.get(&dot));
+        kept.filter(|bytes| other.ready(&TxnHead::decode(bytes).expect("a head")))
     }
 
     /// Merges the whole state of `donor`, at whatever vector it stands.

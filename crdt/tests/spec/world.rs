@@ -1,6 +1,9 @@
 //! A world of 3 to 5 replicas that runs at random from a seed, and is compared with the specification as it goes.
 
-use meridian_crdt::{Key, Mutation, Origin, Vector};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use meridian_crdt::{Dot, Key, Mutation, Origin, TxnHead, Vector};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -20,22 +23,32 @@ struct Habits {
     report: u32,
     stabilize: u32,
     sweep: u32,
+    /// Everybody reports, stabilizes and sweeps at once.
+    collect: u32,
     /// A replica that hears nothing until the end of the round.
     laggard: Option<usize>,
+    /// Somebody whose own txns do not get to somebody else until the end of the round, though its reports do: what
+    /// is acknowledged by all is then not yet stable.
+    withheld: Option<(Origin, usize)>,
 }
 
 impl Habits {
-    fn draw(rng: &mut SmallRng, replicas: usize) -> Self {
-        let laggard = rng.random_bool(0.5).then(|| rng.random_range(0..replicas));
+    fn draw(rng: &mut SmallRng, members: &[Origin]) -> Self {
+        let replicas = members.len();
+        let laggard = rng.random_bool(0.3).then(|| rng.random_range(0..replicas));
+        let late = (members[rng.random_range(0..replicas)], rng.random_range(0..replicas));
+        let withheld = rng.random_bool(0.6).then_some(late);
         Habits {
             write: rng.random_range(20..60),
             deliver: rng.random_range(10..80),
             repeat: 3,
             merge: if rng.random_bool(0.5) { rng.random_range(1..12) } else { 0 },
-            report: rng.random_range(5..40),
-            stabilize: rng.random_range(2..20),
-            sweep: rng.random_range(1..20),
+            report: rng.random_range(5..80),
+            stabilize: rng.random_range(2..40),
+            sweep: rng.random_range(1..40),
+            collect: if rng.random_bool(0.7) { rng.random_range(1..40) } else { 0 },
             laggard,
+            withheld,
         }
     }
 }
@@ -75,7 +88,7 @@ impl World {
         let members: Vec<Origin> = (0..count).map(|n| Origin(n * 7 + 1)).collect();
         let replicas =
             members.iter().map(|origin| Replica::new(*origin, &members, rng.random_range(-20..20))).collect();
-        let habits = Habits::draw(&mut rng, members.len());
+        let habits = Habits::draw(&mut rng, &members);
         World {
             seed,
             replicas,
@@ -97,7 +110,8 @@ impl World {
             self.habits.laggard = None;
             self.settle();
             self.quiesce();
-            self.habits = Habits::draw(&mut self.rng, self.replicas.len());
+            let members: Vec<Origin> = self.replicas.iter().map(|replica| replica.origin).collect();
+            self.habits = Habits::draw(&mut self.rng, &members);
         }
     }
 
@@ -121,9 +135,9 @@ impl World {
 
     fn step(&mut self) {
         self.now += self.rng.random_range(0..4);
-        let Habits { write, deliver, repeat, merge, report, stabilize, sweep, .. } = self.habits;
-        let mut choice =
-            self.rng.random_range(0..write + deliver + repeat + merge + report + stabilize + sweep);
+        let Habits { write, deliver, repeat, merge, report, stabilize, sweep, collect, .. } = self.habits;
+        let all = write + deliver + repeat + merge + report + stabilize + sweep + collect;
+        let mut choice = self.rng.random_range(0..all);
         let mut is = |weight: u32| {
             let hit = choice < weight;
             choice = choice.wrapping_sub(weight);
@@ -145,8 +159,11 @@ impl World {
             self.hear(at);
             self.replicas[at].stabilize();
             None
-        } else {
+        } else if is(sweep) {
             Some(self.sweep())
+        } else {
+            self.collect();
+            None
         };
         if let Some(at) = touched {
             self.check(at);
@@ -200,7 +217,12 @@ impl World {
     fn deliver(&mut self) -> Option<usize> {
         let (to, from) = self.pair()?;
         for _ in 0..self.rng.random_range(1..6) {
-            let offers: Vec<_> = self.replicas[from].offers(&self.replicas[to]).cloned().collect();
+            let offers = self.replicas[from].offers(&self.replicas[to]);
+            let late = |bytes: &&Bytes| {
+                let origin = TxnHead::decode(bytes).expect("a head").dot.origin;
+                self.habits.withheld == Some((origin, to))
+            };
+            let offers: Vec<_> = offers.filter(|bytes| !late(bytes)).cloned().collect();
             if offers.is_empty() {
                 break;
             }
@@ -268,6 +290,18 @@ impl World {
         at
     }
 
+    fn collect(&mut self) {
+        let vectors: Vec<_> = self.replicas.iter().map(|r| (r.origin, r.vector.clone())).collect();
+        for replica in &mut self.replicas {
+            let own = replica.origin;
+            for (member, vector) in vectors.iter().filter(|(member, _)| *member != own) {
+                replica.hear(*member, vector.clone());
+            }
+            replica.stabilize();
+            replica.sweep_all(64);
+        }
+    }
+
     /// Compares all that a replica shows with the specification of what it has seen.
     pub fn check(&self, at: usize) {
         let replica = &self.replicas[at];
@@ -301,6 +335,9 @@ impl World {
                         quiet = false;
                         let bytes = &offers[self.rng.random_range(0..offers.len())];
                         self.replicas[to].receive(bytes);
+                        if self.rng.random_bool(0.3) {
+                            self.check(to);
+                        }
                     }
                 }
             }
@@ -313,13 +350,32 @@ impl World {
         }
     }
 
+    /// A replica that has only ever applied txns: nothing was merged into it, and nothing swept.
+    fn replayed(&mut self) -> Replica {
+        let mut txns = BTreeMap::new();
+        for replica in &self.replicas {
+            txns.extend(replica.log.clone());
+        }
+        let mut fresh = Replica::new(Origin(u32::MAX), &[], 0);
+        while !txns.is_empty() {
+            let ready = |bytes: &Bytes| fresh.ready(&TxnHead::decode(bytes).expect("a head"));
+            let ready: Vec<Dot> =
+                txns.iter().filter(|(_, bytes)| ready(bytes)).map(|(dot, _)| *dot).collect();
+            let dot = ready[self.rng.random_range(0..ready.len())];
+            fresh.receive(&txns.remove(&dot).expect("it was just there"));
+        }
+        fresh
+    }
+
     /// At equal vectors, after [`World::settle`], all is equal; when all is stable and swept, nothing is left of what is gone.
     pub fn quiesce(&mut self) {
+        let replayed = self.replayed();
         let first = &self.replicas[0];
         for other in &self.replicas[1..] {
             assert_eq!(first.vector, other.vector, "seed {}: everything was delivered", self.seed);
             compare::equal(&format!("seed {}", self.seed), first, other, &self.subject);
         }
+        compare::equal(&format!("seed {}", self.seed), first, &replayed, &self.subject);
         let vector = first.vector.clone();
         let members: Vec<Origin> = self.replicas.iter().map(|r| r.origin).collect();
         for replica in &mut self.replicas {
