@@ -128,13 +128,13 @@ section! {
         /// Silence after which a link counts as broken and is dialled again. At least 2 heartbeats; default 3 s: above
         /// any round trip on earth with retransmissions.
         silence_max: Duration = secs(3), ms(50) => secs(300);
-        /// First pause before a broken link is dialled again; it doubles, with jitter. 1 ms to 1 min, default 100 ms.
-        reconnect_min: Duration = ms(100), ms(1) => secs(60);
-        /// Longest such pause. Not below `reconnect_min`; default 1 s, so that a healed cut is noticed at once. Raise it
+        /// First pause before a broken link is dialled again; it doubles, with jitter. 1 ms to 1 min, default 50 ms.
+        reconnect_min: Duration = ms(50), ms(1) => secs(60);
+        /// Longest such pause. Not below `reconnect_min`; default 300 ms, so that a healed cut is noticed at once. Raise it
         /// where dialling costs money.
-        reconnect_max: Duration = secs(1), ms(1) => secs(600);
-        /// How long dialling and the handshake may take. 100 ms to 1 min, default 5 s.
-        connect_timeout: Duration = secs(5), ms(100) => secs(60);
+        reconnect_max: Duration = ms(300), ms(1) => secs(600);
+        /// How long dialling and the handshake may take. 100 ms to 1 min, default 3 s.
+        connect_timeout: Duration = secs(3), ms(100) => secs(60);
         /// Bytes of txns that may be under way to a DC without its acknowledgement. 64 KiB to 1 GiB, default 8 MiB:
         /// 100 MiB/s over a round trip of 80 ms. Raise it on long fast links.
         link_credit_bytes: ByteSize = ByteSize::mib(8), ByteSize::kib(64) => ByteSize::gib(1);
