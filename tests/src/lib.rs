@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What the tests of whole clusters share: clients, workloads, checkers and clusters of real processes.
+//!
+//! The tests themselves stand in `tests/`, one file per subject; each starts the program under test as a user would.
+//! This library knows a node only from outside, through its client port and its process. Nothing in it sleeps to let
+//! something happen: it waits for conditions, within limits.
+
+pub mod check;
+pub mod client;
+pub mod fleet;
+pub mod raw;
+pub mod wait;
+pub mod workload;
