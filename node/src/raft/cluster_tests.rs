@@ -193,6 +193,25 @@ async fn writes_go_on_after_the_leader_is_gone_and_it_catches_up_when_it_returns
     cluster.wait_equal(40).await;
 }
 
+/// Symptom: after `kill -9` and a quick restart of a leader under load, its followers held other contents than it, for
+/// ever. Mechanism: followers get entries before they are on the leader's disk; the leader lost its last ones, led on in
+/// its old term, and wrote others under the same ids. Fix: a leader that returns has to be elected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_returns_at_once_leads_only_in_a_later_term() {
+    let mut cluster = Cluster::start(3, quick()).await;
+    cluster.put("row").await;
+    cluster.wait_equal(1).await;
+    let leader = cluster.leader().await;
+    let term = cluster.nodes[&leader].group.status().term;
+    cluster.stop_node(leader).await;
+    cluster.start_node(leader).await;
+    let next = cluster.leader().await;
+    let status = cluster.nodes[&next].group.status();
+    assert!(status.term > term, "node {next} leads in term {} after {term}", status.term);
+    cluster.put("another").await;
+    cluster.wait_equal(2).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_behind_the_log_gets_all_rows_in_a_snapshot() {
     let config = RaftConfig { snapshot_entries: 50, keep_entries: 1, ..quick() };

@@ -87,6 +87,10 @@ impl RaftConfig {
             enable_pre_vote: Some(true),
             // Followers write while the leader does, not after it.
             broadcast_submitted_on_append: Some(true),
+            // SUBTLE: therefore followers may hold, and have committed, entries that a leader that was killed has lost.
+            // If it led on in the same term it would write other entries under the same ids, and the logs would
+            // differ for ever without anybody noticing. Elected anew, it leads only with a log as long as a majority's.
+            enable_leader_restore: Some(false),
             ..Config::default()
         };
         config.validate().map_err(|error| StartError::Config(error.to_string()))
