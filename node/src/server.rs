@@ -134,7 +134,8 @@ impl Node {
         let raft_port = Arc::new(raft.clone());
         let raft = Arc::new(raft);
         let clock = Arc::new(Mutex::new(Clock::restore(0)));
-        let proposer = Proposer::start(raft.clone(), seams.clock.clone(), clock.clone(), proposer_bounds(config));
+        let proposer =
+            Proposer::start(raft.clone(), seams.clock.clone(), clock.clone(), proposer_bounds(config));
         let (lost_tail, lost_tail_told) = mpsc::channel(1);
         let peers = Arc::new(peers);
         let host = Arc::new(ShardHost {
@@ -174,7 +175,8 @@ impl Node {
         };
         let keeper = tokio::spawn(keeper.run(stop.subscribe()));
         let router = api::router(make_api(config, options, shard.clone()));
-        let client_port = tokio::spawn(api::serve(client_port, router, serve_bounds(config), stop.subscribe()));
+        let client_port =
+            tokio::spawn(api::serve(client_port, router, serve_bounds(config), stop.subscribe()));
         let peer_port = peer::serve(peer_port, peer_config, seams, shard.clone(), raft_port);
         Ok(Self { shard, fatal, stop, client_port, keeper, _peer_port: peer_port })
     }

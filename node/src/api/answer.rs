@@ -39,7 +39,8 @@ impl From<ApiError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json_response(status, &self.error.to_json());
         if let Some(ms) = self.error.retry_after_ms {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
@@ -65,7 +66,8 @@ fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
         map.insert(HeaderName::from_static(headers::SESSION), text);
     }
     let lag = api.shard.lag();
-    let entries: Vec<_> = lag.iter().map(|(dc, lag)| format!("{dc};ms={};txns={}", lag.ms, lag.txns)).collect();
+    let entries: Vec<_> =
+        lag.iter().map(|(dc, lag)| format!("{dc};ms={};txns={}", lag.ms, lag.txns)).collect();
     if let Ok(text) = HeaderValue::from_str(&entries.join(", "))
         && !lag.is_empty()
     {

@@ -38,7 +38,12 @@ pub async fn read(
 }
 
 /// `POST /v1/spaces/{space}/keys/{key}`
-pub async fn mutate(State(api): State<Api>, session: Session, KeyPath(key): KeyPath, body: JsonBody) -> Result {
+pub async fn mutate(
+    State(api): State<Api>,
+    session: Session,
+    KeyPath(key): KeyPath,
+    body: JsonBody,
+) -> Result {
     let mutation = request::mutation(body.json)?;
     write_one(&api, session, key, mutation, body.bytes).await
 }
@@ -49,7 +54,12 @@ pub async fn delete(State(api): State<Api>, session: Session, KeyPath(key): KeyP
 }
 
 /// `POST /v1/spaces/{space}/txn`
-pub async fn txn(State(api): State<Api>, session: Session, SpacePath(space): SpacePath, body: JsonBody) -> Result {
+pub async fn txn(
+    State(api): State<Api>,
+    session: Session,
+    SpacePath(space): SpacePath,
+    body: JsonBody,
+) -> Result {
     let txn = request::txn(&space, body.json)?;
     let (results, touched) = write(&api, &session, txn.conditions, txn.ops, body.bytes).await?;
     let version = results.last().map(|last| last.version.to_string());
@@ -92,7 +102,12 @@ pub async fn list(
 const EXPLAIN_CELLS_MAX: usize = 1000;
 
 /// `GET /v1/spaces/{space}/keys/{key}/explain`
-pub async fn explain(State(api): State<Api>, session: Session, KeyPath(key): KeyPath, query: Query) -> Result {
+pub async fn explain(
+    State(api): State<Api>,
+    session: Session,
+    KeyPath(key): KeyPath,
+    query: Query,
+) -> Result {
     query.finish()?;
     let view = view(&api, &session).await?;
     let touched = meridian_crdt::glance(&view, &key).map_err(unreadable)?.touched;
@@ -185,7 +200,9 @@ fn value_json(value: &ReadValue) -> Json {
         ReadValue::Map(fields) => Json::Object(
             fields
                 .iter()
-                .map(|(name, (ty, value))| (name.clone(), json!({"type": ty.name(), "value": value_json(value)})))
+                .map(|(name, (ty, value))| {
+                    (name.clone(), json!({"type": ty.name(), "value": value_json(value)}))
+                })
                 .collect(),
         ),
         other => json::from_value(&other.to_value()),

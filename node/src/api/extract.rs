@@ -41,17 +41,22 @@ fn text<'h>(map: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError>
     if values.next().is_some() {
         return Err(ApiError::new(ErrorCode::BadHeader, format!("{name} stands twice in the request")));
     }
-    value
-        .to_str()
-        .map(|text| Some(text.trim()))
-        .map_err(|_| ApiError::new(ErrorCode::BadHeader, format!("{name} holds bytes that are not visible ASCII")))
+    value.to_str().map(|text| Some(text.trim())).map_err(|_| {
+        ApiError::new(ErrorCode::BadHeader, format!("{name} holds bytes that are not visible ASCII"))
+    })
 }
 
 impl Session {
     fn from_headers(map: &HeaderMap, api: &Api) -> Result<Session, ApiError> {
-        let known = [headers::SESSION, headers::CONSISTENCY, headers::WAIT, headers::COMMIT, headers::REQUEST_ID];
-        if let Some(name) = map.keys().find(|n| n.as_str().starts_with("meridian-") && !known.contains(&n.as_str())) {
-            return Err(ApiError::new(ErrorCode::BadHeader, format!("{name} is not a header of this interface")));
+        let known =
+            [headers::SESSION, headers::CONSISTENCY, headers::WAIT, headers::COMMIT, headers::REQUEST_ID];
+        if let Some(name) =
+            map.keys().find(|n| n.as_str().starts_with("meridian-") && !known.contains(&n.as_str()))
+        {
+            return Err(ApiError::new(
+                ErrorCode::BadHeader,
+                format!("{name} is not a header of this interface"),
+            ));
         }
         if let Some(value) = text(map, headers::COMMIT)? {
             check_commit(value)?;
@@ -66,7 +71,8 @@ impl Session {
                 Some(token) => session_dots(token, api)?,
                 None => Vector::new(),
             },
-            consistency: text(map, headers::CONSISTENCY)?.map_or(Ok(Consistency::default()), headers::consistency)?,
+            consistency: text(map, headers::CONSISTENCY)?
+                .map_or(Ok(Consistency::default()), headers::consistency)?,
             wait: wait.min(api.bounds.wait_max),
             request_id,
         })
@@ -90,7 +96,9 @@ fn session_dots(token: &str, api: &Api) -> Result<Vector, ApiError> {
     let token = Token::from_text(token)?;
     let foreign = |why: String| ApiError::new(ErrorCode::ForeignToken, why);
     if token.cluster != api.cluster {
-        return Err(foreign("the session token comes from another cluster; start a new session without one".into()));
+        return Err(foreign(
+            "the session token comes from another cluster; start a new session without one".into(),
+        ));
     }
     let state = api.shard.publisher.applied().borrow().state.clone();
     let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
@@ -156,7 +164,10 @@ impl Query {
     pub fn take_limit(&mut self, name: &str, max: usize) -> Result<usize, ApiError> {
         let Some(value) = self.take(name) else { return Ok(max) };
         value.parse().ok().filter(|n| (1..=max).contains(n)).ok_or_else(|| {
-            ApiError::new(ErrorCode::BadHeader, format!("the parameter {name} takes a number from 1 to {max}"))
+            ApiError::new(
+                ErrorCode::BadHeader,
+                format!("the parameter {name} takes a number from 1 to {max}"),
+            )
         })
     }
 
@@ -203,16 +214,20 @@ impl FromRequest<Api> for JsonBody {
     async fn from_request(req: Request<Body>, api: &Api) -> Result<Self, Failure> {
         let limit = api.bounds.body_bytes_max;
         let too_large = || {
-            ApiError::new(ErrorCode::TooLarge, format!("the body is above {limit} bytes")).with("limit", limit)
+            ApiError::new(ErrorCode::TooLarge, format!("the body is above {limit} bytes"))
+                .with("limit", limit)
         };
-        let announced = req.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
+        let announced =
+            req.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|n| n > limit) {
             return Err(too_large().into());
         }
         let body = match Limited::new(req.into_body(), limit).collect().await {
             Ok(body) => body.to_bytes(),
             Err(e) if e.is::<LengthLimitError>() => return Err(too_large().into()),
-            Err(e) => return Err(ApiError::new(ErrorCode::BadJson, format!("the body broke off: {e}")).into()),
+            Err(e) => {
+                return Err(ApiError::new(ErrorCode::BadJson, format!("the body broke off: {e}")).into());
+            }
         };
         let json = serde_json::from_slice(&body)
             .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;

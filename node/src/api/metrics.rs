@@ -57,14 +57,22 @@ impl Metrics {
 
     fn render_requests(&self, page: &mut Page) {
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        page.head("meridian_http_requests_total", "counter", "Requests answered, by route, method and status.");
+        page.head(
+            "meridian_http_requests_total",
+            "counter",
+            "Requests answered, by route, method and status.",
+        );
         for ((route, method), counts) in &routes {
             for (status, count) in &counts.by_status {
                 let labels = format!("route=\"{route}\",method=\"{method}\",status=\"{status}\"");
                 page.line("meridian_http_requests_total", &labels, count);
             }
         }
-        page.head("meridian_http_request_ms", "histogram", "Time from a request's head to its answer, in milliseconds.");
+        page.head(
+            "meridian_http_request_ms",
+            "histogram",
+            "Time from a request's head to its answer, in milliseconds.",
+        );
         for ((route, method), counts) in &routes {
             let labels = format!("route=\"{route}\",method=\"{method}\"");
             for (bound, count) in LATENCY_BUCKETS_MS.iter().zip(counts.buckets) {
@@ -103,12 +111,27 @@ impl Page {
 fn render_raft(shard: &Shard, page: &mut Page) {
     let leadership = shard.raft.leadership().borrow().clone();
     let status = shard.raft.status();
-    page.single("meridian_raft_leading", "gauge", "1 while this node leads its datacenter.", u8::from(leadership.leading));
+    page.single(
+        "meridian_raft_leading",
+        "gauge",
+        "1 while this node leads its datacenter.",
+        u8::from(leadership.leading),
+    );
     page.single("meridian_raft_term", "gauge", "The current Raft term.", status.term);
     let applied = shard.publisher.applied().borrow().index;
     page.single("meridian_raft_applied_index", "gauge", "The last log entry applied here.", applied);
-    page.single("meridian_ready", "gauge", "1 once everything committed at start is applied.", u8::from(*shard.ready.borrow()));
-    page.single("meridian_disk_room", "gauge", "0 while writes are refused for lack of disk.", u8::from(*shard.room.borrow()));
+    page.single(
+        "meridian_ready",
+        "gauge",
+        "1 once everything committed at start is applied.",
+        u8::from(*shard.ready.borrow()),
+    );
+    page.single(
+        "meridian_disk_room",
+        "gauge",
+        "0 while writes are refused for lack of disk.",
+        u8::from(*shard.room.borrow()),
+    );
 }
 
 fn render_state(shard: &Shard, page: &mut Page) {
@@ -119,17 +142,24 @@ fn render_state(shard: &Shard, page: &mut Page) {
         "Register values that lost to a concurrent one.",
         state.lww_conflicts,
     );
-    page.single("meridian_oplog_txns", "gauge", "Txns in the oplog.", state.oplog_end + 1 - state.oplog_first);
+    page.single(
+        "meridian_oplog_txns",
+        "gauge",
+        "Txns in the oplog.",
+        state.oplog_end + 1 - state.oplog_first,
+    );
     let remembered = state.requests_end - state.requests_first;
     page.single("meridian_request_ids", "gauge", "Request ids remembered.", remembered);
     page.head("meridian_applied_seq", "gauge", "The highest seq applied, by origin.");
     for dot in state.vector.iter() {
-        let labels = format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
+        let labels =
+            format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
         page.line("meridian_applied_seq", &labels, dot.seq);
     }
     page.head("meridian_stable_seq", "gauge", "The highest stable seq, by origin.");
     for dot in state.stable.iter() {
-        let labels = format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
+        let labels =
+            format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
         page.line("meridian_stable_seq", &labels, dot.seq);
     }
 }
@@ -139,13 +169,29 @@ fn render_links(shard: &Shard, page: &mut Page) {
     type Gauge = (&'static str, &'static str, &'static str, fn(&meridian_gossip::LinkStatus) -> u64);
     let gauges: [Gauge; 8] = [
         ("meridian_link_connected", "gauge", "1 while the link is up.", |l| u64::from(l.connected)),
-        ("meridian_link_lag_txns", "gauge", "Txns that the other datacenter has and we lack.", |l| l.lag_txns),
-        ("meridian_link_lag_ms", "gauge", "For how long we may have been behind, in milliseconds.", |l| l.lag_ms),
-        ("meridian_link_unacked_txns", "gauge", "Txns here that the other datacenter has not acknowledged.", |l| l.unacked_txns),
+        ("meridian_link_lag_txns", "gauge", "Txns that the other datacenter has and we lack.", |l| {
+            l.lag_txns
+        }),
+        ("meridian_link_lag_ms", "gauge", "For how long we may have been behind, in milliseconds.", |l| {
+            l.lag_ms
+        }),
+        (
+            "meridian_link_unacked_txns",
+            "gauge",
+            "Txns here that the other datacenter has not acknowledged.",
+            |l| l.unacked_txns,
+        ),
         ("meridian_link_sent_txns_total", "counter", "Txns sent, repeats included.", |l| l.sent_txns),
-        ("meridian_link_received_txns_total", "counter", "Txns received, duplicates included.", |l| l.received_txns),
+        ("meridian_link_received_txns_total", "counter", "Txns received, duplicates included.", |l| {
+            l.received_txns
+        }),
         ("meridian_link_gate_bytes", "gauge", "Bytes of txns that wait for their deps.", |l| l.gate_bytes),
-        ("meridian_link_clock_ahead_ms", "gauge", "How far the other's stamps are ahead, above the limit.", |l| l.clock_ahead_ms),
+        (
+            "meridian_link_clock_ahead_ms",
+            "gauge",
+            "How far the other's stamps are ahead, above the limit.",
+            |l| l.clock_ahead_ms,
+        ),
     ];
     for (name, kind, help, read) in gauges {
         page.head(name, kind, help);

@@ -38,16 +38,15 @@ pub async fn status(State(api): State<Api>) -> Result<Response, Failure> {
     // Lives of one datacenter are shown under its name: the current one by itself, earlier ones with their id.
     let label = |origin: meridian_crdt::Origin| {
         let dc = state.dc_of(origin).unwrap_or("unknown").to_owned();
-        let current = state.own == Some(origin)
-            || state.members.values().any(|peer| peer.origin == Some(origin));
+        let current =
+            state.own == Some(origin) || state.members.values().any(|peer| peer.origin == Some(origin));
         if current { dc } else { format!("{dc}#{origin}") }
     };
-    let vector: Map<String, Json> = state.vector.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
+    let vector: Map<String, Json> =
+        state.vector.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
     let lag = shard.lag();
-    let origins: Map<String, Json> = lag
-        .iter()
-        .map(|(dc, lag)| (dc.clone(), json!({"lag_txns": lag.txns, "lag_ms": lag.ms})))
-        .collect();
+    let origins: Map<String, Json> =
+        lag.iter().map(|(dc, lag)| (dc.clone(), json!({"lag_txns": lag.txns, "lag_ms": lag.ms}))).collect();
     let links: Vec<Json> = shard
         .gossip
         .status()
@@ -64,8 +63,10 @@ pub async fn status(State(api): State<Api>) -> Result<Response, Failure> {
         })
         .collect();
     let view = shard.store.view().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-    let digest = meridian_crdt::digest(&view).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-    let stable: Map<String, Json> = state.stable.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
+    let digest =
+        meridian_crdt::digest(&view).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+    let stable: Map<String, Json> =
+        state.stable.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
     let body = json!({
         "dc": shard.dc, "node": shard.node, "role": raft.role, "leader": raft.leader, "term": raft.term,
         "ready": *shard.ready.borrow(),

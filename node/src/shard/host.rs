@@ -60,7 +60,9 @@ fn outcome(outcome: Outcome) -> Result<GossipOutcome, HostError> {
         Outcome::Done | Outcome::Remote(RemoteOutcome::Applied) => GossipOutcome::Applied,
         Outcome::Remote(RemoteOutcome::Duplicate) => GossipOutcome::Duplicate,
         Outcome::Remote(RemoteOutcome::Early) => return Err(HostError::NotLeading),
-        Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => GossipOutcome::Refused { why },
+        Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => {
+            GossipOutcome::Refused { why }
+        }
         Outcome::Client(_) => GossipOutcome::Refused { why: "a client's answer to a remote txn".into() },
     })
 }
@@ -70,7 +72,9 @@ impl ShardHost {
     fn observe(&self, txns: &[bytes::Bytes]) {
         let now_ms = self.seams.clock.unix_ms();
         let mut clock = self.clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(highest) = txns.iter().filter_map(|txn| TxnHead::decode(txn).ok()).map(|head| head.hlc).max() {
+        if let Some(highest) =
+            txns.iter().filter_map(|txn| TxnHead::decode(txn).ok()).map(|head| head.hlc).max()
+        {
             // A stamp too far ahead is applied all the same and does not move the clock; replication flags the link.
             let _ = clock.observe(highest, now_ms, self.drift_ms_max);
         }
@@ -79,14 +83,14 @@ impl ShardHost {
     fn read(&self, from: u64, have: &Vector, want: &Vector, bytes_max: u64) -> Result<OplogChunk, HostError> {
         let failed = |e: String| HostError::Storage(e);
         let view = self.store.view().map_err(|e| failed(e.to_string()))?;
-        let state = ShardState::load(&view)
-            .map_err(|e| failed(e.to_string()))?
-            .map_err(|e| failed(e.to_string()))?;
+        let state =
+            ShardState::load(&view).map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         let bounds = ReadBounds {
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
             rows_max: READ_ROWS_MAX,
         };
-        let chunk = oplog::read(&view, &state, from, have, want, bounds).map_err(|e| failed(e.to_string()))?;
+        let chunk =
+            oplog::read(&view, &state, from, have, want, bounds).map_err(|e| failed(e.to_string()))?;
         Ok(OplogChunk { entries: chunk.entries, next: chunk.next })
     }
 }

@@ -94,7 +94,7 @@ async fn found(shard: &Shard, members: &[String]) {
     loop {
         let state = shard.publisher.applied().borrow().state.clone();
         let item = if state.own.is_none() {
-            Item::Mint(OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() })
+            Item::Mint { name: new_life(shard), replaces: None }
         } else if !state.members.keys().eq(members) {
             Item::Members(members.to_vec())
         } else {
@@ -107,12 +107,17 @@ async fn found(shard: &Shard, members: &[String]) {
     }
 }
 
+fn new_life(shard: &Shard) -> OriginName {
+    OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() }
+}
+
 /// Turns the node ready once it has applied everything that was committed when it asked.
 async fn recover(shard: &Shard) {
     loop {
         if let Ok(index) = shard.read_index().await {
             let mut applied = shard.publisher.applied();
-            let recovered = applied.wait_for(|now| now.index >= index && now.state.own.is_some()).await.is_ok();
+            let recovered =
+                applied.wait_for(|now| now.index >= index && now.state.own.is_some()).await.is_ok();
             if recovered {
                 tracing::info!(index, "ready: everything committed is applied here");
                 shard.ready.send_replace(true);
@@ -215,9 +220,10 @@ async fn watch_disk(shard: &Shard, every: Duration) {
 /// like theirs. The old life's tail then comes in like a stranger's.
 async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<u64>) {
     while let Some(seen) = lost_tail.recv().await {
-        let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
+        let name = new_life(shard);
+        let replaces = shard.publisher.applied().borrow().state.own;
         tracing::error!(seen, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
-        if let Err(error) = shard.proposer.submit(Item::Mint(name), 256).await {
+        if let Err(error) = shard.proposer.submit(Item::Mint { name, replaces }, 256).await {
             tracing::warn!(%error, "the new life could not be proposed; replication will report again");
         }
     }

@@ -39,7 +39,8 @@ impl Machine for ShardMachine {
     ) -> Result<Reply, StorageError> {
         // An entry that this program cannot read was proposed by a newer one. Skipping it would let this node's
         // state part from its peers', so the node stops instead (I6).
-        let entry = Entry::decode(entry).map_err(|e| StorageError::corrupt(format!("{e} at index {}", at.index)))?;
+        let entry =
+            Entry::decode(entry).map_err(|e| StorageError::corrupt(format!("{e} at index {}", at.index)))?;
         apply_entry(&mut self.state, rows, entry).map_err(storage_error)
     }
 
@@ -48,7 +49,8 @@ impl Machine for ShardMachine {
     }
 
     fn reset(&mut self, rows: &StateView) -> Result<(), StorageError> {
-        self.state = ShardState::load(rows)?.map_err(|e| StorageError::corrupt(format!("the shard's state: {e}")))?;
+        self.state =
+            ShardState::load(rows)?.map_err(|e| StorageError::corrupt(format!("the shard's state: {e}")))?;
         self.publisher.set_state(&Arc::new(self.state.clone()), rows.applied_index());
         Ok(())
     }

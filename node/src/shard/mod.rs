@@ -114,7 +114,8 @@ impl Shard {
     async fn leader_may_change(&self, refused: &Leadership, deadline: Instant) {
         let mut leadership = self.raft.leadership();
         let until = deadline.min(Instant::now() + Duration::from_millis(100));
-        let changed = leadership.wait_for(|now| now.leader != refused.leader || now.leading != refused.leading);
+        let changed =
+            leadership.wait_for(|now| now.leader != refused.leader || now.leading != refused.leading);
         // Running out of time is no error here: the next attempt asks again.
         let _ = tokio::time::timeout_at(until, changed).await;
     }
@@ -162,7 +163,9 @@ impl Shard {
             Err(SubmitError::Propose(ProposeError::NoQuorum)) => Err(Attempt::Final(no_quorum())),
             Err(SubmitError::Propose(ProposeError::TooLarge)) => {
                 let message = "the transaction does not fit into one log entry; split it";
-                Err(Attempt::Final(ApiError::new(ErrorCode::TooLarge, message).with("limit", ENTRY_BYTES_MAX)))
+                Err(Attempt::Final(
+                    ApiError::new(ErrorCode::TooLarge, message).with("limit", ENTRY_BYTES_MAX),
+                ))
             }
             Err(SubmitError::Propose(ProposeError::Unknown)) => Err(Attempt::Unknown(outcome_unknown())),
         }
@@ -215,8 +218,11 @@ impl Shard {
             let index = self.read_index().await?;
             let reached = applied.wait_for(|now| now.index >= index);
             if !matches!(tokio::time::timeout(wait.max(LEADER_WAIT), reached).await, Ok(Ok(_))) {
-                return Err(ApiError::new(ErrorCode::NotCaughtUp, "this node has not caught up with its leader")
-                    .retry_after_ms(200));
+                return Err(ApiError::new(
+                    ErrorCode::NotCaughtUp,
+                    "this node has not caught up with its leader",
+                )
+                .retry_after_ms(200));
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -294,8 +300,11 @@ enum Attempt {
 }
 
 fn no_quorum() -> ApiError {
-    ApiError::new(ErrorCode::NoQuorum, "a majority of this datacenter's nodes cannot be reached; nothing changed")
-        .retry_after_ms(1_000)
+    ApiError::new(
+        ErrorCode::NoQuorum,
+        "a majority of this datacenter's nodes cannot be reached; nothing changed",
+    )
+    .retry_after_ms(1_000)
 }
 
 fn stopping() -> ApiError {

@@ -2,10 +2,11 @@
 
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
-    Cells, Ctx, Executed, ExecuteError, Key, KeyEffect, Limits, Refusal, StoreError, Txn, TxnHead, Vector,
+    Cells, Ctx, ExecuteError, Executed, Key, KeyEffect, Limits, Refusal, StoreError, Txn, TxnHead, Vector,
     txn_hash,
 };
 
+use super::bounds::HEADERS_KEPT_TXNS;
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
 use super::state::ShardState;
 use super::{oplog, remote, requests};
@@ -39,7 +40,7 @@ fn apply_item<C: Cells>(
     Ok(match item {
         Item::Client(txn) => Outcome::Client(apply_client(state, cells, txn)?),
         Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, &txn)?),
-        Item::Mint(name) => settled(state.register(name).map(|own| state.own = Some(own))),
+        Item::Mint { name, replaces } => settled(mint(state, name, replaces)),
         Item::Register(name) => settled(register_foreign(state, name)),
         Item::Members(names) => {
             state.set_members(names);
@@ -53,6 +54,23 @@ fn apply_item<C: Cells>(
     })
 }
 
+/// Begins a life, if it takes over from the one that its proposer saw: a proposal that was repeated because its
+/// outcome was unknown begins no second one.
+fn mint(
+    state: &mut ShardState,
+    name: meridian_crdt::OriginName,
+    replaces: Option<meridian_crdt::Origin>,
+) -> Result<(), String> {
+    if state.own != replaces {
+        return Err("another life has begun in the meantime".into());
+    }
+    if state.chains.contains_key(&name.origin()) {
+        return Err(format!("{name} has been used already"));
+    }
+    state.own = Some(state.register(name)?);
+    Ok(())
+}
+
 fn register_foreign(state: &mut ShardState, name: meridian_crdt::OriginName) -> Result<(), String> {
     let dc = name.dc.clone();
     let origin = state.register(name)?;
@@ -62,15 +80,7 @@ fn register_foreign(state: &mut ShardState, name: meridian_crdt::OriginName) -> 
     Ok(())
 }
 
-/// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read
-/// the absence can still be validated, and a session that has seen it gets its dots.
-const HEADERS_KEPT_TXNS: u64 = 10_000;
-
-fn tidy<C: Cells>(
-    state: &mut ShardState,
-    cells: &mut C,
-    rows_max: u32,
-) -> Result<(), StoreError<C::Error>> {
+fn tidy<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), StoreError<C::Error>> {
     oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
     requests::expire(state, cells, rows_max as usize).map_err(StoreError::Cells)?;
     let keep_from = state.oplog_end.saturating_sub(HEADERS_KEPT_TXNS);
@@ -84,7 +94,8 @@ fn apply_client<C: Cells>(
     cells: &mut C,
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
-    let Some(id) = txn.id.clone() else { return decide(state, cells, txn) };
+    // Before the first life nothing can be decided, and so nothing is worth remembering.
+    let Some(id) = txn.id.clone().filter(|_| state.own.is_some()) else { return decide(state, cells, txn) };
     let fingerprint = match txn.fingerprint() {
         Ok(fingerprint) => fingerprint,
         Err(e) => return Ok(refused(ApiError::new(ErrorCode::BadValue, e.to_string()), Vector::new())),
@@ -142,7 +153,7 @@ fn decide<C: Cells>(
         let error = ApiError::new(ErrorCode::PreconditionFailed, message).with("failed", failed);
         return Ok(refused(error, looked_at(&txn, cells)?));
     }
-    let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc) + 1);
+    let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc).saturating_add(1));
     let (deps, stable) = (state.vector.clone(), state.stable.clone());
     let ctx = Ctx { dot, hlc, deps: &deps, index: state.oplog_end + 1, stable: &stable };
     let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &Limits::default()) {
@@ -178,8 +189,7 @@ fn commit<C: Cells>(
     };
     let mut deps = ctx.deps.clone();
     deps.set(ctx.dot.origin, 0);
-    let head =
-        TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
+    let head = TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
     let txn = Txn { head, effects };
     let encoded = txn.encode();
     let applied = meridian_crdt::apply(cells, ctx, &txn.effects)?;

@@ -25,8 +25,13 @@ pub enum Item {
     Client(ClientTxn),
     /// A txn of another origin, encoded.
     Remote(Bytes),
-    /// This datacenter begins a life under this name.
-    Mint(OriginName),
+    /// This datacenter begins a life.
+    Mint {
+        /// The name under which it will write.
+        name: OriginName,
+        /// The life that it was in when this was proposed; in another one nothing happens.
+        replaces: Option<Origin>,
+    },
     /// Another datacenter writes under this name.
     Register(OriginName),
     /// The other datacenters of the cluster.
@@ -61,7 +66,8 @@ pub struct ClientTxn {
 impl ClientTxn {
     /// A hash of what is asked, by which a reused request id is noticed.
     pub fn fingerprint(&self) -> Result<u64, EntryError> {
-        let bytes = rmp_serde::to_vec(&(&self.conditions, &self.ops)).map_err(|e| EntryError(e.to_string()))?;
+        let bytes =
+            rmp_serde::to_vec(&(&self.conditions, &self.ops)).map_err(|e| EntryError(e.to_string()))?;
         Ok(xxh3_64(&bytes))
     }
 }
