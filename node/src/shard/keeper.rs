@@ -94,8 +94,7 @@ async fn found(shard: &Shard, members: &[String]) {
     loop {
         let state = shard.publisher.applied().borrow().state.clone();
         let item = if state.own.is_none() {
-            let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
-            Item::Mint { name, lost: None }
+            Item::Mint { name: new_life(shard), lost: None }
         } else if !state.members.keys().eq(members) {
             Item::Members(members.to_vec())
         } else {
@@ -106,6 +105,10 @@ async fn found(shard: &Shard, members: &[String]) {
             tokio::time::sleep(RETRY).await;
         }
     }
+}
+
+fn new_life(shard: &Shard) -> OriginName {
+    OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() }
 }
 
 /// Turns the node ready once it has applied everything that was committed when it asked.
@@ -225,7 +228,7 @@ async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<u64>) {
         if !confirmed_lost(shard, lost).await {
             continue;
         }
-        let name = OriginName { dc: shard.dc.clone(), epoch: shard.seams.random.uuid() };
+        let name = new_life(shard);
         tracing::error!(%lost, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
         match shard.proposer.submit(Item::Mint { name, lost: Some(lost) }, 256).await {
             Ok(outcome) => tracing::warn!(?outcome, "the new life was proposed"),

@@ -6,6 +6,7 @@ use meridian_crdt::{
     TxnHead, Vector, txn_hash,
 };
 
+use super::bounds::HEADERS_KEPT_TXNS;
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
 use super::state::ShardState;
 use super::{oplog, remote, requests};
@@ -61,6 +62,9 @@ fn mint(state: &mut ShardState, name: OriginName, lost: Option<Dot>) -> Result<(
         (Some(own), Some(lost)) if lost.origin == own && !state.vector.covers(lost) => {}
         (own, lost) => return Err(format!("the life {own:?} goes on; {lost:?} gives no reason to end it")),
     }
+    if state.chains.contains_key(&name.origin()) {
+        return Err(format!("{name} has been used already"));
+    }
     state.own = Some(state.register(name)?);
     Ok(())
 }
@@ -73,10 +77,6 @@ fn register_foreign(state: &mut ShardState, name: OriginName) -> Result<(), Stri
     }
     Ok(())
 }
-
-/// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read
-/// the absence can still be validated, and a session that has seen it gets its dots.
-const HEADERS_KEPT_TXNS: u64 = 10_000;
 
 fn tidy<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), StoreError<C::Error>> {
     oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
@@ -92,7 +92,8 @@ fn apply_client<C: Cells>(
     cells: &mut C,
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
-    let Some(id) = txn.id.clone() else { return decide(state, cells, txn) };
+    // Before the first life nothing can be decided, and so nothing is worth remembering.
+    let Some(id) = txn.id.clone().filter(|_| state.own.is_some()) else { return decide(state, cells, txn) };
     let fingerprint = match txn.fingerprint() {
         Ok(fingerprint) => fingerprint,
         Err(e) => return Ok(refused(ApiError::new(ErrorCode::BadValue, e.to_string()), Vector::new())),
@@ -150,7 +151,7 @@ fn decide<C: Cells>(
         let error = ApiError::new(ErrorCode::PreconditionFailed, message).with("failed", failed);
         return Ok(refused(error, looked_at(&txn, cells)?));
     }
-    let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc) + 1);
+    let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc).saturating_add(1));
     let (deps, stable) = (state.vector.clone(), state.stable.clone());
     let ctx = Ctx { dot, hlc, deps: &deps, index: state.oplog_end + 1, stable: &stable };
     let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &Limits::default()) {

@@ -6,12 +6,20 @@
 //! that conditions are decided once, in the log's order, on every node alike.
 
 pub mod apply;
+pub mod bounds;
 pub mod entry;
 pub mod oplog;
 pub mod peers;
 pub mod remote;
 pub mod requests;
 pub mod state;
+
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
+mod request_tests;
+#[cfg(test)]
+mod world_tests;
 
 pub use apply::apply_entry;
 pub use entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, RemoteOutcome, Reply};

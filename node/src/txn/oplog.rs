@@ -7,10 +7,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use meridian_crdt::{Cells, Dot, ReadCells, TxnHead, Vector};
 
+use super::bounds::OPLOG_KEPT_TXNS;
 use super::state::{ShardState, tables};
-
-/// How many of the newest txns stay in the oplog although every member has them, for watches that resume.
-pub const OPLOG_KEPT_TXNS: u64 = 10_000;
 
 fn index_key(dot: Dot) -> [u8; 12] {
     let mut key = [0; 12];

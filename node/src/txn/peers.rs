@@ -2,9 +2,12 @@
 //!
 //! A member's reported vector counts for stability only once we have applied the member's own txns up to
 //! `R[member]`: whatever of it can still arrive then depends on all of R. Counting it earlier is the classic mistake:
-//! a txn that the member wrote before it saw R may still be on its way, and is concurrent with what R covers.
+//! a txn that the member wrote before it saw R may still be on its way, and is concurrent with what R covers. The same
+//! holds for the ended lives of datacenters, for which nobody reports any more.
 
-use meridian_crdt::{Origin, Vector};
+use std::collections::BTreeSet;
+
+use meridian_crdt::{Dot, Origin, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::state::ShardState;
@@ -14,6 +17,8 @@ use super::state::ShardState;
 pub struct Peer {
     /// Its current life; unknown until it was first met.
     pub origin: Option<Origin>,
+    /// The lives that it has ended. None of them comes back.
+    pub ended: Vec<Origin>,
     /// The newest vector that it has reported: what it has for sure.
     pub acked: Vector,
     /// A reported vector that does not count yet.
@@ -23,10 +28,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Moves `waiting` to `counted` if `applied` reaches it, and starts to wait for the newest report.
-    fn settle(&mut self, applied: &Vector) {
-        let Some(origin) = self.origin else { return };
-        while let Some(waiting) = self.waiting.take_if(|r| applied.get(origin) >= r.get(origin)) {
+    /// Moves `waiting` to `counted` if `applied` reaches it, and starts to wait for the newest report. `living` are
+    /// the lives that somebody reports for.
+    fn settle(&mut self, applied: &Vector, living: &BTreeSet<Origin>) {
+        let Some(own) = self.origin else { return };
+        let counts = |dot: Dot| applied.covers(dot) || (dot.origin != own && living.contains(&dot.origin));
+        while let Some(waiting) = self.waiting.take_if(|r| r.iter().all(counts)) {
             self.counted = waiting;
             self.waiting = Some(self.acked.clone()).filter(|newest| *newest != self.counted);
         }
@@ -49,13 +56,18 @@ impl ShardState {
         self.refresh_stability();
     }
 
-    /// Takes a member's report. Reports of origins that are not a member's current life are refused.
+    /// Takes a member's report. One of a life that was registered after the current one makes it the current one;
+    /// reports of ended lives, and of others than members, are refused.
     pub fn report(&mut self, member: Origin, vector: Vector) -> Result<(), String> {
-        let peer = self
-            .members
-            .values_mut()
-            .find(|peer| peer.origin == Some(member))
-            .ok_or_else(|| format!("{member} is not the current life of a member"))?;
+        let dc = self.dc_of(member).ok_or_else(|| format!("{member} is not registered"))?.to_owned();
+        let peer = self.members.get_mut(&dc).ok_or_else(|| format!("{dc} is not a member"))?;
+        if peer.ended.contains(&member) {
+            return Err(format!("{member} is an ended life of {dc}"));
+        }
+        if let Some(ended) = peer.origin.replace(member).filter(|before| *before != member) {
+            peer.ended.push(ended);
+            peer.waiting = None;
+        }
         peer.acked.join(&vector);
         if peer.waiting.is_none() && peer.acked != peer.counted {
             peer.waiting = Some(peer.acked.clone());
@@ -69,8 +81,10 @@ impl ShardState {
     pub fn refresh_stability(&mut self) {
         let mut acked = self.vector.clone();
         let mut stable = self.vector.clone();
+        let living: BTreeSet<Origin> =
+            self.members.values().filter_map(|peer| peer.origin).chain(self.own).collect();
         for peer in self.members.values_mut() {
-            peer.settle(&self.vector);
+            peer.settle(&self.vector, &living);
             acked.meet(&peer.acked);
             stable.meet(&peer.counted);
         }
@@ -82,7 +96,7 @@ impl ShardState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meridian_crdt::{Dot, OriginName};
+    use meridian_crdt::OriginName;
 
     fn name(dc: &str, epoch: u128) -> OriginName {
         OriginName { dc: dc.into(), epoch: uuid::Uuid::from_u128(epoch) }
@@ -107,6 +121,28 @@ mod tests {
         state.vector = vector(&[(oa, 5), (ob, 2)]);
         state.refresh_stability();
         assert_eq!(state.stable, vector(&[(oa, 5), (ob, 2)]));
+        state.validate();
+    }
+
+    #[test]
+    fn a_new_life_takes_over_with_its_first_report_and_the_tail_of_the_ended_one_holds_stability_back() {
+        let mut state = ShardState::new();
+        let (a, b, b2, c) = (name("a", 1), name("b", 2), name("b", 3), name("c", 4));
+        let (oa, ob, ob2, oc) = (a.origin(), b.origin(), b2.origin(), c.origin());
+        state.own = Some(state.register(a).expect("new"));
+        for other in [b, b2, c] {
+            state.register(other).expect("new");
+        }
+        state.set_members(vec!["b".into(), "c".into()]);
+        state.members.get_mut("b").expect("member").origin = Some(ob);
+        state.vector = vector(&[(oa, 5), (ob, 1)]);
+        state.report(ob2, vector(&[(oa, 5), (ob, 1)])).expect("the current life");
+        assert!(state.report(ob, vector(&[(oa, 5)])).is_err(), "an ended life reports no more");
+        state.report(oc, vector(&[(oa, 5), (ob, 2)])).expect("member");
+        assert!(!state.stable.covers(Dot::new(oa, 5)), "b's lost txn 2 may be concurrent with ours");
+        state.vector.advance(Dot::new(ob, 2));
+        state.refresh_stability();
+        assert_eq!(state.stable.get(oa), 5);
         state.validate();
     }
 

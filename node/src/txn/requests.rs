@@ -3,15 +3,9 @@
 use meridian_crdt::Cells;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{REQUESTS_DROPPED_PER_ADDED, REQUESTS_KEPT_MAX, REQUESTS_KEPT_MS};
 use super::entry::Answer;
 use super::state::{ShardState, tables};
-
-/// How long an answer is kept, in milliseconds of log time.
-pub const REQUESTS_KEPT_MS: u64 = 10 * 60 * 1000;
-/// How many answers are kept at most; past it the oldest go, whatever their age.
-pub const REQUESTS_KEPT_MAX: u64 = 1_000_000;
-/// How many old answers are dropped for each one that is added, so that the memory shrinks again after a burst.
-const DROPPED_PER_ADDED: usize = 4;
 
 #[derive(Serialize, Deserialize)]
 struct Remembered {
@@ -54,7 +48,7 @@ pub fn remember<C: Cells>(
     order.extend_from_slice(id.as_bytes());
     cells.put(tables::REQUEST_ORDER, &state.requests_end.to_be_bytes(), &order)?;
     state.requests_end += 1;
-    expire(state, cells, DROPPED_PER_ADDED)
+    expire(state, cells, REQUESTS_DROPPED_PER_ADDED)
 }
 
 /// Drops at most `max` answers that are too old or too many.
@@ -67,7 +61,7 @@ pub fn expire<C: Cells>(state: &mut ShardState, cells: &mut C, max: usize) -> Re
         if let Some(row) = cells.get(tables::REQUEST_ORDER, &number)?
             && let Some((time, id)) = row.split_first_chunk::<8>()
         {
-            let too_old = u64::from_be_bytes(*time) + REQUESTS_KEPT_MS < state.log_time_ms;
+            let too_old = u64::from_be_bytes(*time).saturating_add(REQUESTS_KEPT_MS) < state.log_time_ms;
             let too_many = state.requests_end - state.requests_first > REQUESTS_KEPT_MAX;
             if !too_old && !too_many {
                 break;

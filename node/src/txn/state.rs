@@ -9,6 +9,7 @@ use meridian_crdt::codec::DecodeError;
 use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, Vector};
 use serde::{Deserialize, Serialize};
 
+use super::bounds::{APPLY_VERSION, LOG_TIME_STEP_MS_MAX};
 use super::peers::Peer;
 
 /// The node's own tables; their numbers are part of the format on disk.
@@ -78,13 +79,10 @@ pub struct ShardState {
     pub lww_conflicts: u64,
 }
 
-/// How far one entry may move log time: a leader with a wild clock expires no request id early.
-pub const LOG_TIME_STEP_MS_MAX: u64 = 5_000;
-
 impl ShardState {
     /// The state of an empty shard.
     pub fn new() -> Self {
-        Self { apply_version: 1, oplog_first: 1, ..Self::default() }
+        Self { apply_version: APPLY_VERSION, oplog_first: 1, ..Self::default() }
     }
 
     /// Reads the state as it stands in `cells`; an empty shard has none yet.
@@ -92,7 +90,13 @@ impl ShardState {
         Ok(match cells.get(tables::META, ROW)? {
             None => Ok(Self::new()),
             Some(row) => match row.split_first() {
-                Some((&VERSION, body)) => rmp_serde::from_slice(body).map_err(|_| DecodeError::Malformed),
+                Some((&VERSION, body)) => match rmp_serde::from_slice::<Self>(body) {
+                    // A newer program has raised the version of apply: this one would apply entries otherwise.
+                    Ok(state) if state.apply_version > APPLY_VERSION => {
+                        Err(DecodeError::UnknownVersion(u8::try_from(state.apply_version).unwrap_or(u8::MAX)))
+                    }
+                    read => read.map_err(|_| DecodeError::Malformed),
+                },
                 Some((&other, _)) => Err(DecodeError::UnknownVersion(other)),
                 None => Err(DecodeError::Truncated),
             },
@@ -111,7 +115,7 @@ impl ShardState {
     pub fn tick(&mut self, now_ms: u64) {
         let limit = match self.log_time_ms {
             0 => now_ms,
-            time => time + LOG_TIME_STEP_MS_MAX,
+            time => time.saturating_add(LOG_TIME_STEP_MS_MAX),
         };
         self.log_time_ms = self.log_time_ms.max(now_ms.min(limit));
     }

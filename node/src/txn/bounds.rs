@@ -1,0 +1,24 @@
+//! The bounds that apply decides by. They are constants and no settings: a bound that differed between two nodes of a
+//! datacenter would let their states part (I6). Changing one is a new version of apply.
+
+/// The newest version of apply that this program has.
+pub const APPLY_VERSION: u32 = 1;
+
+/// How far one entry may move log time, in milliseconds: a leader with a wild clock expires no request id early.
+pub const LOG_TIME_STEP_MS_MAX: u64 = 5_000;
+
+/// How long an answer is kept for its request id, in milliseconds of log time.
+pub const REQUESTS_KEPT_MS: u64 = 10 * 60 * 1000;
+
+/// How many answers are kept at most; past it the oldest go, whatever their age.
+pub const REQUESTS_KEPT_MAX: u64 = if cfg!(test) { 60 } else { 1_000_000 };
+
+/// How many old answers are dropped for each one that is added, so that the memory shrinks again after a burst.
+pub const REQUESTS_DROPPED_PER_ADDED: usize = 4;
+
+/// How many of the newest txns stay in the oplog although every member has them, for watches that resume.
+pub const OPLOG_KEPT_TXNS: u64 = if cfg!(test) { 40 } else { 10_000 };
+
+/// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read the
+/// absence can still be validated, and a session that has seen it gets its dots.
+pub const HEADERS_KEPT_TXNS: u64 = if cfg!(test) { 30 } else { 10_000 };
