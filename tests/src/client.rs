@@ -149,7 +149,6 @@ impl Reply {
     ///
     /// # Panics
     /// When it is an error.
-    #[must_use]
     pub fn ok(self) -> Self {
         assert!(self.done(), "refused: {} {}", self.status, self.body);
         self

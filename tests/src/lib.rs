@@ -7,6 +7,7 @@
 pub mod check;
 pub mod client;
 pub mod fleet;
+pub mod program;
 pub mod raw;
 pub mod wait;
 pub mod workload;

@@ -88,11 +88,17 @@ impl Shard {
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + FORWARD_MARGIN;
         let repeatable = request.id.is_some();
         let mut last = None;
+        // SUBTLE: once an attempt may have been done, no later failure may say that nothing was: its entry can still
+        // be committed by the next leader. Only an answer from the log settles it.
+        let mut unknown = None;
         for _ in 0..ATTEMPTS_MAX {
             if Instant::now() >= deadline {
                 break;
             }
-            let leadership = self.leader().await?;
+            let leadership = match self.leader().await {
+                Ok(leadership) => leadership,
+                Err(error) => return Err(unknown.unwrap_or(error)),
+            };
             let attempt = if leadership.leader == Some(self.node) {
                 self.write_here(request.clone()).await
             } else {
@@ -100,14 +106,15 @@ impl Shard {
             };
             match attempt {
                 Ok(answer) => return Ok(answer),
-                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Final(error)) => return Err(unknown.unwrap_or(error)),
                 Err(Attempt::NotDone(error)) => last = Some(error),
-                Err(Attempt::Unknown(error)) if repeatable => last = Some(error),
+                Err(Attempt::Unknown(error)) if repeatable => unknown = Some(error),
                 Err(Attempt::Unknown(error)) => return Err(error),
             }
             self.leader_may_change(&leadership, deadline).await;
         }
-        Err(last.unwrap_or_else(|| ApiError::new(ErrorCode::NoLeader, "no leader took the write in time")))
+        let late = || ApiError::new(ErrorCode::NoLeader, "no leader took the write in time");
+        Err(unknown.or(last).unwrap_or_else(late))
     }
 
     /// Waits a moment for another leader than the one that has just refused.
