@@ -14,7 +14,8 @@ fn every_dc_holds_the_truth_after_a_leader_died_and_a_dc_was_cut_off() {
     let all = format!("{progress}\n{table}");
     assert_eq!(code, Some(0), "{all}");
     let row = |name: &str| {
-        let line = table.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {all}"));
+        let line =
+            table.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {all}"));
         line.split_whitespace().skip(name.split_whitespace().count()).map(String::from).collect::<Vec<_>>()
     };
     assert_eq!(row("flights written here"), ["1500", "500", "500", "500"]);

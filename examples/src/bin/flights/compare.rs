@@ -82,7 +82,12 @@ pub async fn read(dc: &Arc<Dc>) -> Result<Facts, ClientError> {
     while let Some((key, body)) = reads.try_next().await? {
         if note(&mut facts, key, &body).is_none() {
             let what = format!("a read of {key}");
-            return Err(ClientError::Unexpected { dc: dc.name.clone(), what, status: 200, body: body.to_string() });
+            return Err(ClientError::Unexpected {
+                dc: dc.name.clone(),
+                what,
+                status: 200,
+                body: body.to_string(),
+            });
         }
     }
     Ok(facts)
@@ -133,7 +138,8 @@ mod tests {
     #[test]
     fn a_route_reads_as_the_newest_of_the_dcs_fields() {
         let field = |date: &str, delay: i64| json!({"type": "register", "value": [date, delay]});
-        let body = json!({"value": {"eu": field("2001-02-01 10:00", 7), "us": field("2001-01-01 10:00", 99)}});
+        let body =
+            json!({"value": {"eu": field("2001-02-01 10:00", 7), "us": field("2001-01-01 10:00", 99)}});
         let mut facts = Facts::default();
         assert_eq!(note(&mut facts, "latest:SAN-SJC", &body), Some(()));
         assert_eq!(note(&mut facts, "departures:SAN", &json!({"value": 12})), Some(()));

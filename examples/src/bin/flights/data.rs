@@ -95,7 +95,13 @@ mod tests {
     fn a_line_that_is_no_flight_is_refused_with_its_number() {
         let with = |line: &str| parse(&format!("{HEADING}\n{line}\n"), 10);
         assert!(with("0113 1456,SAN,SJC,-5,418").is_ok());
-        for line in ["", "0113 1456,SAN,SJC,32", "113 1456,SAN,SJC,32,418", "0113 1456,san,SJC,32,418", "0113 1456,SAN,SJC,x,418"] {
+        for line in [
+            "",
+            "0113 1456,SAN,SJC,32",
+            "113 1456,SAN,SJC,32,418",
+            "0113 1456,san,SJC,32,418",
+            "0113 1456,SAN,SJC,x,418",
+        ] {
             assert_eq!(with(line).expect_err(line), BadRecord { line: 2, text: line.into() });
         }
         assert_eq!(parse("date,origin\n", 1).expect_err("another file").line, 1);

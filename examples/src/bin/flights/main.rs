@@ -121,10 +121,9 @@ async fn experiment(cluster: &Cluster, flights: &[Flight]) -> Result<Report, Fai
     let progress = Arc::new(Progress::new(dcs.iter().map(|dc| dc.name.clone()), total));
     progress.event(&format!("ready; writing {total} flights, a third in each DC"));
     let work = async {
-        tokio::try_join!(
-            async { load::run(&dcs, flights, &progress).await.map_err(Failure::from) },
-            async { faults::inject(cluster, &progress).await.map_err(Failure::from) },
-        )
+        tokio::try_join!(async { load::run(&dcs, flights, &progress).await.map_err(Failure::from) }, async {
+            faults::inject(cluster, &progress).await.map_err(Failure::from)
+        },)
     };
     let ((), faults) = tokio::select! {
         done = work => done?,

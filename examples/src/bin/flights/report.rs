@@ -124,7 +124,9 @@ impl Report {
             row("  conflicts", none(), &|dc| dc.counts.conflicts.to_string()),
             row("  longest pause, ms", none(), &|dc| dc.counts.longest_pause.as_millis().to_string()),
             row("transactions applied", self.flights.to_string(), &|_| self.common.txns().to_string()),
-            row("departures", truth.departures_sum().to_string(), &|dc| dc.facts.departures_sum().to_string()),
+            row("departures", truth.departures_sum().to_string(), &|dc| {
+                dc.facts.departures_sum().to_string()
+            }),
             row("destinations", truth.destinations_sum().to_string(), &|dc| {
                 dc.facts.destinations_sum().to_string()
             }),
@@ -167,7 +169,10 @@ mod tests {
                 written_cut_off: 1,
             },
             converged_in: Duration::from_millis(5),
-            common: Common { vector: BTreeMap::from([("a".into(), 1), ("b".into(), 1)]), digest: "ab".into() },
+            common: Common {
+                vector: BTreeMap::from([("a".into(), 1), ("b".into(), 1)]),
+                digest: "ab".into(),
+            },
             dcs: vec![dc("a"), dc("b")],
         }
     }
