@@ -53,12 +53,7 @@ pub enum SubmitError {
 
 impl Proposer {
     /// Starts the task that packs and proposes.
-    pub fn start(
-        raft: Arc<RaftGroup>,
-        wall: Arc<dyn seams::Clock>,
-        clock: Arc<Mutex<Clock>>,
-        bounds: ProposerBounds,
-    ) -> Self {
+    pub fn start(raft: Arc<RaftGroup>, wall: Arc<dyn seams::Clock>, clock: Arc<Mutex<Clock>>, bounds: ProposerBounds) -> Self {
         let (queue, waiting) = mpsc::channel(bounds.queue_max);
         tokio::spawn(run(raft, wall, clock, bounds, waiting));
         Self { queue }
