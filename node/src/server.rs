@@ -16,12 +16,14 @@ use meridian_gossip::{GossipConfig, Identity as GossipIdentity};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, Api, ApiBounds, Metrics, ServeBounds};
+use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds};
 use crate::config::Config;
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
 use crate::raft::{KnownPeers, Parts, RaftConfig, RaftGroup, StartError};
 use crate::seams::{Listener, Seams};
 use crate::shard::Shard;
+use crate::shard::clock::{ClockGuard, SteadyClock};
+use crate::shard::health::Health;
 use crate::shard::host::ShardHost;
 use crate::shard::keeper::Keeper;
 use crate::shard::machine::ShardMachine;
@@ -136,8 +138,8 @@ impl Node {
         let raft_port = Arc::new(raft.clone());
         let raft = Arc::new(raft);
         let clock = Arc::new(Mutex::new(Clock::restore(0)));
-        let proposer =
-            Proposer::start(raft.clone(), seams.clock.clone(), clock.clone(), proposer_bounds(config));
+        let steady = Arc::new(SteadyClock::new(seams.clock.clone(), ms(config.clock.max_clock_drift)));
+        let proposer = Proposer::start(raft.clone(), steady.clone(), clock.clone(), proposer_bounds(config));
         let (lost_tail, lost_tail_told) = mpsc::channel(1);
         let peers = Arc::new(peers);
         let host = Arc::new(ShardHost {
@@ -148,7 +150,7 @@ impl Node {
             drift_ms_max: ms(config.clock.max_clock_drift),
             peers: peers.clone(),
             remotes: config.remotes.clone(),
-            seams: seams.clone(),
+            seams: Seams { clock: steady.clone(), ..seams.clone() },
             lost_tail,
         });
         let gossip = meridian_gossip::start(gossip_identity(config), gossip_config(config), host);
@@ -165,6 +167,7 @@ impl Node {
             gossip,
             lag: watch::Sender::default(),
             ready: watch::Sender::new(false),
+            health: Health::default(),
             room: watch::Sender::new(true),
         });
         let stop = watch::Sender::new(false);
@@ -173,6 +176,9 @@ impl Node {
             clock,
             members: config.remotes.keys().cloned().collect(),
             lost_tail: lost_tail_told,
+            tidy_rows_max: u32::try_from(config.storage.sweep_cells_max).unwrap_or(u32::MAX),
+            clock_guard: clock_guard(config, steady),
+            scrub_interval: config.storage.scrub_interval,
             disk_check: config.storage.disk_check_interval,
         };
         let keeper = tokio::spawn(keeper.run(stop.subscribe()));
@@ -242,6 +248,14 @@ fn raft_config(config: &Config) -> RaftConfig {
     }
 }
 
+fn clock_guard(config: &Config, steady: Arc<SteadyClock>) -> ClockGuard {
+    ClockGuard {
+        steady,
+        others: config.peers.keys().copied().filter(|id| *id != config.node.id).collect(),
+        drift_ms_max: ms(config.clock.max_clock_drift),
+    }
+}
+
 fn proposer_bounds(config: &Config) -> ProposerBounds {
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     ProposerBounds {
@@ -273,6 +287,7 @@ fn gossip_config(config: &Config) -> GossipConfig {
     gossip.backoff_ms_min = ms(ours.reconnect_min);
     gossip.backoff_ms_max = ms(ours.reconnect_max);
     gossip.connect_ms_max = ms(ours.connect_timeout);
+    gossip.read_bytes_max = ours.message_bytes_max.bytes();
     gossip.credit_bytes = ours.link_credit_bytes.bytes();
     gossip.gate_bytes_max = ours.gate_bytes.bytes();
     gossip.relay_ms_min = ms(ours.relay_after);
@@ -290,6 +305,8 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
         cluster: cluster_id(&config.cluster.name),
         bounds: ApiBounds {
             body_bytes_max: config.limits.body_max.as_usize(),
+            request: request_limits(config),
+            body_timeout: config.limits.read_timeout,
             page_max: count(config.limits.page_max),
             in_flight_max: count(config.limits.in_flight_max),
             wait_default: config.sessions.wait_default,
@@ -298,6 +315,19 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
         },
         in_flight: Arc::new(AtomicUsize::new(0)),
         allow_faults: options.allow_faults,
+    }
+}
+
+fn request_limits(config: &Config) -> RequestLimits {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let limits = &config.limits;
+    RequestLimits {
+        key_bytes_max: limits.key_max.as_usize(),
+        value_bytes_max: limits.value_max.as_usize(),
+        depth_max: count(limits.depth_max),
+        ops_max: count(limits.txn_ops_max),
+        txn_bytes_max: limits.txn_bytes_max.as_usize(),
+        elements_max: count(limits.elements_max),
     }
 }
 

@@ -45,12 +45,12 @@ pub async fn mutate(
     body: JsonBody,
 ) -> Result {
     let mutation = request::mutation(body.json)?;
-    write_one(&api, session, key, mutation, body.bytes).await
+    write_one(&api, session, key, mutation).await
 }
 
 /// `DELETE /v1/spaces/{space}/keys/{key}`
 pub async fn delete(State(api): State<Api>, session: Session, KeyPath(key): KeyPath) -> Result {
-    write_one(&api, session, key, Mutation::Delete(None), 0).await
+    write_one(&api, session, key, Mutation::Delete(None)).await
 }
 
 /// `POST /v1/spaces/{space}/txn`
@@ -61,7 +61,7 @@ pub async fn txn(
     body: JsonBody,
 ) -> Result {
     let txn = request::txn(&space, body.json)?;
-    let (results, touched) = write(&api, &session, txn.conditions, txn.ops, body.bytes).await?;
+    let (results, touched) = write(&api, &session, txn.conditions, txn.ops).await?;
     let version = results.last().map(|last| last.version.to_string());
     let results: Vec<_> = results.iter().map(result_json).collect();
     Ok(answer::data(&api, &session, &touched, json!({"version": version, "results": results})))
@@ -143,29 +143,26 @@ async fn view(api: &Api, session: &Session) -> Result<StateView> {
         .map_err(|error| answer::data_error(api, session, &Vector::new(), error))
 }
 
-async fn write_one(api: &Api, session: Session, key: Key, mutation: Mutation, bytes: usize) -> Result {
-    let (results, touched) = write(api, &session, Vec::new(), vec![(key, mutation)], bytes).await?;
+async fn write_one(api: &Api, session: Session, key: Key, mutation: Mutation) -> Result {
+    let (results, touched) = write(api, &session, Vec::new(), vec![(key, mutation)]).await?;
     let body = results.first().map_or_else(|| json!({}), result_json);
     Ok(answer::data(api, &session, &touched, body))
 }
-
-/// About what a request costs in the log beyond its body.
-const REQUEST_OVERHEAD_BYTES: usize = 128;
 
 async fn write(
     api: &Api,
     session: &Session,
     conditions: Vec<(Key, Condition)>,
     ops: Vec<(Key, Mutation)>,
-    bytes: usize,
 ) -> Result<(Vec<OpResult>, Vector)> {
+    let bytes = api.bounds.request.check(&conditions, &ops)?;
     let request = WriteRequest {
         id: session.request_id.clone(),
         conditions,
         ops,
         session: session.dots.clone(),
         wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
-        bytes: bytes + REQUEST_OVERHEAD_BYTES,
+        bytes,
     };
     match api.shard.write(request).await {
         Ok(TxnAnswer::Done { results, touched, .. }) => Ok((results, touched)),

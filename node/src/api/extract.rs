@@ -200,12 +200,10 @@ impl FromRequestParts<Api> for Query {
     }
 }
 
-/// A body of JSON within the limit. The content type is not looked at: there is only one.
+/// A body of JSON within the limits of size and time. The content type is not looked at: there is only one.
 pub struct JsonBody {
     /// What it says.
     pub json: Json,
-    /// How many bytes it took.
-    pub bytes: usize,
 }
 
 impl FromRequest<Api> for JsonBody {
@@ -222,16 +220,21 @@ impl FromRequest<Api> for JsonBody {
         if announced.is_some_and(|n| n > limit) {
             return Err(too_large().into());
         }
-        let body = match Limited::new(req.into_body(), limit).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(e) if e.is::<LengthLimitError>() => return Err(too_large().into()),
-            Err(e) => {
+        let collecting = Limited::new(req.into_body(), limit).collect();
+        let body = match tokio::time::timeout(api.bounds.body_timeout, collecting).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(e)) if e.is::<LengthLimitError>() => return Err(too_large().into()),
+            Ok(Err(e)) => {
                 return Err(ApiError::new(ErrorCode::BadJson, format!("the body broke off: {e}")).into());
+            }
+            Err(_) => {
+                let message = "the body did not arrive in time; nothing changed";
+                return Err(ApiError::new(ErrorCode::BadJson, message).into());
             }
         };
         let json = serde_json::from_slice(&body)
             .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;
-        Ok(JsonBody { json, bytes: body.len() })
+        Ok(JsonBody { json })
     }
 }
 

@@ -143,6 +143,12 @@ fn render_state(shard: &Shard, page: &mut Page) {
         state.lww_conflicts,
     );
     page.single(
+        "meridian_lww_future_wins_total",
+        "counter",
+        "Of these, won by a value dated ahead of the clock here by more than clocks may differ.",
+        state.lww_future_wins,
+    );
+    page.single(
         "meridian_oplog_txns",
         "gauge",
         "Txns in the oplog.",

@@ -6,6 +6,7 @@
 mod answer;
 mod data;
 mod extract;
+mod limits;
 mod metrics;
 mod ops;
 mod serve;
@@ -17,6 +18,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use meridian_client::wire::{ApiError, ErrorCode};
 
+pub use limits::RequestLimits;
 pub use metrics::Metrics;
 pub use serve::{ServeBounds, serve};
 
@@ -44,6 +46,10 @@ pub struct Api {
 pub struct ApiBounds {
     /// Bytes of a body.
     pub body_bytes_max: usize,
+    /// Bounds of a mutation.
+    pub request: RequestLimits,
+    /// How long a client may take to send a body.
+    pub body_timeout: std::time::Duration,
     /// Entries of one page.
     pub page_max: usize,
     /// Requests worked on at once.

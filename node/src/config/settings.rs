@@ -64,29 +64,20 @@ section! {
         /// The shortest silence after which a follower stands for election. At least 3 heartbeats; default 600 ms, so
         /// that writes resume within 3 s of a leader's death. Raise it where elections happen without a death.
         election_min: Duration = ms(600), ms(50) => secs(60);
-        /// The longest such silence; each follower draws a random one. Above `election_min`; default 1200 ms.
+        /// The longest such silence; each follower draws a random one. Above `election_min`; default 1200 ms. A leader
+        /// that has not heard from its majority for so long answers `no_quorum`.
         election_max: Duration = ms(1200), ms(60) => secs(120);
-        /// How long one message to another node may take. 50 ms to 60 s, default 1 s: beyond it the peer counts as
-        /// silent and the message is sent again. Raise it on slow disks.
-        rpc_timeout: Duration = secs(1), ms(50) => secs(60);
-        /// How long a leader may go without its majority before it answers `no_quorum`. 100 ms to 30 s, default
-        /// 1500 ms: above `election_max`, and below the 2 s within which a client should hear of it.
-        quorum_timeout: Duration = ms(1500), ms(100) => secs(30);
-        /// Most bytes of waiting requests that one log entry packs. 16 KiB to 8 MiB, default 1 MiB: larger groups cost
+        /// Most bytes of waiting requests that one log entry packs. 16 KiB to 2 MiB, default 1 MiB: larger groups cost
         /// latency, smaller ones more syncs.
-        entry_bytes_max: ByteSize = ByteSize::mib(1), ByteSize::kib(16) => ByteSize::mib(8);
+        entry_bytes_max: ByteSize = ByteSize::mib(1), ByteSize::kib(16) => ByteSize::mib(2);
         /// Most requests that one log entry packs. 1 to 10,000, default 1000.
         entry_requests_max: u64 = 1000, 1 => 10_000;
         /// Entries proposed and not yet applied. 1 to 1024, default 16: it keeps the disk busy while the network is
         /// under way; more adds only waiting.
         entries_in_flight_max: u64 = 16, 1 => 1024;
-        /// Most entries in one message to a follower. 1 to 10,000, default 256.
-        append_entries_max: u64 = 256, 1 => 10_000;
         /// Entries after which a snapshot is due and the log behind it may go. 100 to 10,000,000, default 20,000.
         /// Lower it when a restart takes too long to replay; raise it when followers need snapshots too often.
         snapshot_every: u64 = 20_000, 100 => 10_000_000;
-        /// Size of one piece of a snapshot on its way to a follower. 64 KiB to 16 MiB, default 1 MiB.
-        snapshot_chunk: ByteSize = ByteSize::mib(1), ByteSize::kib(64) => ByteSize::mib(16);
         /// How long one piece of a snapshot may take. 1 s to 10 min, default 30 s. Raise it on slow networks.
         snapshot_timeout: Duration = secs(30), secs(1) => secs(600);
     }
@@ -98,24 +89,21 @@ section! {
         /// How often the state is made durable; a crash replays the log from there. 100 ms to 10 min, default 5 s.
         /// Shorter means faster restarts and more writing.
         checkpoint_interval: Duration = secs(5), ms(100) => secs(600);
-        /// Bytes of log after which the state is made durable early. 1 MiB to 16 GiB, default 64 MiB.
-        checkpoint_bytes: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(16);
         /// Room on the disk below which writes are refused with `storage_full` while reads go on. 1 MiB to 1 TiB,
         /// default 256 MiB: enough for one checkpoint and one snapshot of a small store. Raise it with the data.
         disk_headroom: ByteSize = ByteSize::mib(256), ByteSize::mib(1) => ByteSize::gib(1024);
         /// How often the room on the disk is looked at. 100 ms to 1 min, default 1 s.
         disk_check_interval: Duration = secs(1), ms(100) => secs(60);
-        /// Bytes of txns kept for DCs that have not acknowledged them. 1 MiB to 16 TiB, default 16 GiB: at 1 MiB/s of
-        /// writes about four and a half hours of a DC's absence. Raise it to outlast longer cuts.
-        oplog_max: ByteSize = ByteSize::gib(16), ByteSize::mib(1) => ByteSize::gib(16_384);
         /// Memory for pages of the state. 1 MiB to 1 TiB, default 128 MiB. Raise it until the hot keys fit.
         state_cache: ByteSize = ByteSize::mib(128), ByteSize::mib(1) => ByteSize::gib(1024);
         /// Memory for pages of the Raft log. 1 MiB to 64 GiB, default 32 MiB: the log is read only by slow followers.
         log_cache: ByteSize = ByteSize::mib(32), ByteSize::mib(1) => ByteSize::gib(64);
-        /// How long the scrubber takes to read every value once and verify its checksum. 1 min to 365 d, default 7 d.
+        /// About how long the scrubber takes to read every row once and verify its checksum; a rotten one stops the
+        /// node. 1 min to 365 d, default 7 d. Shorter finds rot sooner and reads more.
         scrub_interval: Duration = secs(7 * 86_400), secs(60) => secs(365 * 86_400);
-        /// Cells that one entry sweeps behind a cleared collection. 1 to 100,000, default 1000: small enough that no
-        /// write waits for it.
+        /// Rows that one entry of housekeeping looks at: in the oplog, among the request ids, behind a cleared
+        /// collection. 1 to 100,000, default 1000: small enough that no write waits for it. The entry carries the
+        /// leader's number, so that nodes may differ.
         sweep_cells_max: u64 = 1000, 1 => 100_000;
     }
 }
@@ -138,8 +126,6 @@ section! {
         /// Bytes of txns that may be under way to a DC without its acknowledgement. 64 KiB to 1 GiB, default 8 MiB:
         /// 100 MiB/s over a round trip of 80 ms. Raise it on long fast links.
         link_credit_bytes: ByteSize = ByteSize::mib(8), ByteSize::kib(64) => ByteSize::gib(1);
-        /// The same bound as a number of txns. 1 to 1,000,000, default 16,384.
-        link_credit_txns: u64 = 16_384, 1 => 1_000_000;
         /// Memory for txns that wait for others they depend on. 64 KiB to 16 GiB, default 64 MiB; when it is full the
         /// furthest ones are dropped and asked for again.
         gate_bytes: ByteSize = ByteSize::mib(64), ByteSize::kib(64) => ByteSize::gib(16);
@@ -147,7 +133,8 @@ section! {
         /// three times the usual delay of that origin's acknowledgements applies when that is longer. Lower it to route
         /// around broken links sooner, at the price of doubled traffic.
         relay_after: Duration = ms(500), ms(10) => secs(600);
-        /// Most bytes of one message. 4 KiB to 256 KiB, default 256 KiB: larger ones would hold up heartbeats.
+        /// Most bytes of txns in one message; a single larger txn goes alone. 4 KiB to 256 KiB, default 256 KiB: larger
+        /// ones would hold up heartbeats.
         message_bytes_max: ByteSize = ByteSize::kib(256), ByteSize::kib(4) => ByteSize::kib(256);
         /// How long txns are gathered before they are acknowledged. 1 ms to 10 s, default 10 ms.
         ack_interval: Duration = ms(10), ms(1) => secs(10);
@@ -158,23 +145,25 @@ section! {
 }
 
 section! {
-    /// `[limits]`: what a request and a client may cost. What is beyond is refused with `too_large` or `overloaded`.
+    /// `[limits]`: what a request and a client may cost. What is beyond is refused with `too_large` or `overloaded` by
+    /// the node that takes the request, before it is proposed.
     LimitsConfig = "limits" {
-        /// Most bytes of a request's body. 1 KiB to 64 MiB, default 4 MiB.
-        body_max: ByteSize = ByteSize::mib(4), ByteSize::kib(1) => ByteSize::mib(64);
-        /// Most bytes of a key. 1 B to 1024 B, default 1024 B: keys stand in every index.
+        /// Most bytes of a request's body. 1 KiB to 16 MiB, default 4 MiB.
+        body_max: ByteSize = ByteSize::mib(4), ByteSize::kib(1) => ByteSize::mib(16);
+        /// Most bytes of a key that is written. 1 B to 1024 B, default 1024 B: keys stand in every index.
         key_max: ByteSize = ByteSize(1024), ByteSize(1) => ByteSize(1024);
-        /// Most bytes of one value or element, encoded. 64 B to 16 MiB, default 1 MiB. Not above `txn_bytes_max`.
-        value_max: ByteSize = ByteSize::mib(1), ByteSize(64) => ByteSize::mib(16);
-        /// Most levels of arrays, objects and maps within each other. 1 to 64, default 32.
-        depth_max: u64 = 32, 1 => 64;
-        /// Most mutations in one txn. 1 to 100,000, default 1000.
-        txn_ops_max: u64 = 1000, 1 => 100_000;
-        /// Most bytes of one txn's effects; a larger txn would hold up all others. 1 KiB to 32 MiB, default 4 MiB.
-        txn_bytes_max: ByteSize = ByteSize::mib(4), ByteSize::kib(1) => ByteSize::mib(32);
-        /// Most elements in one `add_all` or `remove_all`, and most that one `clear` of a remove-wins set may name.
-        /// 1 to 1,000,000, default 10,000.
-        elements_max: u64 = 10_000, 1 => 1_000_000;
+        /// Most bytes of one value, encoded. 64 B to 1 MiB, default 1 MiB. Not above `txn_bytes_max`. (An element of a
+        /// set or the name of a field is part of a key on disk: 4 KiB and 1 KiB at most, always.)
+        value_max: ByteSize = ByteSize::mib(1), ByteSize(64) => ByteSize::mib(1);
+        /// Most levels of arrays, objects and maps within each other. 1 to 32, default 32.
+        depth_max: u64 = 32, 1 => 32;
+        /// Most mutations in one txn. 1 to 10,000, default 1000.
+        txn_ops_max: u64 = 1000, 1 => 10_000;
+        /// Most bytes of one txn, as encoded in the log; a larger one would hold up all others. 1 KiB to 2 MiB, default
+        /// 2 MiB. What it comes to is held to 2 MiB too, always.
+        txn_bytes_max: ByteSize = ByteSize::mib(2), ByteSize::kib(1) => ByteSize::mib(2);
+        /// Most elements in one `add_all` or `remove_all`. 1 to 100,000, default 10,000.
+        elements_max: u64 = 10_000, 1 => 100_000;
         /// Most entries of one page: elements of a collection, keys of a listing. 1 to 100,000, default 10,000.
         page_max: u64 = 10_000, 1 => 100_000;
         /// Most open client connections. 1 to 1,000,000, default 10,000; keep the process' limit of open files above.
@@ -184,8 +173,8 @@ section! {
         /// How long a request may take, waiting included. 100 ms to 10 min, default 40 s: above the longest
         /// `Meridian-Wait`.
         request_timeout: Duration = secs(40), ms(100) => secs(600);
-        /// How long a client may take to send a request's head and body. 100 ms to 10 min, default 15 s: slow readers
-        /// and writers must not hold connections.
+        /// How long a client may take to send a request's head, to send its body, and to take any of the answer. 100 ms
+        /// to 10 min, default 15 s: slow readers and writers must not hold connections.
         read_timeout: Duration = secs(15), ms(100) => secs(600);
         /// How long a stopping node waits for the requests it works on. 0 to 10 min, default 5 s.
         drain_timeout: Duration = secs(5), ms(0) => secs(600);
@@ -193,18 +182,12 @@ section! {
 }
 
 section! {
-    /// `[sessions]`: tokens, waiting, and the memory of request ids.
+    /// `[sessions]`: how long requests wait for what their tokens demand.
     SessionsConfig = "sessions" {
         /// How long a request waits for what its token demands, unless it says `Meridian-Wait`. 0 to 30 s, default 2 s.
         wait_default: Duration = secs(2), ms(0) => secs(30);
         /// The longest `Meridian-Wait`. 0 to 30 s, default 30 s.
         wait_max: Duration = secs(30), ms(0) => secs(30);
-        /// Most request ids remembered in a DC. 1000 to 100,000,000, default 1,000,000; about 200 B each. Must be the
-        /// same on every node of a DC.
-        request_ids_max: u64 = 1_000_000, 1000 => 100_000_000;
-        /// How long a request id is remembered. 1 s to 24 h, default 10 min: a retry within it is exact. Must be the
-        /// same on every node of a DC.
-        request_ids_for: Duration = secs(600), secs(1) => secs(86_400);
     }
 }
 
@@ -212,7 +195,7 @@ section! {
     /// `[clock]`: how far clocks are trusted.
     ClockConfig = "clock" {
         /// How far a clock may be off the others' before it is not believed. 10 ms to 10 min, default 5 s: NTP keeps
-        /// machines within a fraction of it. Must be the same on every node of a DC.
+        /// machines within a fraction of it.
         max_clock_drift: Duration = secs(5), ms(10) => secs(600);
     }
 }
@@ -221,8 +204,8 @@ section! {
     /// `[log]`: what the process writes about itself, to standard error.
     LogConfig = "log" {
         /// What is written: `error`, `warn`, `info`, `debug`, `trace`, or directives per module such as
-        /// `info,meridian::raft=debug`. Default `info`.
-        level: String = "info".to_string(), String::new() => "\u{10FFFF}".to_string();
+        /// `info,meridian::raft=debug`. Default `info,openraft=warn`.
+        level: String = "info,openraft=warn".to_string(), String::new() => "\u{10FFFF}".to_string();
         /// One JSON object a line instead of text, for log collectors. Default false.
         json: bool = false, false => true;
     }

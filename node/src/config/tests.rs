@@ -171,7 +171,8 @@ fn a_problem_names_the_variable_that_caused_it() {
 fn settings_that_contradict_each_other_are_refused() {
     let message = parse(ONE, None, &[("MERIDIAN__RAFT__HEARTBEAT", "400ms")], &[]).expect_err("3 heartbeats");
     assert!(message.contains("raft.election_min") && message.contains("3 heartbeats"), "{message}");
-    let message = parse(ONE, None, &[], &[("limits.value_max", "16MiB")]).expect_err("larger than a txn");
+    let message =
+        parse(ONE, None, &[], &[("limits.txn_bytes_max", "512KiB")]).expect_err("larger than a txn");
     assert!(message.contains("must fit into a txn"), "{message}");
 }
 

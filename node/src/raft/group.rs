@@ -23,10 +23,8 @@ use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, s
 use crate::peer::{PeerClient, RaftHandler};
 use crate::seams::{BoxStream, Seams, Worker};
 use crate::storage::{Fatal, Folder, LogStore, Opened, StateStore};
-use crate::txn::Reply;
+use crate::txn::{ENTRY_BYTES_MAX, Reply};
 
-/// The largest entry that is proposed. The proposer packs requests into entries below it.
-pub const ENTRY_BYTES_MAX: usize = 3 << 20;
 /// How many entries openraft puts into one message: of the largest, they still fit a frame of the peer port.
 const MESSAGE_ENTRIES_MAX: u64 = 16;
 

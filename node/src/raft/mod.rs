@@ -29,7 +29,8 @@ use thiserror::Error;
 use crate::storage::{LogPosition, StateView, StateWrite, StorageError};
 use crate::txn::Reply;
 
-pub use group::{ENTRY_BYTES_MAX, Parts, RaftGroup};
+pub use crate::txn::ENTRY_BYTES_MAX;
+pub use group::{Parts, RaftGroup};
 pub use known_peers::KnownPeers;
 pub use leadership::{Leadership, RaftStatus, Role};
 

@@ -7,6 +7,7 @@ use meridian_client::wire::ApiError;
 use meridian_crdt::{Condition, Key, Mutation, Vector};
 use serde::{Deserialize, Serialize};
 
+use super::digests::Note;
 use crate::txn::Answer;
 
 const VERSION: u8 = 1;
@@ -37,6 +38,10 @@ pub enum Request {
     ReadIndex,
     /// How far behind each other datacenter are we?
     Lag,
+    /// What time is it at your place? Any node answers.
+    Clock,
+    /// What did your state come to at which log index? Any node answers.
+    Digests,
 }
 
 /// How far this datacenter is behind another.
@@ -57,6 +62,10 @@ pub enum Response {
     ReadIndex(u64),
     /// By datacenter.
     Lag(BTreeMap<String, Lag>),
+    /// Milliseconds since 1970.
+    Clock(u64),
+    /// The latest ones, and the current one.
+    Digests(Vec<Note>),
     /// It could not be done.
     Failed(ApiError),
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::proposer::{Proposer, SubmitError};
 use super::published::Publisher;
 use crate::peer::PeerClient;
-use crate::raft::ProposeError;
+use crate::raft::{ENTRY_BYTES_MAX, ProposeError};
 use crate::seams::Seams;
 use crate::storage::StateStore;
 use crate::txn::oplog::{self, ReadBounds};
@@ -22,6 +22,8 @@ use crate::txn::{Item, Outcome, RemoteOutcome, ShardState};
 
 /// Rows of the oplog that one read looks at, wanted or not.
 const READ_ROWS_MAX: usize = 10_000;
+/// What an entry takes beyond the one txn that it carries, at most.
+const TXN_FRAME_BYTES: usize = 64;
 
 /// Everything that replication asks of a node.
 pub struct ShardHost {
@@ -51,6 +53,15 @@ fn host_error(error: SubmitError) -> HostError {
         SubmitError::Propose(ProposeError::Stopped) | SubmitError::Stopped => HostError::ShuttingDown,
         SubmitError::Propose(_) => HostError::NotLeading,
     }
+}
+
+/// Refuses txns of which one can never be proposed here: no origin makes any such, and waiting would not help. The
+/// txns beside it are no better off, since their link stops.
+fn too_large(txns: &[bytes::Bytes]) -> Option<Vec<GossipOutcome>> {
+    let largest = txns.iter().map(bytes::Bytes::len).max()?;
+    let why = format!("a txn of {largest} bytes does not fit into a log entry of {ENTRY_BYTES_MAX}");
+    (largest > ENTRY_BYTES_MAX - TXN_FRAME_BYTES)
+        .then(|| txns.iter().map(|_| GossipOutcome::Refused { why: why.clone() }).collect())
 }
 
 /// What replication learns of one item. A txn that came early is no fault of its link: the leader changed in the
@@ -113,6 +124,9 @@ impl Host for ShardHost {
     fn propose(&self, remote: Remote) -> BoxFuture<'_, Result<Vec<GossipOutcome>, HostError>> {
         let items: Vec<(Item, usize)> = match remote {
             Remote::Txns(txns) => {
+                if let Some(refused) = too_large(&txns) {
+                    return async move { Ok(refused) }.boxed();
+                }
                 self.observe(&txns);
                 txns.into_iter().map(|txn| (txn.len(), txn)).map(|(n, txn)| (Item::Remote(txn), n)).collect()
             }

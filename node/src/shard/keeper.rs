@@ -11,15 +11,14 @@ use meridian_crdt::{Dot, OriginName};
 use meridian_gossip::GossipStatus;
 use tokio::sync::{mpsc, watch};
 
+use super::clock::ClockGuard;
 use super::forward::{Lag, Request, Response};
-use super::{LagSeen, Shard};
+use super::{LagSeen, Shard, digests, scrubber};
 use crate::storage::StorageError;
 use crate::txn::{Item, ShardState, oplog};
 
 /// How often housekeeping looks whether there is something to do.
 const TIDY_EVERY: Duration = Duration::from_millis(500);
-/// How many rows one housekeeping entry looks at.
-const TIDY_ROWS_MAX: u32 = 2_000;
 /// How often a follower asks its leader how far the other datacenters are.
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// How long that may take.
@@ -37,6 +36,12 @@ pub struct Keeper {
     pub members: Vec<String>,
     /// Reports that this datacenter has lost its tail.
     pub lost_tail: mpsc::Receiver<u64>,
+    /// How many rows one housekeeping entry looks at.
+    pub tidy_rows_max: u32,
+    /// Compares this node's clock with the others'.
+    pub clock_guard: ClockGuard,
+    /// How long the scrubber takes to read everything once.
+    pub scrub_interval: Duration,
     /// How often the room on the disk is looked at.
     pub disk_check: Duration,
 }
@@ -44,15 +49,27 @@ pub struct Keeper {
 impl Keeper {
     /// Runs until `stop` turns true.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let Keeper { shard, clock, members, lost_tail, disk_check } = self;
+        let Keeper {
+            shard,
+            clock,
+            members,
+            lost_tail,
+            tidy_rows_max,
+            clock_guard,
+            scrub_interval,
+            disk_check,
+        } = self;
         let work = async {
             tokio::join!(
                 lead(&shard, &clock, &members),
                 recover(&shard),
-                tidy(&shard),
+                tidy(&shard, tidy_rows_max),
                 watch_lag(&shard),
                 watch_disk(&shard, disk_check),
                 reincarnate(&shard, lost_tail),
+                clock_guard.run(&shard),
+                digests::run(&shard),
+                scrubber::run(&shard, scrub_interval),
             )
         };
         tokio::select! {
@@ -129,7 +146,7 @@ async fn recover(shard: &Shard) {
 }
 
 /// Proposes housekeeping when there is something to cut or to sweep.
-async fn tidy(shard: &Shard) {
+async fn tidy(shard: &Shard, rows_max: u32) {
     let mut swept_at = None;
     loop {
         tokio::time::sleep(TIDY_EVERY).await;
@@ -140,7 +157,7 @@ async fn tidy(shard: &Shard) {
         match something_to_tidy(shard, &state, &mut swept_at) {
             Ok(false) => {}
             Ok(true) => {
-                if let Err(error) = shard.proposer.submit(Item::Tidy { rows_max: TIDY_ROWS_MAX }, 16).await {
+                if let Err(error) = shard.proposer.submit(Item::Tidy { rows_max }, 16).await {
                     tracing::debug!(%error, "housekeeping waits");
                 }
             }

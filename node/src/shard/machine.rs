@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use meridian_crdt::StoreError;
 
+use super::digests::{NOTE_EVERY, Note};
 use super::published::Publisher;
 use crate::raft::Machine;
 use crate::storage::{LogPosition, StateView, StateWrite, StorageError};
-use crate::txn::{Entry, Reply, ShardState, apply_entry};
+use crate::txn::{Entry, Reply, ShardState, apply_entry, state_fingerprint};
 
 /// One shard's apply, with the decoded copy of its state row.
 pub struct ShardMachine {
@@ -41,7 +42,12 @@ impl Machine for ShardMachine {
         // state part from its peers', so the node stops instead (I6).
         let entry =
             Entry::decode(entry).map_err(|e| StorageError::corrupt(format!("{e} at index {}", at.index)))?;
-        apply_entry(&mut self.state, rows, entry).map_err(storage_error)
+        let reply = apply_entry(&mut self.state, rows, entry).map_err(storage_error)?;
+        if at.index % NOTE_EVERY == 0 {
+            let fingerprint = state_fingerprint(rows).map_err(storage_error)?;
+            self.publisher.notes().push(Note::new(at.index, fingerprint));
+        }
+        Ok(reply)
     }
 
     fn committed(&mut self, last: LogPosition) {

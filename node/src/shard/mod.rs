@@ -3,12 +3,16 @@
 //! A follower forwards writes to the leader; the leader checks the session against its vector and proposes. Reads are
 //! answered here once this node covers the session. Every wait is bounded and names its error.
 
+pub mod clock;
+pub mod digests;
 pub mod forward;
+pub mod health;
 pub mod host;
 pub mod keeper;
 pub mod machine;
 pub mod proposer;
 pub mod published;
+mod scrubber;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +30,7 @@ use tokio::time::Instant;
 
 pub use forward::{Lag, WriteRequest};
 use forward::{Request, Response};
+use health::Health;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
 
@@ -69,6 +74,8 @@ pub struct Shard {
     pub lag: watch::Sender<LagSeen>,
     /// Whether this node has recovered what was committed when it started.
     pub ready: watch::Sender<bool>,
+    /// What the background checks have found.
+    pub health: Health,
     /// Whether the disk has room for writes.
     pub room: watch::Sender<bool>,
 }
@@ -86,19 +93,19 @@ impl Shard {
     /// Does a client's write and answers when a majority of this datacenter has it.
     pub async fn write(&self, request: WriteRequest) -> Result<Answer, ApiError> {
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + FORWARD_MARGIN;
-        let repeatable = request.id.is_some();
-        let mut last = None;
-        // SUBTLE: once an attempt may have been done, no later failure may say that nothing was: its entry can still
-        // be committed by the next leader. Only an answer from the log settles it.
-        let mut unknown = None;
+        let caught_up_by = Instant::now() + Duration::from_millis(request.wait_ms);
+        let mut request = request;
+        let mut last = LastError::default();
         for _ in 0..ATTEMPTS_MAX {
             if Instant::now() >= deadline {
                 break;
             }
             let leadership = match self.leader().await {
                 Ok(leadership) => leadership,
-                Err(error) => return Err(unknown.unwrap_or(error)),
+                Err(error) => return Err(last.or_else(error)),
             };
+            let left = caught_up_by.saturating_duration_since(Instant::now());
+            request.wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let attempt = if leadership.leader == Some(self.node) {
                 self.write_here(request.clone()).await
             } else {
@@ -106,15 +113,14 @@ impl Shard {
             };
             match attempt {
                 Ok(answer) => return Ok(answer),
-                Err(Attempt::Final(error)) => return Err(unknown.unwrap_or(error)),
-                Err(Attempt::NotDone(error)) => last = Some(error),
-                Err(Attempt::Unknown(error)) if repeatable => unknown = Some(error),
+                Err(Attempt::Final(error)) => return Err(last.or_else(error)),
+                Err(Attempt::NotDone(error)) => last.not_done(error),
+                Err(Attempt::Unknown(error)) if request.id.is_some() => last.unknown = Some(error),
                 Err(Attempt::Unknown(error)) => return Err(error),
             }
             self.leader_may_change(&leadership, deadline).await;
         }
-        let late = || ApiError::new(ErrorCode::NoLeader, "no leader took the write in time");
-        Err(unknown.or(last).unwrap_or_else(late))
+        Err(last.take())
     }
 
     /// Waits a moment for another leader than the one that has just refused.
@@ -144,6 +150,12 @@ impl Shard {
         if !*self.room.borrow() {
             let message = "the disk is down to its headroom; free some space";
             return Err(Attempt::Final(ApiError::new(ErrorCode::StorageFull, message).retry_after_ms(5_000)));
+        }
+        if !self.health.clock_is_safe() {
+            let message = "the clock of this datacenter's leader is off; it is about to be replaced";
+            return Err(Attempt::NotDone(
+                ApiError::new(ErrorCode::ClockUnsafe, message).retry_after_ms(1_000),
+            ));
         }
         let wait = Duration::from_millis(request.wait_ms);
         let mut applied = self.publisher.applied();
@@ -188,7 +200,9 @@ impl Shard {
         match self.ask(leader, &Request::Write(request.clone()), time).await {
             Ok(Response::Write(answer)) => Ok(answer),
             Ok(Response::Failed(error)) => Err(match error.code {
-                ErrorCode::NoLeader | ErrorCode::ShuttingDown => Attempt::NotDone(error),
+                ErrorCode::NoLeader | ErrorCode::ShuttingDown | ErrorCode::ClockUnsafe => {
+                    Attempt::NotDone(error)
+                }
                 ErrorCode::OutcomeUnknown => Attempt::Unknown(error),
                 _ => Attempt::Final(error),
             }),
@@ -209,7 +223,8 @@ impl Shard {
         })
     }
 
-    /// The state of this node once it satisfies `consistency` and covers `session`, waiting at most `wait`.
+    /// The state of this node once it satisfies `consistency` and covers `session`, waiting at most `wait` for that. A
+    /// linearizable read takes the round trips that it needs besides, which have a bound of their own.
     pub async fn read(
         &self,
         consistency: Consistency,
@@ -217,9 +232,10 @@ impl Shard {
         wait: Duration,
     ) -> Result<StateView, ApiError> {
         let deadline = Instant::now() + wait;
-        if consistency != Consistency::Eventual {
-            self.recovered(wait.max(LEADER_WAIT)).await?;
+        if consistency == Consistency::Eventual {
+            return self.view();
         }
+        self.recovered(wait.min(LEADER_WAIT)).await?;
         let mut applied = self.publisher.applied();
         if consistency == Consistency::Linearizable {
             let index = self.read_index().await?;
@@ -236,6 +252,10 @@ impl Shard {
         if wait_for_dots(&mut applied, session, left).await.is_none() {
             return Err(self.not_caught_up(&applied.borrow(), session));
         }
+        self.view()
+    }
+
+    fn view(&self) -> Result<StateView, ApiError> {
         self.store.view().map_err(|e| {
             tracing::error!(error = %e, "the state cannot be read");
             ApiError::new(ErrorCode::Internal, "the state of this node cannot be read")
@@ -306,6 +326,29 @@ enum Attempt {
     Unknown(ApiError),
 }
 
+/// The error of a write that was tried several times. Once an attempt may have been done, no later one can say that
+/// nothing was.
+#[derive(Default)]
+struct LastError {
+    unknown: Option<ApiError>,
+    not_done: Option<ApiError>,
+}
+
+impl LastError {
+    fn not_done(&mut self, error: ApiError) {
+        self.not_done = Some(error);
+    }
+
+    fn or_else(self, error: ApiError) -> ApiError {
+        self.unknown.unwrap_or(error)
+    }
+
+    fn take(self) -> ApiError {
+        let none = || ApiError::new(ErrorCode::NoLeader, "no leader took the write in time");
+        self.unknown.or(self.not_done).unwrap_or_else(none)
+    }
+}
+
 fn no_quorum() -> ApiError {
     ApiError::new(
         ErrorCode::NoQuorum,
@@ -352,7 +395,7 @@ impl PeerHandler for Shard {
 }
 
 impl Shard {
-    /// Does what another node of this datacenter asks of its leader. It never forwards further.
+    /// Does what another node of this datacenter asks. It never forwards further.
     async fn serve(&self, request: Request) -> Response {
         match request {
             Request::Write(write) => match self.write_here(write).await {
@@ -366,6 +409,11 @@ impl Shard {
                 Err(_) => Response::Failed(no_quorum()),
             },
             Request::Lag => Response::Lag(self.lag.borrow().by_dc.clone()),
+            Request::Clock => Response::Clock(self.seams.clock.unix_ms()),
+            Request::Digests => match self.digest_notes() {
+                Ok(notes) => Response::Digests(notes),
+                Err(e) => Response::Failed(ApiError::new(ErrorCode::Internal, e.to_string())),
+            },
         }
     }
 }

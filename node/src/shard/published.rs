@@ -8,6 +8,7 @@ use meridian_crdt::Vector;
 use meridian_gossip::View;
 use tokio::sync::watch;
 
+use super::digests::Notes;
 use crate::raft::Leadership;
 use crate::txn::ShardState;
 
@@ -25,12 +26,18 @@ pub struct Publisher {
     node: u64,
     applied: watch::Sender<Published>,
     view: watch::Sender<Arc<View>>,
+    notes: Notes,
 }
 
 impl Publisher {
     /// Nothing applied, nobody leading.
     pub fn new(node: u64) -> Self {
-        Self { node, applied: watch::Sender::default(), view: watch::Sender::default() }
+        Self {
+            node,
+            applied: watch::Sender::default(),
+            view: watch::Sender::default(),
+            notes: Notes::default(),
+        }
     }
 
     /// What is applied.
@@ -41,6 +48,11 @@ impl Publisher {
     /// The same, with who leads, as replication wants it.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.subscribe()
+    }
+
+    /// What the state came to at some of the latest log indexes.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// Publishes a newly applied state. Both channels show it when this returns.

@@ -23,6 +23,12 @@ pub struct ScrubStep {
 }
 
 impl StateStore {
+    /// How many rows there are now; costs next to nothing.
+    pub fn row_count(&self) -> Result<u64, StorageError> {
+        let view = self.view()?;
+        (0..Table::COUNT).try_fold(0, |sum, table| Ok(sum + view.count(Table(table as u8))?))
+    }
+
     /// Verifies at most `rows_max` rows from `cursor` on. Blocking: run it on a storage worker. Each step looks at
     /// the rows of its own moment, so that no view is held between steps.
     pub fn scrub(&self, cursor: ScrubCursor, rows_max: u64) -> Result<ScrubStep, StorageError> {

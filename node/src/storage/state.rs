@@ -12,7 +12,8 @@ use meridian_crdt::cells::Visit;
 use meridian_crdt::codec::{Reader, Writer};
 use meridian_crdt::{Cells, ReadCells, Table};
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, WriteTransaction,
 };
 
 use super::checksum::{SEAL_LEN, seal, sealed, unseal};
@@ -193,6 +194,11 @@ impl StateView {
     /// The index of the last applied entry; 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.applied.position.map_or(0, |at| at.index)
+    }
+
+    /// How many rows `table` has.
+    pub(super) fn count(&self, table: Table) -> Result<u64, StorageError> {
+        Ok(self.table(table)?.len()?)
     }
 
     fn table(&self, table: Table) -> Result<&ReadOnlyTable<Key, Key>, StorageError> {

@@ -2,11 +2,11 @@
 
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
-    Cells, Ctx, Dot, ExecuteError, Executed, Key, KeyEffect, Limits, OriginName, Refusal, StoreError, Txn,
-    TxnHead, Vector, txn_hash,
+    Cells, Ctx, Dot, ExecuteError, Executed, Key, KeyEffect, OriginName, Refusal, StoreError, Txn, TxnHead,
+    Vector, txn_hash,
 };
 
-use super::bounds::HEADERS_KEPT_TXNS;
+use super::bounds::{HEADERS_KEPT_TXNS, limits};
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
 use super::state::ShardState;
 use super::{oplog, remote, requests};
@@ -20,7 +20,7 @@ pub fn apply_entry<C: Cells>(
     state.tick(entry.now_ms);
     let mut outcomes = Vec::with_capacity(entry.items.len());
     for item in entry.items {
-        outcomes.push(apply_item(state, cells, item)?);
+        outcomes.push(apply_item(state, cells, item, entry.now_ms)?);
     }
     state.refresh_stability();
     state.validate();
@@ -32,6 +32,7 @@ fn apply_item<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
     item: Item,
+    now_ms: u64,
 ) -> Result<Outcome, StoreError<C::Error>> {
     let settled = |result: Result<(), String>| match result {
         Ok(()) => Outcome::Done,
@@ -39,7 +40,7 @@ fn apply_item<C: Cells>(
     };
     Ok(match item {
         Item::Client(txn) => Outcome::Client(apply_client(state, cells, txn)?),
-        Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, &txn)?),
+        Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, &txn, now_ms)?),
         Item::Mint { name, lost } => settled(mint(state, name, lost)),
         Item::Register(name) => settled(register_foreign(state, name)),
         Item::Members(names) => {
@@ -154,7 +155,7 @@ fn decide<C: Cells>(
     let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc).saturating_add(1));
     let (deps, stable) = (state.vector.clone(), state.stable.clone());
     let ctx = Ctx { dot, hlc, deps: &deps, index: state.oplog_end + 1, stable: &stable };
-    let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &Limits::default()) {
+    let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &limits()) {
         Ok(executed) => executed,
         Err(ExecuteError::Store(e)) => return Err(e),
         Err(ExecuteError::Refused { op, refusal }) => {

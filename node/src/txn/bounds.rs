@@ -1,11 +1,34 @@
 //! The bounds that apply decides by. They are constants and no settings: a bound that differed between two nodes of a
 //! datacenter would let their states part (I6). Changing one is a new version of apply.
 
+use meridian_crdt::Limits;
+
+use super::entry::ENTRY_BYTES_MAX;
+
+/// What a txn of this datacenter may come to. Encoded it must fit into a log entry, also in every other datacenter.
+pub fn limits() -> Limits {
+    Limits { txn_bytes_max: TXN_BYTES_MAX, effects_max: TXN_EFFECTS_MAX, ..Limits::default() }
+}
+
+/// The most bytes of keys, paths and payloads of one txn.
+pub const TXN_BYTES_MAX: usize = 2 << 20;
+/// The most removals and adds of one txn.
+pub const TXN_EFFECTS_MAX: usize = 100_000;
+/// What the encoding of one removal or add takes beyond its path and payload, at most.
+const EFFECT_OVERHEAD_BYTES: usize = 8;
+/// What a txn's head and its place in an entry take, at most: the deps of some thousand origins, the time, the framing.
+const HEAD_BYTES_MAX: usize = 96 << 10;
+const _: () =
+    assert!(TXN_BYTES_MAX + TXN_EFFECTS_MAX * EFFECT_OVERHEAD_BYTES + HEAD_BYTES_MAX <= ENTRY_BYTES_MAX);
+
 /// The newest version of apply that this program has.
 pub const APPLY_VERSION: u32 = 1;
 
 /// How far one entry may move log time, in milliseconds: a leader with a wild clock expires no request id early.
 pub const LOG_TIME_STEP_MS_MAX: u64 = 5_000;
+
+/// How far a stamp may be ahead of the leader's clock before what it wins counts as won by a clock fault.
+pub const STAMP_AHEAD_MS_MAX: u64 = 5_000;
 
 /// How long an answer is kept for its request id, in milliseconds of log time.
 pub const REQUESTS_KEPT_MS: u64 = 10 * 60 * 1000;

@@ -9,6 +9,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const VERSION: u8 = 1;
 
+/// The largest encoded entry. Requests and txns are kept below it, so that whatever one datacenter has committed can
+/// be proposed in every other.
+pub const ENTRY_BYTES_MAX: usize = 3 << 20;
+
 /// One Raft log entry: everything that waited when the leader proposed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
@@ -63,7 +67,34 @@ pub struct ClientTxn {
     pub ops: Vec<(Key, Mutation)>,
 }
 
+/// What a client's transaction takes in an entry beyond its conditions and operations, at most.
+const FRAME_BYTES: usize = 128;
+
+/// Counts what is written to it and keeps nothing.
+struct Counted(usize);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl ClientTxn {
+    /// How many bytes a request takes in the log, about: exact but for its frame.
+    pub fn encoded_bytes(
+        conditions: &[(Key, Condition)],
+        ops: &[(Key, Mutation)],
+    ) -> Result<usize, EntryError> {
+        let mut count = Counted(FRAME_BYTES);
+        rmp_serde::encode::write(&mut count, &(conditions, ops)).map_err(|e| EntryError(e.to_string()))?;
+        Ok(count.0)
+    }
+
     /// A hash of what is asked, by which a reused request id is noticed.
     pub fn fingerprint(&self) -> Result<u64, EntryError> {
         let bytes =

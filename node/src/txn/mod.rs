@@ -22,5 +22,5 @@ mod request_tests;
 mod world_tests;
 
 pub use apply::apply_entry;
-pub use entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, RemoteOutcome, Reply};
-pub use state::{ShardState, tables};
+pub use entry::{Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, Item, OpResult, Outcome, RemoteOutcome, Reply};
+pub use state::{ShardState, state_fingerprint, tables};

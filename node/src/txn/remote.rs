@@ -4,17 +4,19 @@
 //! skipped with an outcome, deterministically, and the link that brought it stops.
 
 use bytes::Bytes;
-use meridian_crdt::{Cells, Ctx, StoreError, Txn, txn_hash};
+use meridian_crdt::{Cells, Ctx, StoreError, Txn, txn_hash, unix_ms};
 
+use super::bounds::STAMP_AHEAD_MS_MAX;
 use super::entry::RemoteOutcome;
 use super::oplog;
 use super::state::ShardState;
 
-/// Applies one encoded txn, if it is the next of its origin and its deps are here.
+/// Applies one encoded txn, if it is the next of its origin and its deps are here. `now_ms` is the time of the entry.
 pub fn apply<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
     encoded: &Bytes,
+    now_ms: u64,
 ) -> Result<RemoteOutcome, StoreError<C::Error>> {
     let txn = match Txn::decode(encoded) {
         Ok(txn) => txn,
@@ -60,6 +62,9 @@ pub fn apply<C: Cells>(
         chain.hlc = txn.head.hlc;
     }
     state.lww_conflicts += done.lww_conflicts;
+    if unix_ms(txn.head.hlc) > now_ms.saturating_add(STAMP_AHEAD_MS_MAX) {
+        state.lww_future_wins += done.lww_wins;
+    }
     state.vector.advance(dot);
     oplog::append(state, cells, dot, encoded).map_err(StoreError::Cells)?;
     Ok(RemoteOutcome::Applied)

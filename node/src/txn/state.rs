@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use meridian_crdt::codec::DecodeError;
-use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, Vector};
+use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, StoreError, Vector};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::bounds::{APPLY_VERSION, LOG_TIME_STEP_MS_MAX};
 use super::peers::Peer;
@@ -30,6 +31,13 @@ pub mod tables {
 
 const VERSION: u8 = 1;
 const ROW: &[u8] = b"shard";
+
+/// The digest of the contents with everything else that apply knows: equal on two nodes that have applied the same
+/// log.
+pub fn state_fingerprint<C: ReadCells>(cells: &C) -> Result<u128, StoreError<C::Error>> {
+    let row = cells.get(tables::META, ROW)?.unwrap_or_default();
+    Ok(meridian_crdt::digest(cells)?.wrapping_add(u128::from(xxh3_64(&row))))
+}
 
 /// The last txn applied of one origin: what the origin's next one builds on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +85,9 @@ pub struct ShardState {
     pub sweep_left: bool,
     /// How many LWW values lost to a concurrent one, ever.
     pub lww_conflicts: u64,
+    /// In how many of these the winner came from elsewhere with a stamp ahead of the clock here, by more than clocks
+    /// may differ: conflicts that a clock fault has won.
+    pub lww_future_wins: u64,
 }
 
 impl ShardState {
