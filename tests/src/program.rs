@@ -30,7 +30,22 @@ pub struct Ended {
 /// # Panics
 /// When it cannot be started or does not end in time.
 pub async fn run(binary: &str, args: &[&str], variables: &[(&str, &str)], stdin: &str) -> Ended {
+    run_in(Path::new("."), binary, args, variables, stdin).await
+}
+
+/// The same, in a folder.
+///
+/// # Panics
+/// When it cannot be started or does not end in time.
+pub async fn run_in(
+    folder: &Path,
+    binary: &str,
+    args: &[&str],
+    variables: &[(&str, &str)],
+    stdin: &str,
+) -> Ended {
     let mut command = command(binary, args, variables);
+    command.current_dir(folder);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{binary}: {e}"));
     if let Some(mut pipe) = child.stdin.take() {

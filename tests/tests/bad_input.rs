@@ -157,7 +157,7 @@ fn mutations() -> Vec<Row> {
         body.to_string()
     };
     let deep_value = format!("{}{}", "[".repeat(60), "]".repeat(60));
-    let elements = json!({"type": "set", "op": "add_all", "elements": (0..20_000).collect::<Vec<i64>>()});
+    let elements = json!({"type": "set", "op": "add_all", "elements": (0..100_001).collect::<Vec<i64>>()});
     vec![
         row("no type", mutate(r#"{"op":"add","by":1}"#), 400, "bad_value"),
         row("no operation", mutate(r#"{"type":"counter"}"#), 400, "bad_value"),
