@@ -101,7 +101,7 @@ async fn run(args: &Args) -> Result<Report, Failure> {
         latency: WAN_LATENCY,
         ..ClusterOptions::new(binary, folder.path())
     };
-    say("starting three DCs of three nodes ...");
+    say(&format!("starting three DCs of three nodes in {} ...", folder.path().display()));
     let cluster = Cluster::start(options).await?;
     let outcome = tokio::select! {
         outcome = experiment(&cluster, &flights) => outcome,
