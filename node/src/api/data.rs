@@ -165,7 +165,13 @@ async fn write(
         bytes,
     };
     match api.shard.write(request).await {
-        Ok(TxnAnswer::Done { results, touched, .. }) => Ok((results, touched)),
+        Ok(TxnAnswer::Done { results, touched, dot }) => {
+            if let Some(dot) = dot {
+                let held = api.shard.held_by(dot, session.holders, session.wait).await;
+                held.map_err(|error| answer::data_error(api, session, &touched, error))?;
+            }
+            Ok((results, touched))
+        }
         Ok(TxnAnswer::Refused { error, touched }) => Err(answer::data_error(api, session, &touched, error)),
         Err(error) => Err(answer::data_error(api, session, &Vector::new(), error)),
     }

@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use meridian_client::wire::headers::{self, Consistency};
+use meridian_client::wire::headers::{self, Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode, Token, request};
 use meridian_crdt::{Key, Vector};
 use serde::de::DeserializeOwned;
@@ -31,6 +31,8 @@ pub struct Session {
     pub consistency: Consistency,
     /// How long the request may wait for what it depends on.
     pub wait: Duration,
+    /// How many datacenters, this one included, are to hold a write before it is answered.
+    pub holders: usize,
     /// The client's name for this mutation.
     pub request_id: Option<String>,
 }
@@ -58,9 +60,7 @@ impl Session {
                 format!("{name} is not a header of this interface"),
             ));
         }
-        if let Some(value) = text(map, headers::COMMIT)? {
-            check_commit(value)?;
-        }
+        let commit = text(map, headers::COMMIT)?.map_or(Ok(Commit::default()), headers::commit)?;
         let request_id = text(map, headers::REQUEST_ID)?.map(str::to_owned);
         if let Some(id) = &request_id {
             headers::request_id(id)?;
@@ -74,19 +74,9 @@ impl Session {
             consistency: text(map, headers::CONSISTENCY)?
                 .map_or(Ok(Consistency::default()), headers::consistency)?,
             wait: wait.min(api.bounds.wait_max),
+            holders: api.shard.level_count(commit)?,
             request_id,
         })
-    }
-}
-
-/// Only the local level is served so far; the others are refused rather than pretended.
-fn check_commit(value: &str) -> Result<(), ApiError> {
-    match headers::commit(value)? {
-        headers::Commit::Local => Ok(()),
-        _ => Err(ApiError::new(
-            ErrorCode::BadHeader,
-            format!("{}: {value:?} is not served by this version; valid is local", headers::COMMIT),
-        )),
     }
 }
 

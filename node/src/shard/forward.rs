@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_client::wire::ApiError;
-use meridian_crdt::{Condition, Key, Mutation, Vector};
+use meridian_crdt::{Condition, Dot, Key, Mutation, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::digests::Note;
@@ -36,6 +36,15 @@ pub enum Request {
     Write(WriteRequest),
     /// From which log index on does a read see everything acknowledged before now?
     ReadIndex,
+    /// Who holds this txn, once so many datacenters do or the time is over?
+    Held {
+        /// The txn, applied here.
+        dot: Dot,
+        /// How many datacenters are enough.
+        count: usize,
+        /// How long to wait for them, in milliseconds.
+        wait_ms: u64,
+    },
     /// How far behind each other datacenter are we?
     Lag,
     /// What time is it at your place? Any node answers.
@@ -60,6 +69,8 @@ pub enum Response {
     Write(Answer),
     /// A log index to wait for.
     ReadIndex(u64),
+    /// The names of the datacenters that hold it.
+    Held(Vec<String>),
     /// By datacenter.
     Lag(BTreeMap<String, Lag>),
     /// Milliseconds since 1970.

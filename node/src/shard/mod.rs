@@ -9,6 +9,7 @@ pub mod forward;
 pub mod health;
 pub mod host;
 pub mod keeper;
+pub mod levels;
 pub mod machine;
 pub mod proposer;
 pub mod published;
@@ -408,6 +409,9 @@ impl Shard {
                 Ok(index) => Response::ReadIndex(index),
                 Err(_) => Response::Failed(no_quorum()),
             },
+            Request::Held { dot, count, wait_ms } => {
+                Response::Held(self.held_here(dot, count, Duration::from_millis(wait_ms)).await)
+            }
             Request::Lag => Response::Lag(self.lag.borrow().by_dc.clone()),
             Request::Clock => Response::Clock(self.seams.clock.unix_ms()),
             Request::Digests => match self.digest_notes() {
