@@ -31,9 +31,10 @@ pub async fn read(
     query.finish()?;
     let view = view(&api, &session).await?;
     let reading = meridian_crdt::read(&view, &key, &wanted).map_err(unreadable)?;
+    let touched = seen(&api, reading.touched);
     match reading.content {
-        Some(content) => Ok(answer::data(&api, &session, &reading.touched, content_json(&content))),
-        None => Err(answer::data_error(&api, &session, &reading.touched, not_found(&key))),
+        Some(content) => Ok(answer::data(&api, &session, &touched, content_json(&content))),
+        None => Err(answer::data_error(&api, &session, &touched, not_found(&key))),
     }
 }
 
@@ -110,7 +111,7 @@ pub async fn explain(
 ) -> Result {
     query.finish()?;
     let view = view(&api, &session).await?;
-    let touched = meridian_crdt::glance(&view, &key).map_err(unreadable)?.touched;
+    let touched = seen(&api, meridian_crdt::glance(&view, &key).map_err(unreadable)?.touched);
     let Some(explained) = meridian_crdt::explain(&view, &key, EXPLAIN_CELLS_MAX).map_err(unreadable)? else {
         return Err(answer::data_error(&api, &session, &touched, not_found(&key)));
     };
@@ -134,6 +135,12 @@ pub async fn explain(
         "truncated": explained.truncated,
     });
     Ok(answer::data(&api, &session, &touched, body))
+}
+
+/// What a session depends on that has looked at a key with these dots. A key without any may have been forgotten by
+/// stability; another node of this datacenter that lags may still show it.
+fn seen(api: &Api, touched: Vector) -> Vector {
+    if touched.is_empty() { api.shard.publisher.applied().borrow().state.stable.clone() } else { touched }
 }
 
 async fn view(api: &Api, session: &Session) -> Result<StateView> {

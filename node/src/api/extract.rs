@@ -8,11 +8,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Request, State};
-use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use meridian_client::wire::headers::{self, Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode, Token, request};
 use meridian_crdt::{Key, Vector};
@@ -196,6 +197,25 @@ pub struct JsonBody {
     pub json: Json,
 }
 
+/// How much of a body above its limit is read and thrown away, so that a client that sends before it listens gets to
+/// read why it was refused, on a connection that stays usable.
+const DISCARDED_BYTES_MAX: usize = 8 << 20;
+
+/// Reads a body; `None` if it is above `limit`.
+async fn collect(mut body: Body, limit: usize) -> Result<Option<Vec<u8>>, axum::Error> {
+    let (mut kept, mut total) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        total += data.len();
+        if total <= limit {
+            kept.extend_from_slice(&data);
+        } else if total - limit > DISCARDED_BYTES_MAX {
+            break;
+        }
+    }
+    Ok((total <= limit).then_some(kept))
+}
+
 impl FromRequest<Api> for JsonBody {
     type Rejection = Failure;
 
@@ -207,13 +227,14 @@ impl FromRequest<Api> for JsonBody {
         };
         let announced =
             req.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|n| n > limit) {
+        let asks_first = req.headers().contains_key("expect");
+        if announced.is_some_and(|n| n > limit && (asks_first || n - limit > DISCARDED_BYTES_MAX)) {
             return Err(too_large().into());
         }
-        let collecting = Limited::new(req.into_body(), limit).collect();
+        let collecting = collect(req.into_body(), limit);
         let body = match tokio::time::timeout(api.bounds.body_timeout, collecting).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(e)) if e.is::<LengthLimitError>() => return Err(too_large().into()),
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => return Err(too_large().into()),
             Ok(Err(e)) => {
                 return Err(ApiError::new(ErrorCode::BadJson, format!("the body broke off: {e}")).into());
             }
@@ -242,9 +263,10 @@ pub async fn account(State(api): State<Api>, req: Request, next: Next) -> Respon
     let route = req.extensions().get::<MatchedPath>().map_or("none", |path| metric_route(path.as_str()));
     let method = req.method().as_str().to_owned();
     let started_ms = api.shard.seams.clock.monotonic_ms();
+    let token = if route == "ops" { None } else { own_token(req.headers(), api.cluster) };
     let before = api.in_flight.fetch_add(1, Ordering::AcqRel);
     let _counted = InFlight(api.in_flight.clone());
-    let response = if before >= api.bounds.in_flight_max && route != "ops" {
+    let mut response = if before >= api.bounds.in_flight_max && route != "ops" {
         let message = "this node is working on as many requests as it takes";
         Failure::from(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(100)).into_response()
     } else {
@@ -256,9 +278,19 @@ pub async fn account(State(api): State<Api>, req: Request, next: Next) -> Respon
             }
         }
     };
+    if let Some(token) = token {
+        // An answer that has learnt nothing still carries what the client came with.
+        response.headers_mut().entry(HeaderName::from_static(headers::SESSION)).or_insert(token);
+    }
     let took_ms = api.shard.seams.clock.monotonic_ms().saturating_sub(started_ms);
     api.metrics.request(route, &method, response.status().as_u16(), took_ms);
     response
+}
+
+/// The request's token, if it has one that is valid here.
+fn own_token(map: &HeaderMap, cluster: u32) -> Option<HeaderValue> {
+    let token = Token::from_text(text(map, headers::SESSION).ok()??).ok()?;
+    HeaderValue::from_str(&token.to_text()).ok().filter(|_| token.cluster == cluster)
 }
 
 fn metric_route(path: &str) -> &'static str {

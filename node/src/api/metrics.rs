@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use crate::shard::Shard;
@@ -51,6 +52,7 @@ impl Metrics {
         self.render_requests(&mut page);
         render_raft(shard, &mut page);
         render_state(shard, &mut page);
+        render_health(shard, &mut page);
         render_links(shard, &mut page);
         page.0
     }
@@ -168,6 +170,37 @@ fn render_state(shard: &Shard, page: &mut Page) {
             format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
         page.line("meridian_stable_seq", &labels, dot.seq);
     }
+}
+
+fn render_health(shard: &Shard, page: &mut Page) {
+    let health = &shard.health;
+    let counters = [
+        ("meridian_scrubbed_rows_total", "Rows that the scrubber has verified.", &health.scrubbed_rows),
+        ("meridian_scrub_laps_total", "Times that the scrubber has read everything.", &health.scrub_laps),
+        (
+            "meridian_digest_checks_total",
+            "Comparisons of state with the leader's at the same log index.",
+            &health.digest_checks,
+        ),
+        (
+            "meridian_digest_mismatch",
+            "Comparisons that found a difference; must be 0.",
+            &health.digest_mismatches,
+        ),
+    ];
+    for (name, help, counter) in counters {
+        page.single(name, "counter", help, counter.load(Ordering::Relaxed));
+    }
+    let rotten = u8::from(health.rotten.load(Ordering::Relaxed));
+    page.single("meridian_rotten", "gauge", "1 once a rotten row was met; the node stops.", rotten);
+    page.single(
+        "meridian_clock_ahead_ms",
+        "gauge",
+        "How far this clock is ahead of the median of its datacenter's, in milliseconds.",
+        health.clock_ahead_ms.load(Ordering::Relaxed),
+    );
+    let clock_unsafe = u8::from(!health.clock_is_safe());
+    page.single("meridian_clock_unsafe", "gauge", "1 while this clock may not stamp writes.", clock_unsafe);
 }
 
 fn render_links(shard: &Shard, page: &mut Page) {

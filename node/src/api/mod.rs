@@ -10,6 +10,7 @@ mod limits;
 mod metrics;
 mod ops;
 mod serve;
+mod unstalled;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, watch};
 
+use super::unstalled::Unstalled;
 use crate::seams::{BoxStream, Listener};
 
 /// How long the accept loop rests after the operating system refused a connection, usually for lack of descriptors.
@@ -19,7 +20,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct ServeBounds {
     /// Open connections; further ones are closed at once.
     pub connections_max: usize,
-    /// How long a client may take to send a request's head.
+    /// How long a client may take to send a request's head, and how long it may take nothing of an answer.
     pub read_timeout: Duration,
     /// How long requests may finish after the stop.
     pub drain_timeout: Duration,
@@ -70,7 +71,7 @@ async fn connection(stream: BoxStream, router: Router, bounds: ServeBounds, mut 
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.read_timeout).max_buf_size(64 * 1024);
-    let served = http.serve_connection(TokioIo::new(stream), service);
+    let served = http.serve_connection(TokioIo::new(Unstalled::new(stream, bounds.read_timeout)), service);
     tokio::pin!(served);
     tokio::select! {
         ended = served.as_mut() => {

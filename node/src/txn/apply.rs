@@ -116,14 +116,17 @@ fn refused(error: ApiError, touched: Vector) -> Answer {
     Answer::Refused { error, touched }
 }
 
-/// The dots that last touched each of `keys`: what a session depends on that has looked at them.
+/// The dots that last touched each of `keys`: what a session depends on that has looked at them. What touched a key
+/// without a header, if anything, is stable: that is then what the session depends on, and no other datacenter lacks it.
 fn touched<'k, C: Cells>(
     cells: &C,
+    stable: &Vector,
     keys: impl Iterator<Item = &'k Key>,
 ) -> Result<Vector, StoreError<C::Error>> {
     let mut dots = Vector::new();
     for key in keys {
-        dots.join(&meridian_crdt::glance(cells, key)?.touched);
+        let of_key = meridian_crdt::glance(cells, key)?.touched;
+        dots.join(if of_key.is_empty() { stable } else { &of_key });
     }
     Ok(dots)
 }
@@ -133,9 +136,10 @@ fn decide<C: Cells>(
     cells: &mut C,
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
+    let stable = state.stable.clone();
     let looked_at = |txn: &ClientTxn, cells: &C| {
         let keys = txn.conditions.iter().map(|(key, _)| key).chain(txn.ops.iter().map(|(key, _)| key));
-        touched(cells, keys)
+        touched(cells, &stable, keys)
     };
     let Some(dot) = state.next_own_dot() else {
         let error = ApiError::new(ErrorCode::NoLeader, "this datacenter has not begun its first life yet");
@@ -153,7 +157,7 @@ fn decide<C: Cells>(
         return Ok(refused(error, looked_at(&txn, cells)?));
     }
     let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc).saturating_add(1));
-    let (deps, stable) = (state.vector.clone(), state.stable.clone());
+    let deps = state.vector.clone();
     let ctx = Ctx { dot, hlc, deps: &deps, index: state.oplog_end + 1, stable: &stable };
     let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &limits()) {
         Ok(executed) => executed,
