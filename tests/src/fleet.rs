@@ -26,7 +26,7 @@ static TURN: Mutex<()> = Mutex::const_new(());
 pub struct Fleet {
     cluster: Cluster,
     http: HttpClient,
-    _folder: TempDir,
+    folder: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -61,7 +61,7 @@ impl Fleet {
         };
         let cluster = Cluster::start(options).await.expect("the cluster starts");
         cluster.wait_ready(READY_LIMIT).await.expect("the cluster becomes ready");
-        Self { cluster, http: HttpClient::new(), _folder: folder, _turn: turn }
+        Self { cluster, http: HttpClient::new(), folder, _turn: turn }
     }
 
     /// The cluster, to cut, heal, kill and restart.
@@ -167,6 +167,16 @@ impl Fleet {
         let violations = agreement(&views);
         assert!(violations.is_empty(), "{violations:#?}");
         (views.swap_remove(0).contents, took)
+    }
+}
+
+impl Drop for Fleet {
+    /// What a failed test leaves behind is kept: the nodes' logs say more than the test can.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the cluster's files are kept in {}", self.folder.path().display());
+            self.folder.disable_cleanup(true);
+        }
     }
 }
 
