@@ -37,7 +37,7 @@ impl Node {
             // A dropped sender stops the node as well as a word would.
             let _ = stopped.await;
         };
-        tokio::spawn(run(config, ServeOptions::default(), Seams::production(), stop_told));
+        tokio::spawn(run(config, ServeOptions::default(), Seams::production(), Box::pin(stop_told)));
         let node = Node { addr: client, _folder: folder, _stop: stop };
         let started = Instant::now();
         while node.status("GET /readyz").await != 200 {

@@ -139,7 +139,7 @@ impl Shard {
         let me = self.node;
         let settled = |now: &Leadership| now.leader.is_some_and(|leader| leader != me || now.leading);
         match tokio::time::timeout(LEADER_WAIT, leadership.wait_for(settled)).await {
-            Ok(Ok(leadership)) => Ok(leadership.clone()),
+            Ok(Ok(leadership)) => Ok(*leadership),
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(no_quorum()),
         }
