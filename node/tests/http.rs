@@ -165,6 +165,10 @@ async fn too_large_a_body_is_refused_and_the_connection_stays_usable(node: &Node
     let refused = c.ask(&format!("POST {KEYS}/k"), "", &"x".repeat(1 << 20)).await;
     assert_eq!((refused.status, refused.code().as_str()), (413, "too_large"));
     assert_eq!(c.ask(&format!("POST {KEYS}/k"), "", ADD).await.status, 200);
+    // Whoever only announces it is told too, before the time for a body is over.
+    let mut announcing = Connection::open(node).await.expect("connected");
+    announcing.send(&format!("POST {KEYS}/k HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n")).await;
+    assert_eq!(announcing.answer(false).await.expect("an answer").status, 413);
     // Whoever asks first is told at once.
     c.send(&format!(
         "POST {KEYS}/k HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 99999999\r\n\r\n"

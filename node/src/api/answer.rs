@@ -27,13 +27,14 @@ impl IntoResponse for Answer {
 /// A refused request.
 #[derive(Debug)]
 pub struct Failure {
-    error: ApiError,
-    headers: HeaderMap,
+    error: Box<ApiError>,
+    // Boxed, because every handler's result is as large as its error.
+    headers: Box<HeaderMap>,
 }
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self { error, headers: HeaderMap::new() }
+        Self { error: Box::new(error), headers: Box::default() }
     }
 }
 
@@ -45,7 +46,7 @@ impl IntoResponse for Failure {
         if let Some(ms) = self.error.retry_after_ms {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
         }
-        response.headers_mut().extend(self.headers);
+        response.headers_mut().extend(*self.headers);
         response
     }
 }
@@ -83,5 +84,5 @@ pub fn data(api: &Api, session: &Session, touched: &Vector, body: Json) -> Answe
 
 /// An error about data, which tells the session something too.
 pub fn data_error(api: &Api, session: &Session, touched: &Vector, error: ApiError) -> Failure {
-    Failure { error, headers: data_headers(api, session, touched) }
+    Failure { error: Box::new(error), headers: Box::new(data_headers(api, session, touched)) }
 }

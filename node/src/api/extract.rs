@@ -200,6 +200,8 @@ pub struct JsonBody {
 /// How much of a body above its limit is read and thrown away, so that a client that sends before it listens gets to
 /// read why it was refused, on a connection that stays usable.
 const DISCARDED_BYTES_MAX: usize = 8 << 20;
+/// How long that may take when the body was announced as too large.
+const DISCARD_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Reads a body; `None` if it is above `limit`.
 async fn collect(mut body: Body, limit: usize) -> Result<Option<Vec<u8>>, axum::Error> {
@@ -228,7 +230,11 @@ impl FromRequest<Api> for JsonBody {
         let announced =
             req.headers().get("content-length").and_then(|n| n.to_str().ok()?.parse::<usize>().ok());
         let asks_first = req.headers().contains_key("expect");
-        if announced.is_some_and(|n| n > limit && (asks_first || n - limit > DISCARDED_BYTES_MAX)) {
+        if announced.is_some_and(|n| n > limit) {
+            if !asks_first {
+                // Whatever comes of it, the answer is the same.
+                let _ = tokio::time::timeout(DISCARD_TIME_MAX, collect(req.into_body(), limit)).await;
+            }
             return Err(too_large().into());
         }
         let collecting = collect(req.into_body(), limit);

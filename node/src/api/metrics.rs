@@ -111,7 +111,7 @@ impl Page {
 }
 
 fn render_raft(shard: &Shard, page: &mut Page) {
-    let leadership = shard.raft.leadership().borrow().clone();
+    let leadership = *shard.raft.leadership().borrow();
     let status = shard.raft.status();
     page.single(
         "meridian_raft_leading",

@@ -95,6 +95,11 @@ fn judge(ahead_ms: &BTreeMap<u64, i64>) -> Verdict {
     Verdict { median_ahead_ms: median, best }
 }
 
+/// Whether anybody's clock agrees with this node's, or there is nobody to ask.
+fn confirms(others: &[u64], ahead_ms: &BTreeMap<u64, i64>, drift_ms_max: u64) -> bool {
+    others.is_empty() || ahead_ms.values().any(|ahead| ahead.unsigned_abs() <= drift_ms_max)
+}
+
 /// What the loop needs besides the shard.
 pub struct ClockGuard {
     /// The clock that stamps.
@@ -119,7 +124,8 @@ impl ClockGuard {
                 .map(|(node, sample)| (*node, sample.ahead_ms))
                 .collect();
             let verdict = judge(&fresh);
-            let safe = self.take(shard, verdict);
+            let confirmed = confirms(&self.others, &fresh, self.drift_ms_max);
+            let safe = self.take(shard, verdict, confirmed);
             let leading = shard.raft.leadership().borrow().leader == Some(shard.node);
             if let (false, true, Some(best)) = (safe, leading, verdict.best)
                 && now_ms.saturating_sub(handed_over_ms) >= HAND_OVER_EVERY_MS
@@ -134,12 +140,12 @@ impl ClockGuard {
         }
     }
 
-    /// Takes a verdict; whether the clock is safe.
-    fn take(&self, shard: &Shard, verdict: Verdict) -> bool {
+    /// Takes a verdict; whether the clock is safe. A jump is believed only if it is `confirmed`.
+    fn take(&self, shard: &Shard, verdict: Verdict, confirmed: bool) -> bool {
         let safe = verdict.median_ahead_ms.unsigned_abs() <= self.drift_ms_max;
         shard.health.clock_ahead_ms.store(-verdict.median_ahead_ms, Ordering::Relaxed);
         let was_unsafe = shard.health.clock_unsafe.swap(!safe, Ordering::Relaxed);
-        if safe {
+        if safe && confirmed {
             self.steady.believe();
         }
         if was_unsafe == safe {
@@ -207,6 +213,15 @@ mod tests {
         at(9_000_000, 50);
         steady.believe();
         assert_eq!(steady.unix_ms(), 9_000_000);
+    }
+
+    #[test]
+    fn a_jump_is_confirmed_by_another_clock_or_by_there_being_none() {
+        let ahead = |offsets: &[i64]| offsets.iter().enumerate().map(|(i, o)| (i as u64 + 2, *o)).collect();
+        assert!(confirms(&[], &ahead(&[]), 5_000));
+        assert!(confirms(&[2, 3], &ahead(&[9_000, -4_000]), 5_000));
+        assert!(!confirms(&[2, 3], &ahead(&[]), 5_000), "nobody was heard");
+        assert!(!confirms(&[2, 3], &ahead(&[3_600_000]), 5_000));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Keeper {
 async fn lead(shard: &Shard, clock: &Mutex<Clock>, members: &[String]) {
     let mut leadership = shard.raft.leadership();
     loop {
-        let now = leadership.borrow_and_update().clone();
+        let now = *leadership.borrow_and_update();
         if now.leading {
             let state = shard.publisher.applied().borrow().state.clone();
             let highest = state.own.and_then(|own| state.chains.get(&own)).map_or(0, |chain| chain.hlc);
@@ -189,7 +189,7 @@ fn something_to_tidy(
 /// Keeps the lag behind the other datacenters: a leader takes it from its links, a follower asks its leader.
 async fn watch_lag(shard: &Shard) {
     loop {
-        let leadership = shard.raft.leadership().borrow().clone();
+        let leadership = *shard.raft.leadership().borrow();
         let by_dc = if leadership.leading {
             Some(own_lag(&shard.gossip.status().borrow()))
         } else {

@@ -43,7 +43,7 @@ impl Machine for ShardMachine {
         let entry =
             Entry::decode(entry).map_err(|e| StorageError::corrupt(format!("{e} at index {}", at.index)))?;
         let reply = apply_entry(&mut self.state, rows, entry).map_err(storage_error)?;
-        if at.index % NOTE_EVERY == 0 {
+        if at.index.is_multiple_of(NOTE_EVERY) {
             let fingerprint = state_fingerprint(rows).map_err(storage_error)?;
             self.publisher.notes().push(Note::new(at.index, fingerprint));
         }

@@ -140,10 +140,20 @@ impl Shard {
         let me = self.node;
         let settled = |now: &Leadership| now.leader.is_some_and(|leader| leader != me || now.leading);
         match tokio::time::timeout(LEADER_WAIT, leadership.wait_for(settled)).await {
-            Ok(Ok(leadership)) => Ok(leadership.clone()),
+            Ok(Ok(leadership)) => Ok(*leadership),
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(no_quorum()),
         }
+    }
+
+    /// Waits until this node, if it has just been elected, may lead. Others of its datacenter know it as the leader
+    /// a moment before it has applied the first entry of its term.
+    async fn until_leading(&self) {
+        let mut leadership = self.raft.leadership();
+        let me = self.node;
+        let settled = leadership.wait_for(|now| now.leading || now.leader.is_some_and(|leader| leader != me));
+        // Who still does not lead then says so when it is asked to propose.
+        let _ = tokio::time::timeout(LEADER_WAIT, settled).await;
     }
 
     /// The leader's own part of a write.
@@ -329,7 +339,7 @@ enum Attempt {
 
 /// The error of a write that was tried several times. Once an attempt may have been done, no later one can say that
 /// nothing was.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct LastError {
     unknown: Option<ApiError>,
     not_done: Option<ApiError>,
@@ -398,6 +408,9 @@ impl PeerHandler for Shard {
 impl Shard {
     /// Does what another node of this datacenter asks. It never forwards further.
     async fn serve(&self, request: Request) -> Response {
+        if matches!(request, Request::Write(_) | Request::ReadIndex) {
+            self.until_leading().await;
+        }
         match request {
             Request::Write(write) => match self.write_here(write).await {
                 Ok(answer) => Response::Write(answer),
@@ -419,5 +432,25 @@ impl Shard {
                 Err(e) => Response::Failed(ApiError::new(ErrorCode::Internal, e.to_string())),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_an_attempt_may_have_been_done_no_error_says_that_nothing_was() {
+        let error = |code| ApiError::new(code, "");
+        let mut last = LastError::default();
+        assert_eq!(last.take().code, ErrorCode::NoLeader);
+        last = LastError::default();
+        last.not_done(error(ErrorCode::ClockUnsafe));
+        assert_eq!(last.or_else(error(ErrorCode::NoQuorum)).code, ErrorCode::NoQuorum);
+        last = LastError { unknown: Some(outcome_unknown()), not_done: None };
+        last.not_done(error(ErrorCode::NoLeader));
+        assert_eq!(last.take().code, ErrorCode::OutcomeUnknown);
+        last = LastError { unknown: Some(outcome_unknown()), not_done: None };
+        assert_eq!(last.or_else(error(ErrorCode::NoQuorum)).code, ErrorCode::OutcomeUnknown);
     }
 }
