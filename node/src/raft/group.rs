@@ -87,6 +87,10 @@ impl RaftConfig {
             enable_pre_vote: Some(true),
             // Followers write while the leader does, not after it.
             broadcast_submitted_on_append: Some(true),
+            // SUBTLE: a leader sends entries before its own disk has them. One that dies then and leads on in the same
+            // term after its restart writes others under the same term and index, and the followers keep the first
+            // ones: the logs part for ever. It also would serve with a state that is older than what it acknowledged.
+            enable_leader_restore: Some(false),
             ..Config::default()
         };
         config.validate().map_err(|error| StartError::Config(error.to_string()))
