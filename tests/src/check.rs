@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::client::Outcome;
-use crate::workload::{Change, ELEMENTS, HITS, History, possible_numbers};
+use crate::workload::{Change, ELEMENTS, HITS, History, PAIRS, PRESENT, possible_last};
 
 /// The value of each key; an absent key is not in it.
 pub type Contents = BTreeMap<String, Value>;
@@ -27,13 +27,34 @@ pub struct View {
 
 /// Every way in which `contents` contradicts what clients were told. Empty when there is none.
 ///
-/// Acknowledged elements are there, and none that nobody tried to add or that was refused; the counter is at least the
-/// sum of the acknowledged increments and at most that and the unknown ones; each register holds its last acknowledged
-/// number or one whose outcome is unknown.
+/// Acknowledged elements are there, and none that nobody tried to add or that was refused, and those of pairs in both
+/// sets; the counter is at least the sum of the acknowledged increments and at most that and the unknown ones; each
+/// register holds its last acknowledged number, and each element of the remove-wins set is as its writer left it, or as
+/// an operation of unknown outcome would leave it.
 pub fn history(history: &History, contents: &Contents) -> Vec<String> {
-    let mut violations = elements(history, contents);
+    let element = |change: &Change| match change {
+        Change::Element(element) => Some(element.clone()),
+        _ => None,
+    };
+    let pair = |change: &Change| match change {
+        Change::Pair(element) => Some(element.clone()),
+        _ => None,
+    };
+    let mut violations = elements(history, contents, ELEMENTS, element);
+    for key in PAIRS {
+        violations.extend(elements(history, contents, key, pair));
+    }
+    if contents.get(PAIRS[0]) != contents.get(PAIRS[1]) {
+        violations.push("half of a transaction is there: the two sets of pairs differ".into());
+    }
     violations.extend(increments(history, contents));
-    let registers: BTreeSet<&String> = history
+    violations.extend(registers(history, contents));
+    violations.extend(presences(history, contents));
+    violations
+}
+
+fn registers(history: &History, contents: &Contents) -> Vec<String> {
+    let keys: BTreeSet<&String> = history
         .operations
         .iter()
         .filter_map(|op| match &op.change {
@@ -41,41 +62,61 @@ pub fn history(history: &History, contents: &Contents) -> Vec<String> {
             _ => None,
         })
         .collect();
-    for key in registers {
-        let possible = possible_numbers(history, key);
+    let check = |key: &String| {
+        let possible = possible_last(history, Value::Null, |change| match change {
+            Change::Number(k, number) if k == key => Some((*number).into()),
+            _ => None,
+        });
         let found = contents.get(key).unwrap_or(&Value::Null);
-        if !possible.contains(found) {
-            violations.push(format!("register {key} holds {found}, not one of {possible:?}"));
-        }
-    }
-    violations
+        (!possible.contains(found)).then(|| format!("register {key} holds {found}, not one of {possible:?}"))
+    };
+    keys.into_iter().filter_map(check).collect()
 }
 
-fn elements(history: &History, contents: &Contents) -> Vec<String> {
-    let found: BTreeSet<&str> = contents
-        .get(ELEMENTS)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+fn presences(history: &History, contents: &Contents) -> Vec<String> {
+    let found = texts(contents, PRESENT);
+    let mut elements: BTreeSet<&str> = found.clone();
+    elements.extend(history.operations.iter().filter_map(|op| match &op.change {
+        Change::Presence(element, _) => Some(element.as_str()),
+        _ => None,
+    }));
+    let check = |element: &str| {
+        let possible = possible_last(history, false, |change| match change {
+            Change::Presence(e, present) if e == element => Some(*present),
+            _ => None,
+        });
+        let present = found.contains(element);
+        (!possible.contains(&present))
+            .then(|| format!("{element} in {PRESENT}: {present}, not as its writer left it"))
+    };
+    elements.into_iter().filter_map(check).collect()
+}
+
+/// The texts in a set.
+fn texts<'c>(contents: &'c Contents, key: &str) -> BTreeSet<&'c str> {
+    contents.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+fn elements(
+    history: &History,
+    contents: &Contents,
+    key: &str,
+    element: impl Fn(&Change) -> Option<String>,
+) -> Vec<String> {
+    let found: BTreeSet<String> = texts(contents, key).into_iter().map(str::to_string).collect();
     let (mut acked, mut possible) = (BTreeSet::new(), BTreeSet::new());
     for op in &history.operations {
-        if let Change::Element(element) = &op.change {
-            match &op.outcome {
-                Outcome::Acked => {
-                    acked.insert(element.as_str());
-                    possible.insert(element.as_str());
-                }
-                Outcome::Unknown(_) => {
-                    possible.insert(element.as_str());
-                }
-                Outcome::NotDone(_) => {}
-            }
+        let Some(element) = element(&op.change) else { continue };
+        if !matches!(op.outcome, Outcome::NotDone(_)) {
+            possible.insert(element.clone());
+        }
+        if op.outcome == Outcome::Acked {
+            acked.insert(element);
         }
     }
-    let lost = acked.difference(&found).map(|e| format!("element {e} was acknowledged and is lost"));
-    let strange = found.difference(&possible).map(|e| format!("element {e} is there and was never added"));
+    let lost = acked.difference(&found).map(|e| format!("element {e} of {key} was acknowledged and is lost"));
+    let strange =
+        found.difference(&possible).map(|e| format!("element {e} of {key} is there and was never added"));
     lost.chain(strange).collect()
 }
 
@@ -155,6 +196,10 @@ mod tests {
             (number(1), Outcome::Acked),
             (number(2), unknown()),
             (number(3), Outcome::Acked),
+            (Change::Presence("p".into(), true), Outcome::Acked),
+            (Change::Presence("q".into(), true), Outcome::Acked),
+            (Change::Presence("q".into(), false), Outcome::Acked),
+            (Change::Pair("ab".into()), Outcome::Acked),
         ])
     }
 
@@ -163,6 +208,9 @@ mod tests {
             (ELEMENTS.into(), json!(elements)),
             (HITS.into(), json!(hits)),
             ("load/last/w".into(), json!(last)),
+            (PRESENT.into(), json!(["p"])),
+            (PAIRS[0].into(), json!(["ab"])),
+            (PAIRS[1].into(), json!(["ab"])),
         ])
     }
 
@@ -176,9 +224,9 @@ mod tests {
     #[test]
     fn lost_doubled_and_invented_writes_are_each_noticed() {
         for (elements, hits, last, complaint) in [
-            (vec![], 1, 3, "element a was acknowledged and is lost"),
-            (vec!["a", "c"], 1, 3, "element c is there"),
-            (vec!["a", "x"], 1, 3, "element x is there"),
+            (vec![], 1, 3, "element a of load/elements was acknowledged and is lost"),
+            (vec!["a", "c"], 1, 3, "element c of load/elements is there"),
+            (vec!["a", "x"], 1, 3, "element x of load/elements is there"),
             (vec!["a"], 0, 3, "holds 0: 1 acknowledged, 1 unknown"),
             (vec!["a"], 3, 3, "holds 3: 1 acknowledged, 1 unknown"),
             (vec!["a"], 1, 1, "register load/last/w holds 1"),
@@ -188,7 +236,20 @@ mod tests {
             assert_eq!(violations.len(), 1, "{violations:?}");
             assert!(violations[0].contains(complaint), "{violations:?}");
         }
-        assert_eq!(history(&sample(), &Contents::new()).len(), 3);
+        for (key, value, complaints) in [
+            (PRESENT, json!([]), 1),
+            (PRESENT, json!(["p", "q"]), 1),
+            (PRESENT, json!(["p", "stranger"]), 1),
+            (PAIRS[1], json!([]), 2),
+            (PAIRS[0], json!(["ab", "cd"]), 2),
+        ] {
+            let mut contents = contents(&["a"], 1, 3);
+            contents.insert(key.into(), value);
+            let violations = history(&sample(), &contents);
+            assert_eq!(violations.len(), complaints, "{violations:?}");
+        }
+        // The element, both halves of the pair, the increment, the number, the presence.
+        assert_eq!(history(&sample(), &Contents::new()).len(), 6);
     }
 
     #[test]

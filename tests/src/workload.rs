@@ -1,19 +1,24 @@
 //! Bounded writers that record what they were told, so that a checker can hold a cluster to it.
 //!
 //! Each writer does one operation at a time: a unique element into a shared set, an increment of a shared counter, the
-//! next number into a register of its own. Every operation has a request id, so that it can be repeated exactly.
+//! next number into a register of its own, its own element into or out of a shared remove-wins set (so that marks are
+//! made and collected all the time), a pair of elements into two sets in one transaction. Every operation has a request id, so that it can be repeated exactly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::client::{Ask, Client, Outcome, add, add_element, outcome, set};
 
 /// The key of the shared set.
 pub const ELEMENTS: &str = "load/elements";
+/// The key of the shared remove-wins set.
+pub const PRESENT: &str = "load/present";
+/// The keys of the two sets that get their elements in pairs.
+pub const PAIRS: [&str; 2] = ["load/left", "load/right"];
 /// The key of the shared counter.
 pub const HITS: &str = "load/hits";
 /// How long a single attempt may take: short, so that a writer whose node dies moves on to the next.
@@ -30,6 +35,10 @@ pub enum Change {
     Increment(i64),
     /// Sets the register of this key, which has one writer, to its next number.
     Number(String, i64),
+    /// Adds an element, which has one writer, to [`PRESENT`], or removes it.
+    Presence(String, bool),
+    /// Adds an element, unique in the history, to both [`PAIRS`] in one transaction.
+    Pair(String),
 }
 
 impl Change {
@@ -38,6 +47,14 @@ impl Change {
             Self::Element(element) => Ask::mutate(ELEMENTS, &add_element(element.as_str())),
             Self::Increment(by) => Ask::mutate(HITS, &add(*by)),
             Self::Number(key, number) => Ask::mutate(key, &set(*number)),
+            Self::Presence(element, present) => {
+                let op = if *present { "add" } else { "remove" };
+                Ask::mutate(PRESENT, &json!({"type": "rwset", "op": op, "element": element}))
+            }
+            Self::Pair(element) => {
+                let add = |key| json!({"key": key, "type": "set", "op": "add", "element": element});
+                Ask::txn(&json!({"ops": PAIRS.map(add)}))
+            }
         };
         ask.id(id).within(ATTEMPT)
     }
@@ -180,10 +197,12 @@ async fn write(load: Load, writer: usize, stop: Arc<AtomicBool>, acked: Arc<Atom
             break;
         }
         let name = format!("{}/{}/{writer}", load.run, load.dc);
-        let change = match number % 3 {
+        let change = match number % 5 {
             0 => Change::Element(format!("{name}/{number}")),
             1 => Change::Increment(1),
-            _ => Change::Number(format!("load/last/{name}"), number as i64),
+            2 => Change::Number(format!("load/last/{name}"), number as i64),
+            3 => Change::Presence(name.clone(), number % 2 == 0),
+            _ => Change::Pair(format!("{name}/{number}")),
         };
         let id = format!("{name}/{number}");
         let operation = attempt(&load, writer, change, id, &stop).await;
@@ -221,14 +240,16 @@ async fn attempt(load: &Load, writer: usize, change: Change, id: String, stop: &
 }
 
 /// Repeats every operation of a DC that was not acknowledged, with its id, through its nodes in turn, until it is.
-/// Afterwards each counts exactly once. Numbers are left out: repeating one would put it after its successors.
+/// Afterwards each counts exactly once. Numbers and presences are left out: repeating one would put it after its
+/// successors.
 ///
 /// # Panics
 /// When one is not acknowledged within `limit`.
 pub async fn settle(history: &mut History, dc: &str, nodes: &[Client], limit: Duration) -> usize {
     let mut repeated = 0;
     let open = |op: &&mut Operation| {
-        op.dc == dc && op.outcome != Outcome::Acked && !matches!(op.change, Change::Number(..))
+        let in_order = matches!(op.change, Change::Number(..) | Change::Presence(..));
+        op.dc == dc && op.outcome != Outcome::Acked && !in_order
     };
     for op in history.operations.iter_mut().filter(open) {
         let ask = op.change.ask(&op.id);
@@ -247,20 +268,16 @@ pub async fn settle(history: &mut History, dc: &str, nodes: &[Client], limit: Du
     repeated
 }
 
-/// The numbers that a register may hold, given what its one writer was told, in order: the last acknowledged one, or
-/// any whose outcome is unknown, since that may take place late.
-pub fn possible_numbers(history: &History, key: &str) -> Vec<Value> {
-    let mut possible = vec![Value::Null];
-    let mut acked = None;
+/// What may be the last of the operations of one writer on one thing, given what it was told, in order: the last
+/// acknowledged one, or any whose outcome is unknown, since that may take place late. `initial` stands for none of them.
+pub fn possible_last<T>(history: &History, initial: T, value: impl Fn(&Change) -> Option<T>) -> Vec<T> {
+    let mut possible = vec![initial];
     for op in &history.operations {
-        match (&op.change, &op.outcome) {
-            (Change::Number(k, number), Outcome::Acked) if k == key => acked = Some(*number),
-            (Change::Number(k, number), Outcome::Unknown(_)) if k == key => possible.push((*number).into()),
+        match (value(&op.change), &op.outcome) {
+            (Some(value), Outcome::Acked) => possible[0] = value,
+            (Some(value), Outcome::Unknown(_)) => possible.push(value),
             _ => {}
         }
-    }
-    if let Some(number) = acked {
-        possible[0] = number.into();
     }
     possible
 }

@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use meridian_tests::check;
+use meridian_tests::client::{Ask, set};
 use meridian_tests::fleet::Fleet;
 use meridian_tests::wait;
 use meridian_tests::workload::{Load, Workload, settle};
+use serde_json::json;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_meridian-under-test");
 const LATENCY: Duration = Duration::from_millis(20);
@@ -64,4 +66,24 @@ async fn a_dc_of_three_nodes_survives_its_leader() {
 async fn a_leader_that_also_held_the_links_of_its_dc_is_replaced_under_load_everywhere() {
     let fleet = Fleet::start(BINARY, 3, 3, LATENCY).await;
     lose_a_leader(&fleet, &["eu-west", "us-east", "ap-south"], "us-east", "three DCs").await;
+}
+
+/// Story: a leader that restarts must not lead on in its old term, nor answer from the checkpoint that it finds: it had
+/// sent entries before its own disk had them, and had acknowledged more than the checkpoint holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_killed_again_and_again_reads_what_it_acknowledged_as_soon_as_it_is_ready() {
+    let fleet = Fleet::start(BINARY, 1, 1, Duration::ZERO).await;
+    let node = fleet.node("eu-west/1");
+    for round in 1..=4 {
+        for number in 1..=5 {
+            node.write("kept", set(round * 10 + number)).await;
+        }
+        fleet.cluster().kill("eu-west/1").await.expect("killed");
+        let start = Instant::now();
+        fleet.cluster().restart("eu-west/1").await.expect("restarted");
+        // Asked at once: the answer waits until the node has recovered.
+        let read = Ask::read("kept").wait("30s");
+        assert_eq!(node.ask(read).await.ok().value(), &json!(round * 10 + 5), "round {round}");
+        println!("one node: reads again {:?} after its restart began", start.elapsed());
+    }
 }
