@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::apply::apply_where;
+use crate::apply::{Observed, apply_where};
 use crate::cells::{Overlay, ReadCells};
 use crate::error::StoreError;
 use crate::id::Dot;
@@ -159,10 +159,12 @@ fn step<'c, C: ReadCells>(
     };
     if work.left > 0 {
         let above = work.above.get_or_insert_with(|| Overlay::new(cells));
-        let effect = plan.clone().into_effect(work.key);
-        // An operation observes also what the ones before it in this txn wrote.
-        let observed = |dot: Dot| dot == ctx.dot || ctx.deps.covers(dot);
-        apply_where(above, ctx, work.key, &effect, &observed)?;
+        let observed = Observed { deps: ctx.deps, own: Some(ctx.dot) };
+        // What this txn added itself below a prefix is known, and taken out by name; the rest the txn has observed.
+        let own = work.plan.added_below(&plan);
+        for plan in [own, plan.clone()].into_iter().filter(|plan| !plan.is_empty()) {
+            apply_where(above, ctx, work.key, &plan.into_effect(work.key), observed)?;
+        }
     }
     work.plan.absorb(plan);
     Ok(result)
