@@ -130,8 +130,7 @@ pub(crate) struct KeyApplied {
     cleared: u64,
 }
 
-/// Applies one key's effect; its removals drop the dots that `observed` covers. The txn's own dot may stand below a
-/// whole collection that is removed only if `observed` does not cover it: execution drops such cells before.
+/// Applies one key's effect; its removals drop the dots that `observed` covers.
 pub(crate) fn apply_where<C: Cells>(
     cells: &mut C,
     ctx: &Ctx<'_>,
@@ -183,12 +182,14 @@ pub(crate) fn apply_where<C: Cells>(
 
 /// The collection that a removal by prefix leaves nothing of, if the header says that there is one.
 ///
-/// SUBTLE: `touched` names all that put a dot into the key, but for what was stable then. What is stable anywhere is
-/// covered by the deps of every txn that can still be applied there, or where that state is merged into; that of the
-/// stable vector here is asked all the same, so that a txn which breaks the rule is applied cell by cell. So if the
-/// txn has observed `touched` too, it has observed every dot of the key. Floors are not removed by prefixes, however
-/// well observed: where one stands, cells are looked at. And what the collection adds to the digest is known only if
-/// nothing of another type is visible beside it.
+/// SUBTLE: `touched` names every txn that put a dot into the key, but for those that were stable by then; so a txn that
+/// has observed `touched` and what is stable has observed every dot of the key. Every txn that can still be applied has
+/// observed what is stable; that is asked here all the same, so that one which breaks the rule is applied cell by cell.
+/// (A state that was merged in was pruned by its own stable vector: that too is covered by every txn which that state
+/// had not yet applied, and so by all that can still come here.)
+///
+/// Floors are not removed by prefixes, however well observed: where one stands, cells are looked at. And what the
+/// collection adds to the digest is known only if nothing of another type is visible beside it.
 fn whole_collection(header: &Header, prefix: &[u8], ctx: &Ctx<'_>, observed: Observed<'_>) -> Option<Type> {
     let &[code] = prefix else { return None };
     let ty = Type::from_code(code)?;

@@ -392,6 +392,22 @@ mod tests {
     }
 
     #[test]
+    fn a_clear_of_a_map_without_counters_touches_a_handful_of_rows() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        for n in 0..2_000 {
+            let txn = a.write(n, update(&n.to_string(), Mutation::Flag(crate::FlagOp::Enable)));
+            b.receive(&txn);
+        }
+        let mut txn = None;
+        let used = rows_used(&mut a, |a| txn = Some(a.write(3_000, Mutation::Map(MapOp::Clear))));
+        assert!(used.0 <= 20 && used.1 <= 4 && used.2 <= 5, "the origin used {used:?}");
+        b.receive(&txn.expect("was written"));
+        assert_eq!((a.value(), a.digest(), b.value(), b.digest()), (None, 0, None, 0));
+        nothing_is_left(&mut a);
+        nothing_is_left(&mut b);
+    }
+
+    #[test]
     fn floors_outlive_a_clear_that_has_observed_them() {
         let (mut a, mut b, mut c) = (Replica::new(1), Replica::new(2), Replica::new(3));
         let first = a.write(1, update("n", counter(10)));

@@ -160,16 +160,8 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         let Some(ty) = path.first().copied().and_then(Type::from_code) else { return Ok(()) };
         let row = cell_row(&self.cell_prefix, self.header.collection(ty).generation, path);
         if existed != new.is_some() {
-            let floors = u64::from(path::parse(path).is_ok_and(|leaf| leaf.floor));
-            self.header.change_collection(ty, |collection| {
-                if existed {
-                    collection.rows = collection.rows.saturating_sub(1);
-                    collection.floors = collection.floors.saturating_sub(floors);
-                } else {
-                    collection.rows += 1;
-                    collection.floors += floors;
-                }
-            });
+            let leaf = path::parse(path).map_err(StoreError::corrupt(Table::CELL, path))?;
+            self.header.change_collection(ty, |collection| collection.count_row(leaf, new.is_some()));
         }
         match new {
             Some(stored) => self.cells.put(Table::CELL, &row, &stored.encode())?,
@@ -184,7 +176,9 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         let Collection { generation, unswept, .. } = self.header.collection(ty);
         cleared::enqueue(self.cells, self.index, &self.cell_prefix, ty, generation)?;
         self.header.change_collection(ty, |collection| {
-            *collection = Collection { generation: generation + 1, rows: 0, floors: 0, unswept: unswept + 1 };
+            let next =
+                Collection { generation: generation + 1, unswept: unswept + 1, ..Collection::default() };
+            *collection = next;
         });
         self.header.visible.clear();
         self.header.digest = 0;

@@ -159,12 +159,10 @@ fn step<'c, C: ReadCells>(
     };
     if work.left > 0 {
         let above = work.above.get_or_insert_with(|| Overlay::new(cells));
+        let effect = plan.clone().into_effect(work.key);
+        // An operation observes also what the ones before it in this txn wrote.
         let observed = Observed { deps: ctx.deps, own: Some(ctx.dot) };
-        // What this txn added itself below a prefix is known, and taken out by name; the rest the txn has observed.
-        let own = work.plan.added_below(&plan);
-        for plan in [own, plan.clone()].into_iter().filter(|plan| !plan.is_empty()) {
-            apply_where(above, ctx, work.key, &plan.into_effect(work.key), observed)?;
-        }
+        apply_where(above, ctx, work.key, &effect, observed)?;
     }
     work.plan.absorb(plan);
     Ok(result)

@@ -3,7 +3,8 @@
 //! ```text
 //! header  version=1 | queued varint | changed varint | digest u128 | touched vector | fields varint
 //!         | count | (type u8, visible varint) ...
-//!         | count | (type u8, generation varint, rows varint, floors varint, unswept varint) ...
+//!         | count | (type u8, generation varint, rows varint, counters varint, floors varint,
+//!           unswept varint) ...
 //!         | count | (path bytes, cell bytes) ...
 //! ```
 //!
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Stored;
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::path::Leaf;
 use crate::types::Type;
 use crate::vector::Vector;
 
@@ -54,10 +56,26 @@ pub(crate) struct Collection {
     pub generation: u64,
     /// How many rows this generation has.
     pub rows: u64,
+    /// How many of these are cells of counters.
+    pub counters: u64,
     /// How many of these are floors of counters.
     pub floors: u64,
     /// How many earlier generations still wait to be swept.
     pub unswept: u64,
+}
+
+impl Collection {
+    /// Counts a row that came to be or ceased to be.
+    pub fn count_row(&mut self, leaf: Leaf, is: bool) {
+        let counter = leaf.counter.is_some();
+        let step = |count: &mut u64, counts: bool| {
+            let by = u64::from(counts);
+            *count = if is { *count + by } else { count.saturating_sub(by) };
+        };
+        step(&mut self.rows, true);
+        step(&mut self.counters, counter && !leaf.floor);
+        step(&mut self.floors, leaf.floor);
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -142,6 +160,7 @@ impl Header {
             out.u8(ty.code());
             out.varint(collection.generation);
             out.varint(collection.rows);
+            out.varint(collection.counters);
             out.varint(collection.floors);
             out.varint(collection.unswept);
         }
@@ -176,6 +195,7 @@ impl Header {
             let collection = Collection {
                 generation: input.varint()?,
                 rows: input.varint()?,
+                counters: input.varint()?,
                 floors: input.varint()?,
                 unswept: input.varint()?,
             };
@@ -200,6 +220,7 @@ mod tests {
     fn sample() -> Header {
         let held = Held { dot: Dot::new(Origin(1), 2), hlc: 3, payload: Bytes::from_static(&[1]) };
         let stored = Stored { cell: Cell { dots: vec![held] }, queued: 0 };
+        let collection = Collection { generation: 9, rows: 300, counters: 3, floors: 2, unswept: 1 };
         Header {
             queued: 4,
             changed: 300,
@@ -207,7 +228,7 @@ mod tests {
             touched: [Dot::new(Origin(1), 2)].into_iter().collect(),
             fields: 0,
             visible: [(Type::Register, 1)].into(),
-            collections: [(Type::Map, Collection { generation: 9, rows: 300, floors: 2, unswept: 1 })].into(),
+            collections: [(Type::Map, collection)].into(),
             inline: [(vec![1], stored)].into(),
         }
     }
@@ -215,7 +236,7 @@ mod tests {
     #[test]
     fn golden_bytes_do_not_change() {
         let mut golden = vec![1, 4, 0xac, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
-        golden.extend_from_slice(&[1, 0, 0, 0, 1, 2, 0, 1, 1, 1, 1, 8, 9, 0xac, 2, 2, 1]);
+        golden.extend_from_slice(&[1, 0, 0, 0, 1, 2, 0, 1, 1, 1, 1, 8, 9, 0xac, 2, 3, 2, 1]);
         golden.extend_from_slice(&[1, 1, 1, 18, 1, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 1, 1]);
         assert_eq!(sample().encode(), golden);
         assert_eq!(Header::decode(&golden.into()), Ok(sample()));

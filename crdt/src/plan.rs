@@ -121,13 +121,6 @@ impl Plan {
         self.adds.extend(step.adds);
     }
 
-    /// The removal, one by one, of what this plan adds below the prefixes that a later step removes.
-    pub fn added_below(&self, later: &Plan) -> Plan {
-        let below =
-            |path: &&Vec<u8>| !is_floor(path) && later.prefixes.iter().any(|prefix| path.starts_with(prefix));
-        Plan { removes: self.adds.keys().filter(below).cloned().collect(), ..Plan::default() }
-    }
-
     /// Leaves out the removals of what was not there before the txn: nothing that its deps cover can be in those cells
     /// anywhere. Of remove-wins cells that is not known: stability may have dropped them here first.
     pub fn prune<C: ReadCells>(&mut self, base: &KeyView<'_, C>) -> Result<(), StoreError<C::Error>> {
