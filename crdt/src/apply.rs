@@ -14,7 +14,7 @@ use crate::digest;
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::execute::Ctx;
-use crate::header::Version;
+use crate::header::{Collection, Header, Version};
 use crate::id::{Dot, Origin};
 use crate::keys::Key;
 use crate::path;
@@ -22,6 +22,7 @@ use crate::txn::{Add, KeyEffect, Txn};
 use crate::types::Type;
 use crate::types::counter::{Floor, Tally};
 use crate::value::Value;
+use crate::vector::Vector;
 use crate::view::scan_cells;
 
 /// How many paths of a removal by prefix are held in memory at once.
@@ -37,6 +38,23 @@ pub struct Applied {
     /// In how many of these this txn's value is the one that is read. With a stamp ahead of the clock of this
     /// datacenter these were won by a clock fault.
     pub lww_wins: u64,
+    /// How many collections were dropped whole, without a look at their cells, whose rows are left to the sweep.
+    pub cleared: u64,
+}
+
+/// What removals drop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observed<'a> {
+    /// What the txn had seen when it was executed.
+    pub deps: &'a Vector,
+    /// While a txn is executed, itself: an operation also sees what those before it wrote.
+    pub own: Option<Dot>,
+}
+
+impl Observed<'_> {
+    fn covers(&self, dot: Dot) -> bool {
+        self.own == Some(dot) || self.deps.covers(dot)
+    }
 }
 
 /// Whether every path, payload and key of a txn decodes, in the order in which an origin writes them. A txn that fails
@@ -90,11 +108,12 @@ pub fn apply<C: Cells>(
     let mut buckets: BTreeMap<u16, u128> = BTreeMap::new();
     for effect in effects {
         let Ok(key) = Key::new(effect.space.as_str(), effect.key.as_str()) else { continue };
-        let done = apply_where(cells, ctx, &key, effect, &|dot| ctx.deps.covers(dot))?;
+        let done = apply_where(cells, ctx, &key, effect, Observed { deps: ctx.deps, own: None })?;
         let bucket = buckets.entry(key.bucket()).or_default();
         *bucket = bucket.wrapping_add(done.delta);
         applied.lww_conflicts += done.conflicts;
         applied.lww_wins += done.wins;
+        applied.cleared += done.cleared;
         applied.keys.push((key, done.version));
     }
     digest::add_to_buckets(cells, &buckets)?;
@@ -108,19 +127,27 @@ pub(crate) struct KeyApplied {
     delta: u128,
     conflicts: u64,
     wins: u64,
+    cleared: u64,
 }
 
-/// Applies one key's effect; its removals drop the dots that `observed` names.
+/// Applies one key's effect; its removals drop the dots that `observed` covers.
 pub(crate) fn apply_where<C: Cells>(
     cells: &mut C,
     ctx: &Ctx<'_>,
     key: &Key,
     effect: &KeyEffect,
-    observed: &dyn Fn(Dot) -> bool,
+    observed: Observed<'_>,
 ) -> Result<KeyApplied, StoreError<C::Error>> {
     let mut edit = KeyEdit::open(cells, key, ctx.index)?;
+    let mut cleared = 0;
     for removal in effect.removes.iter().filter(|r| r.prefix) {
-        remove_below(&mut edit, &removal.path, observed)?;
+        match whole_collection(&edit.header, &removal.path, ctx, observed) {
+            Some(ty) => {
+                edit.drop_collection(ty)?;
+                cleared += 1;
+            }
+            None => remove_below(&mut edit, &removal.path, observed)?,
+        }
     }
     let mut paths: BTreeMap<&[u8], (bool, Option<&Add>)> = BTreeMap::new();
     for removal in effect.removes.iter().filter(|r| !r.prefix) {
@@ -135,7 +162,7 @@ pub(crate) fn apply_where<C: Cells>(
         let after = edit.unit(path, |unit| {
             let cell = if leaf.floor { &mut unit.floor } else { &mut unit.cell };
             if remove {
-                cell.drop_covered(observed);
+                cell.drop_covered(|dot| observed.covers(dot));
             }
             if let Some(add) = add {
                 cell.put(Held { dot: ctx.dot, hlc: ctx.hlc, payload: add.payload.clone() });
@@ -150,14 +177,33 @@ pub(crate) fn apply_where<C: Cells>(
     edit.header.touched.advance(ctx.dot);
     edit.header.touched.prune(ctx.stable);
     let (header, delta) = edit.finish()?;
-    Ok(KeyApplied { version: Version(header.digest), delta, conflicts, wins })
+    Ok(KeyApplied { version: Version(header.digest), delta, conflicts, wins, cleared })
+}
+
+/// The collection that a removal by prefix leaves nothing of, if the header says that there is one.
+///
+/// SUBTLE: `touched` names every txn that put a dot into the key, but for those that were stable by then; so a txn that
+/// has observed `touched` and what is stable has observed every dot of the key. Every txn that can still be applied has
+/// observed what is stable; that is asked here all the same, so that one which breaks the rule is applied cell by cell.
+/// (A state that was merged in was pruned by its own stable vector: that too is covered by every txn which that state
+/// had not yet applied, and so by all that can still come here.)
+///
+/// Floors are not removed by prefixes, however well observed: where one stands, cells are looked at. And what the
+/// collection adds to the digest is known only if nothing of another type is visible beside it.
+fn whole_collection(header: &Header, prefix: &[u8], ctx: &Ctx<'_>, observed: Observed<'_>) -> Option<Type> {
+    let &[code] = prefix else { return None };
+    let ty = Type::from_code(code)?;
+    let Collection { rows, floors, .. } = header.collection(ty);
+    let alone = header.visible.keys().all(|visible| *visible == ty);
+    let all_observed = header.touched.iter().all(|dot| observed.covers(dot));
+    (rows > 0 && floors == 0 && alone && all_observed && ctx.deps.covers_all(ctx.stable)).then_some(ty)
 }
 
 /// Drops what is observed from every cell below a prefix. Floors stand: what they take out may still be on its way.
 fn remove_below<C: Cells>(
     edit: &mut KeyEdit<'_, C>,
     prefix: &[u8],
-    observed: &dyn Fn(Dot) -> bool,
+    observed: Observed<'_>,
 ) -> Result<(), StoreError<C::Error>> {
     let end = prefix_end(prefix);
     let mut from = prefix.to_vec();
@@ -170,7 +216,7 @@ fn remove_below<C: Cells>(
             &from,
             end.as_deref(),
             &mut |path, stored| {
-                if stored.cell.dots.iter().any(|held| observed(held.dot)) {
+                if stored.cell.dots.iter().any(|held| observed.covers(held.dot)) {
                     paths.push(path.to_vec());
                 }
                 if paths.len() < PREFIX_CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -180,7 +226,7 @@ fn remove_below<C: Cells>(
             if path::parse(path).map_err(StoreError::corrupt(Table::CELL, path))?.floor {
                 continue;
             }
-            edit.unit(path, |unit| unit.cell.drop_covered(observed))?;
+            edit.unit(path, |unit| unit.cell.drop_covered(|dot| observed.covers(dot)))?;
         }
         match paths.pop() {
             Some(mut last) if paths.len() + 1 == PREFIX_CHUNK => {
@@ -199,9 +245,7 @@ mod tests {
 
     use super::*;
     use crate::testkit::{Replica, key, text};
-    use crate::{
-        CounterOp, FlagOp, MapOp, Mutation, Query, RegisterOp, Removal, SetOp, TxnHead, Vector, read,
-    };
+    use crate::{CounterOp, FlagOp, MapOp, Mutation, Query, RegisterOp, Removal, SetOp, TxnHead, read};
 
     fn mutations() -> Vec<Mutation> {
         let in_field =

@@ -9,7 +9,7 @@ use crate::path::{self, Leaf};
 use crate::types::Type;
 use crate::view::KeyView;
 
-/// How many cells a page may look at beyond those it has room for: cells that read as nothing.
+/// How many cells a page may look at beyond those it has room for: cells that are not wanted.
 const LOOKED_BEYOND_MAX: usize = 16_384;
 
 /// One cell, and the floor that belongs to it.
@@ -35,14 +35,13 @@ pub(crate) struct Page {
     pub stopped: Option<Vec<u8>>,
 }
 
-/// Collects the cells that read as something (with `hidden`, all) from `from` up to `to`: at most `limit` values, never
-/// a part of a counter.
+/// Collects the cells that are `wanted` from `from` up to `to`: at most `limit` values, never a part of a counter.
 pub(crate) fn collect<C: ReadCells>(
     view: &KeyView<'_, C>,
     from: &[u8],
     to: Option<&[u8]>,
     limit: usize,
-    hidden: bool,
+    wanted: &mut dyn FnMut(&Item) -> bool,
 ) -> Result<Page, StoreError<C::Error>> {
     let mut items: Vec<Item> = Vec::new();
     let (mut values, mut looked) = (0, 0);
@@ -72,7 +71,7 @@ pub(crate) fn collect<C: ReadCells>(
         looked += 1;
         last.clear();
         last.extend_from_slice(path);
-        if hidden || item.cell.is_visible(leaf.ty) {
+        if wanted(&item) {
             values += usize::from(!continues);
             items.push(item);
         }

@@ -74,7 +74,19 @@ fn same(a: &Value, b: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::testkit::{Replica, key, text};
-    use crate::{Mutation, SetOp};
+    use crate::{MapOp, Mutation, SetOp};
+
+    #[test]
+    fn a_value_is_compared_whole_however_much_another_type_hides_behind_it() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let update =
+            |mutation| Mutation::Map(MapOp::Update { field: "f".into(), mutation: Box::new(mutation) });
+        a.write(1, update(Mutation::Set(SetOp::Add(text("x")))));
+        let hidden = b.write(1, update(Mutation::RwSet(SetOp::AddAll((0..50).map(Value::Int).collect()))));
+        a.receive(&hidden);
+        let value = a.value().expect("is there");
+        assert!(check(&a.cells, &key(), &Condition::Value(value)).expect("memory"));
+    }
 
     #[test]
     fn conditions_hold_for_what_is_read() {

@@ -1,15 +1,17 @@
 //! One key while it is changed: cells, and the bookkeeping that follows them.
 //!
 //! Every change of a cell goes through [`KeyEdit::unit`], which keeps the digest, the counts of what is visible and the
-//! sweep queue true by the difference between before and after. So no change ever reads more than the cells it names.
+//! sweep queue true by the difference between before and after. So no change ever reads more than the cells it names;
+//! [`KeyEdit::drop_collection`] reads none at all.
 
 use std::collections::BTreeMap;
 
 use crate::cell::{Cell, Stored, observe};
 use crate::cells::{Cells, Table};
+use crate::cleared;
 use crate::error::StoreError;
-use crate::header::Header;
-use crate::keys::Key;
+use crate::header::{Collection, Header};
+use crate::keys::{Key, cell_row};
 use crate::path::{self, Leaf};
 use crate::sweep;
 use crate::types::{Type, counter};
@@ -154,15 +156,35 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             };
             return Ok(());
         }
-        let row = [self.cell_prefix.as_slice(), path].concat();
-        match (&new, existed) {
-            (Some(_), false) => self.header.rows += 1,
-            (None, true) => self.header.rows = self.header.rows.saturating_sub(1),
-            _ => {}
+        // Nothing but cells is written, and all of these have a type.
+        let Some(ty) = path.first().copied().and_then(Type::from_code) else { return Ok(()) };
+        let row = cell_row(&self.cell_prefix, self.header.collection(ty).generation, path);
+        if existed != new.is_some() {
+            let leaf = path::parse(path).map_err(StoreError::corrupt(Table::CELL, path))?;
+            self.header.change_collection(ty, |collection| collection.count_row(leaf, new.is_some()));
         }
         match new {
             Some(stored) => self.cells.put(Table::CELL, &row, &stored.encode())?,
             None => self.cells.remove(Table::CELL, &row)?,
+        }
+        Ok(())
+    }
+
+    /// Drops all cells of a collection at once and leaves their rows to the sweep. The caller knows that all of them
+    /// are to go, and that nothing of another type is visible.
+    pub fn drop_collection(&mut self, ty: Type) -> Result<(), StoreError<C::Error>> {
+        let Collection { generation, unswept, .. } = self.header.collection(ty);
+        cleared::enqueue(self.cells, self.index, &self.cell_prefix, ty, generation)?;
+        self.header.change_collection(ty, |collection| {
+            let next =
+                Collection { generation: generation + 1, unswept: unswept + 1, ..Collection::default() };
+            *collection = next;
+        });
+        self.header.visible.clear();
+        self.header.digest = 0;
+        if ty == Type::Map {
+            self.header.fields = 0;
+            self.fields.clear();
         }
         Ok(())
     }

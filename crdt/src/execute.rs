@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::apply::apply_where;
+use crate::apply::{Observed, apply_where};
 use crate::cells::{Overlay, ReadCells};
 use crate::error::StoreError;
 use crate::id::Dot;
@@ -161,8 +161,8 @@ fn step<'c, C: ReadCells>(
         let above = work.above.get_or_insert_with(|| Overlay::new(cells));
         let effect = plan.clone().into_effect(work.key);
         // An operation observes also what the ones before it in this txn wrote.
-        let observed = |dot: Dot| dot == ctx.dot || ctx.deps.covers(dot);
-        apply_where(above, ctx, work.key, &effect, &observed)?;
+        let observed = Observed { deps: ctx.deps, own: Some(ctx.dot) };
+        apply_where(above, ctx, work.key, &effect, observed)?;
     }
     work.plan.absorb(plan);
     Ok(result)

@@ -57,7 +57,7 @@ pub fn explain<C: ReadCells>(
     limit: usize,
 ) -> Result<Option<Explained>, StoreError<C::Error>> {
     let view = KeyView::open(cells, key)?;
-    let Page { items, stopped } = collect(&view, &[], None, limit, true)?;
+    let Page { items, stopped } = collect(&view, &[], None, limit, &mut |_| true)?;
     let ty = view.header.shown();
     if items.is_empty() && ty.is_none() {
         return Ok(None);

@@ -1,8 +1,11 @@
 //! The header of a key: local bookkeeping, and the cells of a single-valued type.
 //!
 //! ```text
-//! header  version=1 | queued varint | changed varint | digest u128 | touched vector | rows varint | fields varint
-//!         | count | (type u8, visible varint) ... | count | (path bytes, cell bytes) ...
+//! header  version=1 | queued varint | changed varint | digest u128 | touched vector | fields varint
+//!         | count | (type u8, visible varint) ...
+//!         | count | (type u8, generation varint, rows varint, counters varint, floors varint,
+//!           unswept varint) ...
+//!         | count | (path bytes, cell bytes) ...
 //! ```
 //!
 //! A header is not content: nothing in it is compared between datacenters but the digest, which is computed from what
@@ -17,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Stored;
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::path::Leaf;
 use crate::types::Type;
 use crate::vector::Vector;
 
@@ -44,6 +48,36 @@ impl Version {
     }
 }
 
+/// Where the cells of a collection stand, and what a clear has left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Collection {
+    /// The number in the rows of its cells. A clear that leaves its cells for the sweep raises it; it starts again from
+    /// 0 when no row of any generation is left.
+    pub generation: u64,
+    /// How many rows this generation has.
+    pub rows: u64,
+    /// How many of these are cells of counters.
+    pub counters: u64,
+    /// How many of these are floors of counters.
+    pub floors: u64,
+    /// How many earlier generations still wait to be swept.
+    pub unswept: u64,
+}
+
+impl Collection {
+    /// Counts a row that came to be or ceased to be.
+    pub fn count_row(&mut self, leaf: Leaf, is: bool) {
+        let counter = leaf.counter.is_some();
+        let step = |count: &mut u64, counts: bool| {
+            let by = u64::from(counts);
+            *count = if is { *count + by } else { count.saturating_sub(by) };
+        };
+        step(&mut self.rows, true);
+        step(&mut self.counters, counter && !leaf.floor);
+        step(&mut self.floors, leaf.floor);
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The number of the header's row in the sweep queue; 0 for none.
@@ -54,12 +88,12 @@ pub(crate) struct Header {
     pub digest: u128,
     /// The dots that last touched the key, without what was stable then.
     pub touched: Vector,
-    /// How many rows of cells the key has.
-    pub rows: u64,
     /// How many fields of the map read as something.
     pub fields: u64,
     /// How many cells of each type read as something; never 0.
     pub visible: BTreeMap<Type, u64>,
+    /// The types whose cells have rows of their own, if there are any rows.
+    pub collections: BTreeMap<Type, Collection>,
     /// The cells of single-valued types.
     pub inline: BTreeMap<Vec<u8>, Stored>,
 }
@@ -86,9 +120,26 @@ impl Header {
         }
     }
 
-    /// Whether there is no cell left for which the header would be needed.
+    /// Whether there is no cell left for which the header would be needed, nor a row of one that is gone: the header
+    /// keeps later cells apart from those.
     pub fn is_bare(&self) -> bool {
-        self.is_absent() && self.rows == 0 && self.inline.is_empty()
+        self.is_absent() && self.collections.is_empty() && self.inline.is_empty()
+    }
+
+    /// Where the cells of `ty` stand.
+    pub fn collection(&self, ty: Type) -> Collection {
+        self.collections.get(&ty).copied().unwrap_or_default()
+    }
+
+    /// Changes what is noted of a collection, and forgets one that has no row left.
+    pub fn change_collection(&mut self, ty: Type, change: impl FnOnce(&mut Collection)) {
+        let mut collection = self.collection(ty);
+        change(&mut collection);
+        if collection.rows == 0 && collection.unswept == 0 {
+            self.collections.remove(&ty);
+        } else {
+            self.collections.insert(ty, collection);
+        }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -98,12 +149,20 @@ impl Header {
         out.varint(self.changed);
         out.u128(self.digest);
         self.touched.encode(&mut out);
-        out.varint(self.rows);
         out.varint(self.fields);
         out.varint(self.visible.len() as u64);
         for (ty, count) in &self.visible {
             out.u8(ty.code());
             out.varint(*count);
+        }
+        out.varint(self.collections.len() as u64);
+        for (ty, collection) in &self.collections {
+            out.u8(ty.code());
+            out.varint(collection.generation);
+            out.varint(collection.rows);
+            out.varint(collection.counters);
+            out.varint(collection.floors);
+            out.varint(collection.unswept);
         }
         out.varint(self.inline.len() as u64);
         for (path, stored) in &self.inline {
@@ -124,13 +183,23 @@ impl Header {
             changed: input.varint()?,
             digest: input.u128()?,
             touched: Vector::decode(&mut input)?,
-            rows: input.varint()?,
             fields: input.varint()?,
             ..Header::default()
         };
         for _ in 0..input.varint()? {
             let ty = Type::from_code(input.u8()?).ok_or(DecodeError::Malformed)?;
             header.visible.insert(ty, input.varint()?);
+        }
+        for _ in 0..input.varint()? {
+            let ty = Type::from_code(input.u8()?).ok_or(DecodeError::Malformed)?;
+            let collection = Collection {
+                generation: input.varint()?,
+                rows: input.varint()?,
+                counters: input.varint()?,
+                floors: input.varint()?,
+                unswept: input.varint()?,
+            };
+            header.collections.insert(ty, collection);
         }
         for _ in 0..input.varint()? {
             let path = input.bytes()?.to_vec();
@@ -151,14 +220,15 @@ mod tests {
     fn sample() -> Header {
         let held = Held { dot: Dot::new(Origin(1), 2), hlc: 3, payload: Bytes::from_static(&[1]) };
         let stored = Stored { cell: Cell { dots: vec![held] }, queued: 0 };
+        let collection = Collection { generation: 9, rows: 300, counters: 3, floors: 2, unswept: 1 };
         Header {
             queued: 4,
             changed: 300,
             digest: 7,
             touched: [Dot::new(Origin(1), 2)].into_iter().collect(),
-            rows: 0,
             fields: 0,
             visible: [(Type::Register, 1)].into(),
+            collections: [(Type::Map, collection)].into(),
             inline: [(vec![1], stored)].into(),
         }
     }
@@ -166,7 +236,7 @@ mod tests {
     #[test]
     fn golden_bytes_do_not_change() {
         let mut golden = vec![1, 4, 0xac, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
-        golden.extend_from_slice(&[1, 0, 0, 0, 1, 2, 0, 0, 1, 1, 1]);
+        golden.extend_from_slice(&[1, 0, 0, 0, 1, 2, 0, 1, 1, 1, 1, 8, 9, 0xac, 2, 3, 2, 1]);
         golden.extend_from_slice(&[1, 1, 1, 18, 1, 0, 1, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 1, 1]);
         assert_eq!(sample().encode(), golden);
         assert_eq!(Header::decode(&golden.into()), Ok(sample()));

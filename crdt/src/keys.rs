@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! HEADER  space | 00 | key                      a space has no NUL, so this sorts by (space, bytes of the key)
-//! CELL    space | 00 | ordered(key) | path      ordered() ends where no longer key can go on
+//! CELL    space | 00 | ordered(key) | generation | path      ordered() ends where no longer key can go on
 //! ```
+//!
+//! The *generation* is the number of clears of a collection whose cells were left for the sweep: its cells of now stand
+//! apart from those that are gone. It is bookkeeping of one datacenter, encoded so that it sorts as a number.
 
 use std::fmt;
 
@@ -78,7 +81,7 @@ impl Key {
         header_row(&self.space, &self.key)
     }
 
-    /// What every row of this address in [`Table::CELL`](crate::Table::CELL) starts with; the path follows.
+    /// What every row of this address in [`Table::CELL`](crate::Table::CELL) starts with; generation and path follow.
     pub fn cell_prefix(&self) -> Vec<u8> {
         let mut out = Writer::new();
         out.raw(self.space.as_bytes());
@@ -93,7 +96,7 @@ impl Key {
         Self::decoded(space, key.to_vec())
     }
 
-    /// Splits the key of a row in [`Table::CELL`](crate::Table::CELL) into address and path.
+    /// Splits what starts with [`Key::cell_prefix`] into the address and what follows.
     pub fn from_cell_row(row: &[u8]) -> Result<(Key, &[u8]), DecodeError> {
         let (space, rest) = split_space(row)?;
         let mut input = Reader::new(rest);
@@ -111,6 +114,14 @@ impl Key {
     pub fn bucket(&self) -> u16 {
         (xxh3_64(&self.header_row()) % u64::from(BUCKETS)) as u16
     }
+}
+
+/// The key of a row in [`Table::CELL`](crate::Table::CELL), or with less than a whole path what such keys start with.
+pub(crate) fn cell_row(cell_prefix: &[u8], generation: u64, path: &[u8]) -> Vec<u8> {
+    let number = generation.to_be_bytes();
+    let number = &number[generation.leading_zeros() as usize / 8..];
+    // The count of bytes comes first, so that longer numbers sort behind shorter ones.
+    [cell_prefix, &[number.len() as u8], number, path].concat()
 }
 
 /// Where the headers of `space` whose key starts with (or is at or after) `key` begin.
@@ -157,6 +168,15 @@ mod tests {
     fn golden_bytes_do_not_change() {
         assert_eq!(key("a\0b").header_row(), b"default\0a\0b");
         assert_eq!(key("a\0b").cell_prefix(), b"default\0a\0\xffb\0\0");
+    }
+
+    #[test]
+    fn golden_bytes_of_the_rows_of_cells_do_not_change() {
+        assert_eq!(cell_row(b"p", 0, &[6, 1]), b"p\0\x06\x01");
+        assert_eq!(cell_row(b"p", 1, &[6, 1]), b"p\x01\x01\x06\x01");
+        assert_eq!(cell_row(b"p", 0x1234, &[6]), b"p\x02\x12\x34\x06");
+        let generations = [0, 1, 255, 256, 65_535, 65_536, u64::MAX];
+        assert!(generations.windows(2).all(|w| cell_row(b"p", w[0], b"z") < cell_row(b"p", w[1], b"a")));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 pub mod apply;
 pub mod cell;
 pub mod cells;
+mod cleared;
 pub mod codec;
 mod collect;
 pub mod condition;

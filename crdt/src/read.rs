@@ -173,12 +173,13 @@ fn read_page<C: ReadCells>(
         chosen.admit(&cursor.shown);
         from = cursor.next();
     }
-    let Page { items, stopped } = collect(view, &from, prefix_end(&base).as_deref(), query.limit, false)?;
+    // What a shown type hides takes no room on the page.
+    let mut shown = |item: &Item| item.cell.is_visible(item.leaf.ty) && chosen.admit(&item.path);
+    let Page { items, stopped } =
+        collect(view, &from, prefix_end(&base).as_deref(), query.limit, &mut shown)?;
     let mut value = ReadValue::empty(ty);
     for group in items.chunk_by(Item::same_value) {
-        if chosen.admit(&group[0].path) {
-            put_leaf(&mut value, group)?;
-        }
+        put_leaf(&mut value, group)?;
     }
     let shown = chosen.path().to_vec();
     Ok((value, stopped.map(|after| PageCursor { shown, after }.encode())))

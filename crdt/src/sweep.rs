@@ -1,4 +1,5 @@
-//! What stability may drop: remove-wins cells with a `-`, floors of dead runs, headers of absent keys.
+//! What stability may drop: remove-wins cells with a `-`, floors of dead runs, headers of absent keys. And what
+//! [clears](crate::cleared) left behind, for which nobody has to wait.
 //!
 //! ```text
 //! SWEEP   index u64 | cell prefix of the key | path -> version=1        no path: the key's header
@@ -13,6 +14,7 @@ use std::ops::ControlFlow;
 
 use crate::cell::Stored;
 use crate::cells::{Cells, ReadCells, Table};
+use crate::cleared::{self, sweep_cleared};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
@@ -28,7 +30,7 @@ const VERSION: &[u8] = &[1];
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// How many rows of the queue were looked at.
+    /// How many rows were looked at: of the queue, and of cells that were cleared.
     pub examined: usize,
     /// How many cells, floors and headers were dropped.
     pub removed: usize,
@@ -50,19 +52,16 @@ pub(crate) fn enqueue<C: Cells>(
 
 /// Whether anything waits to be swept.
 pub fn sweep_pending<C: ReadCells>(cells: &C) -> Result<bool, StoreError<C::Error>> {
-    let mut any = false;
-    cells.scan(Table::SWEEP, &[], Some(CURSOR), &mut |_, _| {
-        any = true;
-        ControlFlow::Break(())
-    })?;
-    Ok(any)
+    Ok(!rows_from(cells, &[], 1)?.is_empty() || cleared::pending(cells)?)
 }
 
 /// Drops what is ripe: all its dots are covered by `stable`, and of an absent key's header also that it last changed
-/// before the local index `keep_from_index`. Looks at no more than `limit` rows (at least 2).
+/// before the local index `keep_from_index`; and rows of cleared collections, which always are. Looks at no more than
+/// `limit` rows (at least 2).
 ///
-/// The oldest rows come first, for as long as they are ripe. A quarter of the limit goes to the rows behind the first
-/// unripe one, in turn, so that it holds nobody up.
+/// Cleared rows get half of the limit, and what the others leave of theirs. Of those the oldest come first, for as long
+/// as they are ripe. A quarter of the limit goes to the rows behind the first unripe one, in turn, so that it holds
+/// nobody up.
 pub fn sweep<C: Cells>(
     cells: &mut C,
     stable: &Vector,
@@ -70,8 +69,27 @@ pub fn sweep<C: Cells>(
     limit: usize,
 ) -> Result<Swept, StoreError<C::Error>> {
     let limit = limit.max(2);
-    let behind = (limit / 4).max(1);
     let mut swept = Swept::default();
+    sweep_cleared(cells, stable, keep_from_index, limit / 2, &mut swept)?;
+    match limit - swept.examined {
+        left if left >= 2 => sweep_queue(cells, stable, keep_from_index, left, &mut swept)?,
+        // The cleared rows go first where there is no room for both.
+        _ => swept.ripe_left = true,
+    }
+    let left = limit.saturating_sub(swept.examined);
+    sweep_cleared(cells, stable, keep_from_index, left, &mut swept)?;
+    swept.ripe_left |= cleared::pending(cells)?;
+    Ok(swept)
+}
+
+fn sweep_queue<C: Cells>(
+    cells: &mut C,
+    stable: &Vector,
+    keep_from_index: u64,
+    limit: usize,
+    swept: &mut Swept,
+) -> Result<(), StoreError<C::Error>> {
+    let behind = (limit / 4).max(1);
     let rows = rows_from(cells, &[], limit - behind)?;
     let full = rows.len() == limit - behind;
     for row in rows {
@@ -79,17 +97,14 @@ pub fn sweep<C: Cells>(
         match examine(cells, &row, stable, keep_from_index)? {
             Found::Ripe => swept.removed += 1,
             Found::Settled => {}
-            Found::Unripe => {
-                sweep_behind(cells, &row, stable, keep_from_index, behind, &mut swept)?;
-                return Ok(swept);
-            }
+            Found::Unripe => return sweep_behind(cells, &row, stable, keep_from_index, behind, swept),
         }
     }
-    swept.ripe_left = full && sweep_pending(cells)?;
+    swept.ripe_left = full && !rows_from(cells, &[], 1)?.is_empty();
     if !swept.ripe_left {
         cells.remove(Table::SWEEP, CURSOR)?;
     }
-    Ok(swept)
+    Ok(())
 }
 
 /// One walk over the rows behind the first unripe one, spread over as many sweeps as it takes.
@@ -249,7 +264,7 @@ fn is_ripe(header: &Header, stable: &Vector, keep_from_index: u64) -> bool {
 
 /// Writes the header after a cell was swept. If that was the last cell of an absent key the header goes with it, or is
 /// queued until it may.
-fn settle_header<C: Cells>(
+pub(crate) fn settle_header<C: Cells>(
     mut edit: KeyEdit<'_, C>,
     stable: &Vector,
     keep_from_index: u64,

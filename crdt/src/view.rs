@@ -1,7 +1,8 @@
 //! One key as it stands: its header, and its cells wherever they are kept.
 //!
 //! Everything that reads a key goes through here, so that nothing else knows that the cells of single-valued types
-//! stand in the header row. The codes of those types are the smallest, so scans keep the order of paths.
+//! stand in the header row, and that those of a collection stand under its generation. The codes of the former types
+//! are the smallest, so scans keep the order of paths. What a clear has left for the sweep is never looked at.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -11,7 +12,7 @@ use crate::cell::{Cell, Stored};
 use crate::cells::{ReadCells, Table, prefix_end};
 use crate::error::StoreError;
 use crate::header::Header;
-use crate::keys::Key;
+use crate::keys::{Key, cell_row};
 use crate::path;
 use crate::types::Type;
 
@@ -42,7 +43,9 @@ pub(crate) fn get_cell<C: ReadCells>(
     if is_inline(path) {
         return Ok(header.inline.get(path).cloned());
     }
-    let row = [cell_prefix, path].concat();
+    // A path without a type is not one of a cell, so it has no row either.
+    let Some(ty) = path.first().copied().and_then(Type::from_code) else { return Ok(None) };
+    let row = cell_row(cell_prefix, header.collection(ty).generation, path);
     match cells.get(Table::CELL, &row)? {
         Some(bytes) => Ok(Some(Stored::decode(&bytes).map_err(StoreError::corrupt(Table::CELL, &row))?)),
         None => Ok(None),
@@ -63,25 +66,45 @@ pub(crate) fn scan_cells<C: ReadCells>(
             return Ok(());
         }
     }
-    if header.rows == 0 || to.is_some_and(is_inline) {
-        return Ok(());
-    }
-    let start = [cell_prefix, from].concat();
-    let end = match to {
-        Some(to) => Some([cell_prefix, to].concat()),
-        None => prefix_end(cell_prefix),
-    };
-    let mut failed = None;
-    cells.scan(Table::CELL, &start, end.as_deref(), &mut |row, value| match Stored::decode(
-        &Bytes::copy_from_slice(value),
-    ) {
-        Ok(stored) => visit(&row[cell_prefix.len()..], stored),
-        Err(why) => {
-            failed = Some(StoreError::corrupt(Table::CELL, row)(why));
-            ControlFlow::Break(())
+    for (ty, collection) in &header.collections {
+        if collection.rows == 0 {
+            continue;
         }
+        // What of the range lies in this collection. The row of its end is that of the first path behind it.
+        let (low, high) = ([ty.code()], [ty.code() + 1]);
+        let (from, to) = (from.max(low.as_slice()), to.unwrap_or(&high).min(high.as_slice()));
+        if from < to && scan_rows(cells, cell_prefix, collection.generation, from, to, visit)?.is_break() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Visits the rows of one generation of one collection.
+fn scan_rows<C: ReadCells>(
+    cells: &C,
+    cell_prefix: &[u8],
+    generation: u64,
+    from: &[u8],
+    to: &[u8],
+    visit: &mut VisitCell<'_>,
+) -> Result<ControlFlow<()>, StoreError<C::Error>> {
+    let start = cell_row(cell_prefix, generation, from);
+    let end = cell_row(cell_prefix, generation, to);
+    let path_at = start.len() - from.len();
+    let mut flow = ControlFlow::Continue(());
+    let mut failed = None;
+    cells.scan(Table::CELL, &start, Some(&end), &mut |row, value| {
+        flow = match Stored::decode(&Bytes::copy_from_slice(value)) {
+            Ok(stored) => visit(&row[path_at..], stored),
+            Err(why) => {
+                failed = Some(StoreError::corrupt(Table::CELL, row)(why));
+                ControlFlow::Break(())
+            }
+        };
+        flow
     })?;
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(flow), Err)
 }
 
 /// Whether anything with this prefix reads as a value, and then the first path that does.

@@ -192,6 +192,16 @@ pub(crate) fn remove_below<C: ReadCells>(
     p: &mut Planner<'_, C>,
     prefix: &[u8],
 ) -> Result<(), PlanError<C::Error>> {
+    if let [code] = prefix
+        && let Some(collection) = Type::from_code(*code).and_then(|ty| p.view.header.collections.get(&ty))
+        && collection.counters == 0
+    {
+        // The header says all there is to know, however many cells there are.
+        if collection.rows > collection.floors {
+            p.plan.remove_prefix(prefix.to_vec());
+        }
+        return Ok(());
+    }
     let mut found = false;
     let mut from = prefix.to_vec();
     let end = crate::cells::prefix_end(prefix);

@@ -37,6 +37,8 @@ pub struct Replica {
     pub index: u64,
     /// Each txn as it was shipped, for as long as nothing forces us to forget it.
     pub log: BTreeMap<Dot, Bytes>,
+    /// How many collections were dropped without a look at their cells.
+    pub cleared: u64,
     tips: BTreeMap<Origin, Tip>,
     reports: BTreeMap<Origin, Reports>,
     clock_skew: i64,
@@ -53,6 +55,7 @@ impl Replica {
             stable: Vector::new(),
             index: 0,
             log: BTreeMap::new(),
+            cleared: 0,
             tips: BTreeMap::new(),
             reports: others.map(|member| (*member, Reports::default())).collect(),
             clock_skew,
@@ -111,6 +114,7 @@ impl Replica {
         let ctx = Ctx { dot: head.dot, hlc: head.hlc, deps: &deps, index: self.index, stable: &self.stable };
         let applied = apply(&mut self.cells, &ctx, &txn.effects).expect("memory does not fail");
         self.check_applied(&applied);
+        self.cleared += applied.cleared;
         self.vector.advance(head.dot);
         self.log.insert(head.dot, bytes.clone());
         self.count_reports();
