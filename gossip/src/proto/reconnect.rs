@@ -27,6 +27,9 @@ pub(super) struct Dial {
     nodes: Vec<u64>,
     next: usize,
     hint: Option<u64>,
+    /// The last node that a link stood with: probably still the leader, when nothing but the way to it was lost.
+    last_leader: Option<u64>,
+    tried_last_leader: bool,
     attempt: u64,
     under_way: Option<u64>,
     next_ms: u64,
@@ -41,6 +44,8 @@ impl Dial {
             nodes,
             next: 0,
             hint: None,
+            last_leader: None,
+            tried_last_leader: false,
             attempt: 0,
             under_way: None,
             next_ms: 0,
@@ -62,14 +67,21 @@ impl Dial {
         if self.under_way.is_some() || now_ms < self.next_ms {
             return None;
         }
-        let node = match self.hint.take() {
+        // Every second attempt goes to the last leader. Whatever attempt a healed cut finds under way then often needs
+        // no redirection, which would cost as many round trips again; and a leader that has changed is found as soon.
+        let again = self.last_leader.filter(|_| !self.tried_last_leader);
+        let node = match self.hint.take().or(again) {
             Some(node) => node,
             None => {
-                let node = *self.nodes.get(self.next % self.nodes.len().max(1))?;
+                if self.nodes.len() > 1 && self.nodes.get(self.next).copied() == self.last_leader {
+                    self.next = (self.next + 1) % self.nodes.len();
+                }
+                let node = *self.nodes.get(self.next)?;
                 self.next = (self.next + 1) % self.nodes.len();
                 node
             }
         };
+        self.tried_last_leader = self.last_leader == Some(node);
         self.attempt += 1;
         self.under_way = Some(self.attempt);
         Some((node, self.attempt))
@@ -104,6 +116,7 @@ impl Dial {
         }
         self.backoff_ms = self.backoff_ms_min;
         self.hint = Some(node).filter(|node| self.nodes.contains(node));
+        self.last_leader = self.hint;
     }
 
     /// A link ended.
@@ -120,6 +133,20 @@ impl Dial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_second_dial_goes_to_the_node_that_the_last_link_stood_with() {
+        let (mut dial, mut jitter) = (Dial::new(vec![1, 2, 3], 50, 500), Jitter::new(1));
+        dial.succeeded(None, 2);
+        dial.lost(0, &mut jitter);
+        let mut nodes = Vec::new();
+        for turn in 1..=8 {
+            let (node, attempt) = dial.start(turn * 1000).expect("it is time");
+            nodes.push(node);
+            dial.failed(attempt, turn * 1000, &mut jitter);
+        }
+        assert_eq!(nodes, [2, 1, 2, 3, 2, 1, 2, 3]);
+    }
 
     #[test]
     fn dials_rotate_and_back_off_within_bounds() {
