@@ -113,6 +113,12 @@ pub struct ClockGuard {
 impl ClockGuard {
     /// Compares clocks for ever, and hands leadership over while this node's is bad.
     pub(super) async fn run(&self, shard: &Shard) {
+        // SUBTLE: nodes remember each other's data folders when they connect, but only once there is a group. These
+        // connections last, so that opened any earlier they would let a wiped node back in unnoticed.
+        let mut ready = shard.ready.subscribe();
+        if ready.wait_for(|ready| *ready).await.is_err() {
+            return;
+        }
         let samples = Mutex::new(BTreeMap::new());
         let mut handed_over_ms = 0;
         loop {
