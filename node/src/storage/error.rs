@@ -26,13 +26,17 @@ pub enum StorageError {
         headroom: u64,
     },
     /// Another process has the data folder open.
-    #[error("the data folder {folder} is in use by another process")]
+    #[error(
+        "the data folder {folder} is in use by another process; stop that one, or give each node its own folder"
+    )]
     Locked {
         /// The folder.
         folder: String,
     },
     /// The data folder belongs to another node. Point the configuration at the right folder.
-    #[error("the data folder {folder} belongs to {found}, this is {expected}")]
+    #[error(
+        "the data folder {folder} belongs to {found}, this is {expected}; set data_dir to this node's own folder"
+    )]
     Foreign {
         /// The folder.
         folder: String,
@@ -42,7 +46,9 @@ pub enum StorageError {
         expected: String,
     },
     /// The data folder was written by a newer program.
-    #[error("the data folder {folder} has format {found}, this program knows formats up to {known}")]
+    #[error(
+        "the data folder {folder} has format {found}, this program knows formats up to {known}; run a newer version"
+    )]
     NewerFormat {
         /// The folder.
         folder: String,

@@ -99,7 +99,8 @@ pub struct Opened {
 }
 
 impl Folder {
-    /// Opens the folder, or makes it. Blocking, but only at start. Changes nothing in a folder that it refuses.
+    /// Opens the folder, or makes it. Blocking, but only at start. A folder that it refuses keeps all its data; the
+    /// database may have been recovered from its last crash, as its owner would have done.
     pub fn open(config: FolderConfig, seams: &Seams) -> Result<Opened, StorageError> {
         let disk = seams.disk.clone();
         let path = config.path.clone();
