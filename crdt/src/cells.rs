@@ -21,7 +21,7 @@ impl Table {
     pub const HEADER: Table = Table(0);
     /// (space, key, path) -> cell.
     pub const CELL: Table = Table(1);
-    /// What stability may drop, in the order in which it was noticed.
+    /// What stability may drop, in the order in which it was noticed; and what clears left behind.
     pub const SWEEP: Table = Table(2);
     /// Bucket number -> digest of the keys that hash to it.
     pub const BUCKET: Table = Table(3);

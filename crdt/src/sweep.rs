@@ -1,5 +1,5 @@
 //! What stability may drop: remove-wins cells with a `-`, floors of dead runs, headers of absent keys. And what
-//! [clears](crate::cleared) left behind, for which nobody has to wait.
+//! clears left behind (`cleared`), for which nobody has to wait.
 //!
 //! ```text
 //! SWEEP   index u64 | cell prefix of the key | path -> version=1        no path: the key's header
