@@ -61,6 +61,11 @@ impl PeerClient {
         Self(Arc::new(Inner { config, seams, resolver, links: Mutex::default(), refused: Mutex::default() }))
     }
 
+    /// Tells whoever decides on admission that the Raft group is there.
+    pub async fn group_exists(&self) {
+        self.0.config.admission.group_exists().await;
+    }
+
     /// Asks another node of this DC and waits for the answer, `deadline` at most.
     pub async fn forward(
         &self,

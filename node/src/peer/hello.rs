@@ -63,6 +63,11 @@ impl Refusal {
 pub trait Admission: Send + Sync + 'static {
     /// Whether this node talks to that one. Asked on both ends of every connection.
     fn admit<'a>(&'a self, peer: &'a PeerIdentity) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// The Raft group is there from now on: whoever was admitted before belongs to it and is to be remembered.
+    fn group_exists<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// Talks to everybody who knows the secret.

@@ -41,8 +41,11 @@ pub(super) async fn run(group: RaftGroup) {
                 return;
             }
         };
-        if initialised && met.len() == peers.len() {
-            return;
+        if initialised {
+            group.peers().group_exists().await;
+            if met.len() == peers.len() {
+                return;
+            }
         }
         if !initialised && mine && empty.len() >= answers_needed(group.members().len()) {
             match group.initialise().await {

@@ -22,6 +22,8 @@ struct Inner {
     dc: String,
     log: LogStore,
     known: Mutex<BTreeMap<u64, Uuid>>,
+    // Who was met before there was a group, to be remembered once there is one: their connections outlive that moment.
+    early: Mutex<BTreeMap<u64, Uuid>>,
 }
 
 impl std::fmt::Debug for KnownPeers {
@@ -33,7 +35,7 @@ impl std::fmt::Debug for KnownPeers {
 impl KnownPeers {
     /// The nodes of `dc` that this log remembers.
     pub fn new(dc: impl Into<String>, log: LogStore) -> Self {
-        Self(Arc::new(Inner { dc: dc.into(), log, known: Mutex::default() }))
+        Self(Arc::new(Inner { dc: dc.into(), log, known: Mutex::default(), early: Mutex::default() }))
     }
 
     async fn check(&self, peer: &PeerIdentity) -> Result<bool, StorageError> {
@@ -41,7 +43,7 @@ impl KnownPeers {
         if let Some(store_id) = known.get(&peer.node) {
             return Ok(*store_id == peer.store_id);
         }
-        let key = [b"peer/".as_slice(), &peer.node.to_be_bytes()].concat();
+        let key = row_key(peer.node);
         if let Some(row) = self.0.log.row(&key)? {
             let store_id = Uuid::from_slice(&row).map_err(|_| StorageError::corrupt("a row about a peer"))?;
             known.insert(peer.node, store_id);
@@ -51,9 +53,28 @@ impl KnownPeers {
         if is_initialised(&self.0.log)? {
             self.0.log.put(&key, peer.store_id.as_bytes().to_vec()).await?;
             known.insert(peer.node, peer.store_id);
+        } else {
+            self.0.early.lock().await.insert(peer.node, peer.store_id);
         }
         Ok(true)
     }
+
+    async fn remember_early(&self) -> Result<(), StorageError> {
+        let early = std::mem::take(&mut *self.0.early.lock().await);
+        let mut known = self.0.known.lock().await;
+        for (node, store_id) in early {
+            let key = row_key(node);
+            if !known.contains_key(&node) && self.0.log.row(&key)?.is_none() {
+                self.0.log.put(&key, store_id.as_bytes().to_vec()).await?;
+                known.insert(node, store_id);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row_key(node: u64) -> Vec<u8> {
+    [b"peer/".as_slice(), &node.to_be_bytes()].concat()
 }
 
 impl Admission for KnownPeers {
@@ -69,6 +90,14 @@ impl Admission for KnownPeers {
                     tracing::error!(%error, node = peer.node, "cannot look up what is known of a peer");
                     Err(Refusal::Unknown)
                 }
+            }
+        })
+    }
+
+    fn group_exists<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.remember_early().await {
+                tracing::error!(%error, "cannot remember the peers that were met before the group was there");
             }
         })
     }

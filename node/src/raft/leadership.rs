@@ -133,7 +133,10 @@ pub(super) async fn follow(
             return;
         }
         if let Ok(Err(_)) = tokio::time::timeout(tick, metrics.changed()).await {
-            // The core is gone; the last metrics said why.
+            // The core is gone. A panic in it leaves no word behind, and a node without it must not go on.
+            if metrics.borrow_watched().state != ServerState::Shutdown {
+                fatal.report("the Raft core has ended without being stopped");
+            }
             out.send_replace(Leadership { leading: false, quorum: false, leader: None, ..now });
             return;
         }
