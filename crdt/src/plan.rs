@@ -114,7 +114,10 @@ impl Plan {
         }
         for path in step.removes {
             self.adds.remove(&path);
-            if is_floor(&path) || !self.prefixes.iter().any(|prefix| path.starts_with(prefix)) {
+            // SUBTLE: a prefix above may only be here because of what this txn itself added, and be pruned. The removal
+            // of a remove-wins cell must ship all the same.
+            let needed = path::parse(&path).is_ok_and(|leaf| leaf.floor || leaf.ty.remove_wins());
+            if needed || !self.prefixes.iter().any(|prefix| path.starts_with(prefix)) {
                 self.removes.insert(path);
             }
         }

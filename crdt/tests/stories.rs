@@ -2,7 +2,7 @@
 
 mod spec;
 
-use meridian_crdt::{CounterOp, FlagOp, Key, Mutation, SetOp, Table, Type, Value};
+use meridian_crdt::{CounterOp, FlagOp, Key, MapOp, Mutation, SetOp, Table, Type, Value};
 
 use spec::compare;
 use spec::draw::Subject;
@@ -102,4 +102,25 @@ fn a_sweep_that_is_done_leaves_no_mark_that_was_ripe() {
         // The element that is there, and no mark.
         assert_eq!(replica.cells.count(Table::CELL), 1, "after {early_sweeps} early sweeps of {limit}");
     }
+}
+
+/// Symptom: a flag in a map was enabled after its disable in one datacenter, and stayed off in another. Mechanism: the
+/// `-` was swept where the enable was made. The enable ships its removal all the same; but earlier in that txn the field
+/// was removed, whose prefix swallowed the removal, and was then left out because nothing was there.
+#[test]
+fn an_enable_ships_the_removal_of_a_mark_that_was_swept_also_after_a_removal_of_its_field() {
+    let mut world = world(Type::Map);
+    let update = |mutation| Mutation::Map(MapOp::Update { field: "f".into(), mutation: Box::new(mutation) });
+    write(&mut world, 0, update(Mutation::DwFlag(FlagOp::Disable)));
+    world.settle();
+    report_all(&mut world, 1);
+    assert_eq!(world.replicas[1].cells.count(Table::CELL), 0, "the mark is swept here");
+    let ops = [
+        update(Mutation::RwSet(SetOp::Add(Value::Int(2)))),
+        Mutation::Map(MapOp::Remove { field: "f".into() }),
+        update(Mutation::DwFlag(FlagOp::Enable)),
+    ];
+    assert!(world.write_at(1, &ops.map(|op| (key(), op))));
+    world.settle();
+    world.quiesce();
 }
