@@ -102,3 +102,35 @@ impl Admission for KnownPeers {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::log_adapter::initialised_for_tests;
+    use super::*;
+    use crate::seams::{Seams, SimDisk};
+    use crate::storage::{Folder, FolderConfig, Identity};
+
+    /// Symptom: a wiped node was taken for itself if its peers had connected to it before the group was there, and not
+    /// since. Mechanism: a folder was remembered only by a handshake after that moment.
+    #[tokio::test]
+    async fn a_peer_met_before_the_group_is_remembered_once_the_group_exists() {
+        let seams = Seams { disk: Arc::new(SimDisk::new()), ..Seams::production() };
+        let owner = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
+        let opened = Folder::open(FolderConfig::new("/data", owner), &seams).unwrap();
+        let known = KnownPeers::new("eu", opened.log.clone());
+        let peer = |id| PeerIdentity {
+            cluster: "c".into(),
+            dc: "eu".into(),
+            node: 2,
+            store_id: Uuid::from_u128(id),
+        };
+        assert_eq!(known.admit(&peer(1)).await, Ok(()));
+        assert_eq!(known.admit(&peer(2)).await, Ok(()), "without a group a folder may be made anew");
+        initialised_for_tests(&opened.log).await;
+        known.group_exists().await;
+        assert_eq!(known.admit(&peer(3)).await, Err(Refusal::Wiped));
+        let after_a_restart = KnownPeers::new("eu", opened.log.clone());
+        assert_eq!(after_a_restart.admit(&peer(3)).await, Err(Refusal::Wiped));
+        assert_eq!(after_a_restart.admit(&peer(2)).await, Ok(()));
+    }
+}

@@ -28,6 +28,12 @@ pub(super) fn is_initialised(log: &LogStore) -> Result<bool, crate::storage::Sto
     Ok(log.row(VOTE)?.is_some() || log.row(PURGED)?.is_some() || log.last()?.is_some())
 }
 
+/// Makes `log` look like that of a node whose group exists.
+#[cfg(test)]
+pub(super) async fn initialised_for_tests(log: &LogStore) {
+    log.put(VOTE, vec![1]).await.expect("the log takes a row");
+}
+
 impl LogAdapter {
     fn read<RB: RangeBounds<u64>>(&self, range: RB, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let start = match range.start_bound() {
