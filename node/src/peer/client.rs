@@ -150,8 +150,8 @@ impl Inner {
         let random = self.seams.random.as_ref();
         let proving = Proving { secret, cluster: &me.cluster, random, limit: *handshake_limit };
         let opened = async {
-            proving.dial(&mut stream).await?;
-            within(*handshake_limit, hello::dial(&mut stream, me, kind, admission.as_ref())).await
+            proving.dial(&mut stream, &hello::greeting(me, kind)?).await?;
+            within(*handshake_limit, hello::admitted(&mut stream, admission.as_ref())).await
         };
         let peer = opened.await.inspect_err(|error| match error {
             HandshakeError::Refused(refusal) => {

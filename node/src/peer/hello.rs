@@ -80,16 +80,18 @@ impl Admission for AdmitAll {
     }
 }
 
-/// Opens a connection of `kind` that this end has dialled.
-pub(super) async fn dial(
+/// What the dialling end says first: who it is, and what the connection is for.
+pub(super) fn greeting(me: &PeerIdentity, kind: Kind) -> Result<Vec<u8>, HandshakeError> {
+    let mut greeting = encode_hello(me)?;
+    greeting.push(kind as u8);
+    Ok(greeting)
+}
+
+/// Hears what becomes of a connection that this end has dialled and greeted on.
+pub(super) async fn admitted(
     stream: &mut BoxStream,
-    me: &PeerIdentity,
-    kind: Kind,
     admission: &dyn Admission,
 ) -> Result<PeerIdentity, HandshakeError> {
-    send_hello(stream, me).await?;
-    stream.write_u8(kind as u8).await?;
-    stream.flush().await?;
     match stream.read_u8().await? {
         ADMITTED => {}
         byte => return Err(HandshakeError::Refused(Refusal::from_byte(byte))),
@@ -117,19 +119,20 @@ pub(super) async fn accept(
         stream.flush().await?;
         return Err(HandshakeError::NotAdmitted(refusal));
     }
-    stream.write_u8(ADMITTED).await?;
-    send_hello(stream, me).await?;
+    let mut answer = vec![ADMITTED];
+    answer.extend_from_slice(&encode_hello(me)?);
+    stream.write_all(&answer).await?;
     stream.flush().await?;
     Ok((peer, kind))
 }
 
-async fn send_hello(stream: &mut BoxStream, me: &PeerIdentity) -> Result<(), HandshakeError> {
+fn encode_hello(me: &PeerIdentity) -> Result<Vec<u8>, HandshakeError> {
     let body = rmp_serde::to_vec(me).map_err(std::io::Error::other)?;
     let len = u16::try_from(body.len() + 1).map_err(std::io::Error::other)?;
-    stream.write_u16(len).await?;
-    stream.write_u8(HELLO_VERSION).await?;
-    stream.write_all(&body).await?;
-    Ok(())
+    let mut hello = len.to_be_bytes().to_vec();
+    hello.push(HELLO_VERSION);
+    hello.extend_from_slice(&body);
+    Ok(hello)
 }
 
 async fn receive_hello(stream: &mut BoxStream) -> Result<PeerIdentity, HandshakeError> {
