@@ -99,7 +99,8 @@ impl Machine {
         let mut links = Vec::new();
         let mut link_ids = BTreeMap::new();
         for (dc, nodes) in identity.members.iter().filter(|(dc, _)| **dc != identity.dc) {
-            let dial = Dial::new(nodes.clone(), config.backoff_ms_min, config.backoff_ms_max);
+            let overlap_ms = config.connect_ms_max / 2;
+            let dial = Dial::new(nodes.clone(), config.backoff_ms_min, config.backoff_ms_max, overlap_ms);
             link_ids.insert(dc.clone(), links.len());
             links.push(Link::new(dc.clone(), dial));
         }
