@@ -139,6 +139,12 @@ mod tests {
     const NOW: u64 = EPOCH_UNIX_MS + 5_000;
 
     #[test]
+    fn a_stamp_counts_milliseconds_from_2024() {
+        assert_eq!(unix_ms(0), 1_704_067_200_000);
+        assert_eq!(unix_ms((5 << 22) | 77), 1_704_067_200_005);
+    }
+
+    #[test]
     fn stamps_rise_also_when_time_goes_back() {
         let mut clock = Clock::restore(0);
         let mut last = 0;

@@ -192,16 +192,24 @@ fn make_newer(file: &Path) {
     txn.commit().expect("committed");
 }
 
-#[tokio::test]
-async fn a_read_only_disk_is_refused() {
+/// A place whose data are on a small disk of their own, with where that is mounted; nothing, and the test called `what`
+/// counted as skipped, where the machine does not let us mount one.
+fn on_small_disk(what: &str) -> Option<(Place, PathBuf, SmallDisk)> {
     let place = Place::new();
     let mount = place.folder.path().join("disk");
     std::fs::create_dir(&mount).expect("made");
-    let place = Place { data: mount.join("data"), ..place };
-    let disk = match SmallDisk::mount(&mount, DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => return skipped("a read-only disk is refused", &why),
-    };
+    match SmallDisk::mount(&mount, DISK_BYTES) {
+        Ok(disk) => Some((Place { data: mount.join("data"), ..place }, mount, disk)),
+        Err(why) => {
+            skipped(what, &why);
+            None
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_refused() {
+    let Some((place, mount, disk)) = on_small_disk("a read-only disk is refused") else { return };
     let config = place.config("good", "home", 1, "[storage]\ndisk_headroom = \"1MiB\"");
     let running = place.start(&config);
     place.ready().await.write("kept", set("value")).await;
@@ -216,13 +224,8 @@ async fn a_read_only_disk_is_refused() {
 /// Story: the disk fills up to its headroom; writes are refused and reads go on; room is made, and writes go on.
 #[tokio::test]
 async fn a_disk_down_to_its_headroom_refuses_writes_until_there_is_room() {
-    let place = Place::new();
-    let mount = place.folder.path().join("disk");
-    std::fs::create_dir(&mount).expect("made");
-    let place = Place { data: mount.join("data"), ..place };
-    let _disk = match SmallDisk::mount(&mount, DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => return skipped("a disk down to its headroom refuses writes", &why),
+    let Some((place, mount, _disk)) = on_small_disk("a disk down to its headroom refuses writes") else {
+        return;
     };
     let more = "[storage]\ndisk_headroom = \"4MiB\"\ndisk_check_interval = \"100ms\"";
     let running = place.start(&place.config("good", "home", 1, more));
@@ -264,14 +267,7 @@ fn fill(file: &Path, left: u64) {
 /// failed write; with room again, it has all that it acknowledged.
 #[tokio::test]
 async fn a_disk_that_is_full_stops_the_node_and_loses_nothing_acknowledged() {
-    let place = Place::new();
-    let mount = place.folder.path().join("disk");
-    std::fs::create_dir(&mount).expect("made");
-    let place = Place { data: mount.join("data"), ..place };
-    let _disk = match SmallDisk::mount(&mount, DISK_BYTES) {
-        Ok(disk) => disk,
-        Err(why) => return skipped("a full disk stops the node", &why),
-    };
+    let Some((place, mount, _disk)) = on_small_disk("a full disk stops the node") else { return };
     let more =
         "[storage]\ndisk_headroom = \"1MiB\"\ndisk_check_interval = \"60s\"\ncheckpoint_interval = \"200ms\"";
     let config = place.config("good", "home", 1, more);

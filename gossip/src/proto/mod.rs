@@ -20,7 +20,6 @@ mod ack;
 pub mod event;
 mod gate;
 mod hello;
-pub mod hlc;
 mod inbox;
 mod link;
 pub mod message;

@@ -5,7 +5,6 @@ use meridian_crdt::{OriginName, TxnHead, Vector};
 
 use super::event::ConnId;
 use super::gate::LinkId;
-use super::hlc::hlc_unix_ms;
 use super::inbox::WantTiming;
 use super::message::{Message, ORIGINS_MAX};
 use super::{Machine, Refusal};
@@ -76,7 +75,7 @@ impl Machine {
             self.lose_tail(seen);
             return;
         }
-        let ahead_ms = hlc_unix_ms(head.hlc).saturating_sub(self.now.unix_ms);
+        let ahead_ms = meridian_crdt::unix_ms(head.hlc).saturating_sub(self.now.unix_ms);
         let link = &mut self.links[id];
         let Some(live) = &mut link.live else { return };
         link.stats.clock_ahead_ms = if ahead_ms > self.config.clock_drift_ms_max { ahead_ms } else { 0 };

@@ -6,7 +6,6 @@ use meridian_crdt::Origin;
 
 use super::Machine;
 use super::event::Now;
-use super::hlc::hlc_unix_ms;
 use super::link::Link;
 use super::status::{GossipStatus, LinkStatus, OriginLag};
 
@@ -68,7 +67,7 @@ impl Machine {
         for (origin, lag) in &mut lags {
             if let Some(hlc) = self.gate.oldest_hlc(*origin) {
                 lag.lag_txns = lag.lag_txns.max(1);
-                lag.lag_ms = lag.lag_ms.max(now.unix_ms.saturating_sub(hlc_unix_ms(hlc)));
+                lag.lag_ms = lag.lag_ms.max(now.unix_ms.saturating_sub(meridian_crdt::unix_ms(hlc)));
             }
         }
         lags

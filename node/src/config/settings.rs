@@ -6,6 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use meridian_client::wire::headers::{WAIT_DEFAULT, WAIT_MAX};
+use meridian_client::wire::request::TXN_OPS_MAX;
+
 use super::reader::{Reader, Setting};
 use super::units::ByteSize;
 
@@ -158,7 +161,7 @@ section! {
         /// Most levels of arrays, objects and maps within each other. 1 to 32, default 32.
         depth_max: u64 = 32, 1 => 32;
         /// Most mutations in one txn. 1 to 10,000, default 1000.
-        txn_ops_max: u64 = 1000, 1 => 10_000;
+        txn_ops_max: u64 = 1000, 1 => TXN_OPS_MAX as u64;
         /// Most bytes of one txn, as encoded in the log; a larger one would hold up all others. 1 KiB to 2 MiB, default
         /// 2 MiB. What it comes to is held to 2 MiB too, always.
         txn_bytes_max: ByteSize = ByteSize::mib(2), ByteSize::kib(1) => ByteSize::mib(2);
@@ -185,9 +188,9 @@ section! {
     /// `[sessions]`: how long requests wait for what their tokens demand.
     SessionsConfig = "sessions" {
         /// How long a request waits for what its token demands, unless it says `Meridian-Wait`. 0 to 30 s, default 2 s.
-        wait_default: Duration = secs(2), ms(0) => secs(30);
+        wait_default: Duration = WAIT_DEFAULT, ms(0) => WAIT_MAX;
         /// The longest `Meridian-Wait`. 0 to 30 s, default 30 s.
-        wait_max: Duration = secs(30), ms(0) => secs(30);
+        wait_max: Duration = WAIT_MAX, ms(0) => WAIT_MAX;
     }
 }
 

@@ -225,14 +225,16 @@ impl RaftGroup {
     }
 
     /// Waits until this node has applied `index`; false when `deadline` passes first.
-    pub async fn wait_applied(&self, index: u64, deadline: Duration) -> bool {
+    #[cfg(test)]
+    pub(super) async fn wait_applied(&self, index: u64, deadline: Duration) -> bool {
         let wait = self.0.raft.wait(Some(deadline));
         wait.applied_index_at_least(Some(index), "a reader waits").await.is_ok()
     }
 
     /// Waits until this node, after a restart, has applied everything that may have been committed before; false when
     /// `deadline` passes first. Before that its reads may be older than what it has served already.
-    pub async fn wait_recovered(&self, deadline: Duration) -> bool {
+    #[cfg(test)]
+    pub(super) async fn wait_recovered(&self, deadline: Duration) -> bool {
         self.0.raft.wait_for_recovery(Some(deadline)).await.is_ok()
     }
 
@@ -257,7 +259,8 @@ impl RaftGroup {
     }
 
     /// Makes a Raft snapshot now: a durable checkpoint, after which the log may be purged.
-    pub async fn snapshot_now(&self) -> Result<(), ProposeError> {
+    #[cfg(test)]
+    pub(super) async fn snapshot_now(&self) -> Result<(), ProposeError> {
         self.0.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
     }
 
