@@ -37,6 +37,7 @@ macro_rules! error_codes {
 
 error_codes! {
     BadJson "bad_json" 400 "The body is not JSON, or not UTF-8. Nothing changed.";
+    BadMsgpack "bad_msgpack" 400 "The frame is not MessagePack of the kinds that are taken. Nothing changed.";
     UnknownType "unknown_type" 400 "No such type. Nothing changed.";
     UnknownOp "unknown_op" 400 "The type has no such operation. Nothing changed.";
     UnknownField "unknown_field" 400 "The request has a field that means nothing here. Nothing changed.";

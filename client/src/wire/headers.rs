@@ -36,6 +36,17 @@ pub enum Consistency {
     Linearizable,
 }
 
+impl Consistency {
+    /// The name on the wire, which [`consistency`] reads.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Consistency::Eventual => "eventual",
+            Consistency::Session => "session",
+            Consistency::Linearizable => "linearizable",
+        }
+    }
+}
+
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Commit {
@@ -46,6 +57,17 @@ pub enum Commit {
     Dcs(usize),
     /// When every datacenter has it.
     All,
+}
+
+impl Commit {
+    /// The form on the wire, which [`commit`] reads.
+    pub fn to_text(self) -> String {
+        match self {
+            Commit::Local => "local".into(),
+            Commit::Dcs(count) => format!("dcs:{count}"),
+            Commit::All => "all".into(),
+        }
+    }
 }
 
 fn bad(name: &str, value: &str, valid: &str) -> ApiError {

@@ -4,8 +4,10 @@
 //! is made of; the HTTP API, the CLI and the SDK all speak through it.
 
 pub mod error;
+pub mod frame;
 pub mod headers;
 pub mod json;
+pub mod msgpack;
 pub mod request;
 pub mod token;
 

@@ -1,12 +1,14 @@
-//! Mutations, preconditions and transactions in JSON.
+//! Mutations, preconditions and transactions, as JSON and as MessagePack say them: the same words in both.
 //!
 //! Every object is read field by field; a field that nothing asked for is `unknown_field`, so that a misspelt option
 //! never silently does nothing.
 
+use std::collections::BTreeMap;
+
 use meridian_crdt::{
     Condition, CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value, Version,
 };
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::error::{ApiError, ErrorCode};
 use super::json::to_value;
@@ -25,53 +27,153 @@ pub struct TxnRequest {
     pub ops: Vec<(Key, Mutation)>,
 }
 
-/// The fields of one JSON object, taken one by one.
-struct Fields<'a> {
+/// What a request is read from: a tree of JSON or of MessagePack.
+pub trait Document: Sized {
+    /// The fields, if it is an object.
+    fn into_fields(self) -> Option<BTreeMap<String, Self>>;
+    /// The items, if it is an array.
+    fn into_items(self) -> Option<Vec<Self>>;
+    /// The text, if it is one.
+    fn as_text(&self) -> Option<&str>;
+    /// The number, if it is an integer of at most 64 signed bits.
+    fn as_integer(&self) -> Option<i64>;
+    /// The boolean, if it is one.
+    fn as_boolean(&self) -> Option<bool>;
+    /// The value that it stands for.
+    fn into_value(self) -> Result<Value, ApiError>;
+}
+
+impl Document for Json {
+    fn into_fields(self) -> Option<BTreeMap<String, Self>> {
+        match self {
+            Json::Object(fields) => Some(fields.into_iter().collect()),
+            _ => None,
+        }
+    }
+
+    fn into_items(self) -> Option<Vec<Self>> {
+        match self {
+            Json::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    fn as_text(&self) -> Option<&str> {
+        self.as_str()
+    }
+
+    fn as_integer(&self) -> Option<i64> {
+        self.as_i64()
+    }
+
+    fn as_boolean(&self) -> Option<bool> {
+        self.as_bool()
+    }
+
+    fn into_value(self) -> Result<Value, ApiError> {
+        to_value(&self)
+    }
+}
+
+impl Document for Value {
+    fn into_fields(self) -> Option<BTreeMap<String, Self>> {
+        match self {
+            Value::Map(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
+    fn into_items(self) -> Option<Vec<Self>> {
+        match self {
+            Value::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn as_integer(&self) -> Option<i64> {
+        match self {
+            Value::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn as_boolean(&self) -> Option<bool> {
+        match self {
+            Value::Bool(on) => Some(*on),
+            _ => None,
+        }
+    }
+
+    fn into_value(self) -> Result<Value, ApiError> {
+        if self.is_storable() { Ok(self) } else { Err(bad("the value is nested too deeply".into())) }
+    }
+}
+
+/// The fields of one object, taken one by one.
+pub struct Fields<'a, D> {
     what: &'a str,
-    fields: Map<String, Json>,
+    fields: BTreeMap<String, D>,
 }
 
 fn bad(message: String) -> ApiError {
     ApiError::new(ErrorCode::BadValue, message)
 }
 
-impl<'a> Fields<'a> {
-    fn new(what: &'a str, json: Json) -> Result<Self, ApiError> {
-        match json {
-            Json::Object(fields) => Ok(Self { what, fields }),
-            _ => Err(bad(format!("{what} must be a JSON object"))),
-        }
+impl<'a, D: Document> Fields<'a, D> {
+    /// The fields of `document`, which errors call `what`.
+    pub fn new(what: &'a str, document: D) -> Result<Self, ApiError> {
+        let fields = document.into_fields().ok_or_else(|| bad(format!("{what} must be an object")))?;
+        Ok(Self { what, fields })
     }
 
-    fn take(&mut self, name: &str) -> Result<Json, ApiError> {
+    /// Takes a field that need not be there.
+    pub fn take_optional(&mut self, name: &str) -> Option<D> {
+        self.fields.remove(name)
+    }
+
+    /// Takes a field.
+    pub fn take(&mut self, name: &str) -> Result<D, ApiError> {
         self.fields.remove(name).ok_or_else(|| bad(format!("{} lacks the field {name:?}", self.what)))
     }
 
-    fn text(&mut self, name: &str) -> Result<String, ApiError> {
-        match self.take(name)? {
-            Json::String(text) => Ok(text),
-            _ => Err(bad(format!("the field {name:?} of {} must be a string", self.what))),
-        }
+    /// Takes a text.
+    pub fn text(&mut self, name: &str) -> Result<String, ApiError> {
+        let field = self.take(name)?;
+        let text = field.as_text().map(str::to_owned);
+        text.ok_or_else(|| bad(format!("the field {name:?} of {} must be a string", self.what)))
     }
 
-    fn value(&mut self, name: &str) -> Result<Value, ApiError> {
-        to_value(&self.take(name)?)
+    /// Takes a value.
+    pub fn value(&mut self, name: &str) -> Result<Value, ApiError> {
+        self.take(name)?.into_value()
+    }
+
+    /// Takes an array.
+    pub fn items(&mut self, name: &str) -> Result<Vec<D>, ApiError> {
+        let items = self.take(name)?.into_items();
+        items.ok_or_else(|| bad(format!("the field {name:?} of {} must be an array", self.what)))
     }
 
     fn values(&mut self, name: &str) -> Result<Vec<Value>, ApiError> {
-        match self.take(name)? {
-            Json::Array(items) => items.iter().map(to_value).collect(),
-            _ => Err(bad(format!("the field {name:?} of {} must be an array", self.what))),
-        }
+        self.items(name)?.into_iter().map(D::into_value).collect()
     }
 
-    fn integer(&mut self, name: &str) -> Result<i64, ApiError> {
-        self.take(name)?.as_i64().ok_or_else(|| {
+    /// Takes an integer.
+    pub fn integer(&mut self, name: &str) -> Result<i64, ApiError> {
+        self.take(name)?.as_integer().ok_or_else(|| {
             bad(format!("the field {name:?} of {} must be an integer of at most 64 bits", self.what))
         })
     }
 
-    fn finish(self) -> Result<(), ApiError> {
+    /// Refuses fields that nobody took.
+    pub fn finish(self) -> Result<(), ApiError> {
         match self.fields.keys().next() {
             None => Ok(()),
             Some(name) => Err(ApiError::new(
@@ -83,14 +185,14 @@ impl<'a> Fields<'a> {
 }
 
 /// Reads a whole mutation: `{"type":"counter","op":"add","by":5}`.
-pub fn mutation(json: Json) -> Result<Mutation, ApiError> {
-    let mut fields = Fields::new("a mutation", json)?;
+pub fn mutation<D: Document>(document: D) -> Result<Mutation, ApiError> {
+    let mut fields = Fields::new("a mutation", document)?;
     let mutation = take_mutation(&mut fields, 0)?;
     fields.finish()?;
     Ok(mutation)
 }
 
-fn take_mutation(fields: &mut Fields<'_>, depth: usize) -> Result<Mutation, ApiError> {
+fn take_mutation<D: Document>(fields: &mut Fields<'_, D>, depth: usize) -> Result<Mutation, ApiError> {
     if depth > NESTING_MAX {
         return Err(bad(format!("maps nest at most {NESTING_MAX} deep")));
     }
@@ -125,7 +227,7 @@ fn take_mutation(fields: &mut Fields<'_>, depth: usize) -> Result<Mutation, ApiE
     })
 }
 
-fn register_op(op: &str, fields: &mut Fields<'_>) -> Result<Option<RegisterOp>, ApiError> {
+fn register_op<D: Document>(op: &str, fields: &mut Fields<'_, D>) -> Result<Option<RegisterOp>, ApiError> {
     Ok(match op {
         "set" => Some(RegisterOp::Set(fields.value("value")?)),
         "clear" => Some(RegisterOp::Clear),
@@ -141,7 +243,7 @@ fn flag_op(op: &str) -> Option<FlagOp> {
     }
 }
 
-fn set_op(op: &str, fields: &mut Fields<'_>) -> Result<Option<SetOp>, ApiError> {
+fn set_op<D: Document>(op: &str, fields: &mut Fields<'_, D>) -> Result<Option<SetOp>, ApiError> {
     Ok(match op {
         "add" => Some(SetOp::Add(fields.value("element")?)),
         "remove" => Some(SetOp::Remove(fields.value("element")?)),
@@ -152,7 +254,11 @@ fn set_op(op: &str, fields: &mut Fields<'_>) -> Result<Option<SetOp>, ApiError> 
     })
 }
 
-fn map_op(op: &str, fields: &mut Fields<'_>, depth: usize) -> Result<Option<MapOp>, ApiError> {
+fn map_op<D: Document>(
+    op: &str,
+    fields: &mut Fields<'_, D>,
+    depth: usize,
+) -> Result<Option<MapOp>, ApiError> {
     Ok(match op {
         "update" => {
             let field = fields.text("field")?;
@@ -173,19 +279,19 @@ pub fn key(space: &str, key: &str) -> Result<Key, ApiError> {
 }
 
 /// Reads a transaction in `space`: `{"if":[..],"ops":[..]}`.
-pub fn txn(space: &str, json: Json) -> Result<TxnRequest, ApiError> {
-    let mut fields = Fields::new("a transaction", json)?;
-    let conditions = match fields.fields.remove("if") {
-        None => Vec::new(),
-        Some(Json::Array(items)) => {
-            items.into_iter().map(|item| condition(space, item)).collect::<Result<_, _>>()?
-        }
-        Some(_) => return Err(bad("the field \"if\" must be an array".into())),
-    };
-    let Json::Array(ops) = fields.take("ops")? else {
-        return Err(bad("the field \"ops\" must be an array".into()));
-    };
+pub fn txn<D: Document>(space: &str, document: D) -> Result<TxnRequest, ApiError> {
+    let mut fields = Fields::new("a transaction", document)?;
+    let request = take_txn(space, &mut fields)?;
     fields.finish()?;
+    Ok(request)
+}
+
+/// Takes `if` and `ops`, and leaves the other fields to the caller.
+pub fn take_txn<D: Document>(space: &str, fields: &mut Fields<'_, D>) -> Result<TxnRequest, ApiError> {
+    let conditions = if fields.fields.contains_key("if") { fields.items("if")? } else { Vec::new() };
+    let conditions: Vec<_> =
+        conditions.into_iter().map(|item| condition(space, item)).collect::<Result<_, _>>()?;
+    let ops = fields.items("ops")?;
     let count = ops.len() + conditions.len();
     if count > TXN_OPS_MAX {
         let message =
@@ -195,19 +301,20 @@ pub fn txn(space: &str, json: Json) -> Result<TxnRequest, ApiError> {
     if ops.is_empty() {
         return Err(bad("a transaction needs at least one operation".into()));
     }
-    let ops = ops
-        .into_iter()
-        .enumerate()
-        .map(|(i, op)| txn_op(space, op).map_err(|e| e.with("op", i)))
-        .collect::<Result<_, _>>()?;
-    Ok(TxnRequest { conditions, ops })
+    Ok(TxnRequest { conditions, ops: operations(space, ops)? })
 }
 
-fn txn_op(space: &str, json: Json) -> Result<(Key, Mutation), ApiError> {
-    let mut fields = Fields::new("an operation", json)?;
+/// Reads the operations of a transaction, each with its key.
+pub fn operations<D: Document>(space: &str, ops: Vec<D>) -> Result<Vec<(Key, Mutation)>, ApiError> {
+    let read = |(i, op)| operation(space, op).map_err(|e| e.with("op", i));
+    ops.into_iter().enumerate().map(read).collect()
+}
+
+fn operation<D: Document>(space: &str, document: D) -> Result<(Key, Mutation), ApiError> {
+    let mut fields = Fields::new("an operation", document)?;
     let key = key(space, &fields.text("key")?)?;
-    let untyped_delete =
-        !fields.fields.contains_key("type") && fields.fields.get("op").is_some_and(|op| op == "delete");
+    let untyped_delete = !fields.fields.contains_key("type")
+        && fields.fields.get("op").is_some_and(|op| op.as_text() == Some("delete"));
     let mutation = if untyped_delete {
         fields.take("op")?;
         Mutation::Delete(None)
@@ -218,12 +325,12 @@ fn txn_op(space: &str, json: Json) -> Result<(Key, Mutation), ApiError> {
     Ok((key, mutation))
 }
 
-fn condition(space: &str, json: Json) -> Result<(Key, Condition), ApiError> {
-    let mut fields = Fields::new("a condition", json)?;
+fn condition<D: Document>(space: &str, document: D) -> Result<(Key, Condition), ApiError> {
+    let mut fields = Fields::new("a condition", document)?;
     let key = key(space, &fields.text("key")?)?;
     let name = fields.fields.keys().next().cloned();
-    let must_be_true = |fields: &mut Fields<'_>, name: &str| match fields.take(name)? {
-        Json::Bool(true) => Ok(()),
+    let must_be_true = |fields: &mut Fields<'_, D>, name: &str| match fields.take(name)?.as_boolean() {
+        Some(true) => Ok(()),
         _ => Err(bad(format!("the condition {name:?} takes true"))),
     };
     let condition = match name.as_deref() {
@@ -249,6 +356,73 @@ fn condition(space: &str, json: Json) -> Result<(Key, Condition), ApiError> {
 pub fn version(text: &str) -> Result<Version, ApiError> {
     Version::parse(text)
         .ok_or_else(|| bad(format!("{:?} is not a version", text.chars().take(80).collect::<String>())))
+}
+
+fn object<const N: usize>(fields: [(&str, Value); N]) -> BTreeMap<String, Value> {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn text(text: &str) -> Value {
+    Value::Str(text.to_owned())
+}
+
+/// What [`mutation`] reads: `type`, `op` and the fields of the operation. A delete of whatever type is there has no
+/// `type`, which only transactions take.
+pub fn mutation_fields(mutation: &Mutation) -> BTreeMap<String, Value> {
+    let (op, mut fields) = match mutation {
+        Mutation::Register(op) | Mutation::MvRegister(op) => match op {
+            RegisterOp::Set(value) => ("set", object([("value", value.clone())])),
+            RegisterOp::Clear => ("clear", object([])),
+        },
+        Mutation::Counter(CounterOp::Add(by)) => ("add", object([("by", Value::Int(*by))])),
+        Mutation::Counter(CounterOp::Reset) => ("reset", object([])),
+        Mutation::Flag(FlagOp::Enable) | Mutation::DwFlag(FlagOp::Enable) => ("enable", object([])),
+        Mutation::Flag(FlagOp::Disable) | Mutation::DwFlag(FlagOp::Disable) => ("disable", object([])),
+        Mutation::Set(op) | Mutation::RwSet(op) => match op {
+            SetOp::Add(element) => ("add", object([("element", element.clone())])),
+            SetOp::Remove(element) => ("remove", object([("element", element.clone())])),
+            SetOp::AddAll(all) => ("add_all", object([("elements", Value::Array(all.clone()))])),
+            SetOp::RemoveAll(all) => ("remove_all", object([("elements", Value::Array(all.clone()))])),
+            SetOp::Clear => ("clear", object([])),
+        },
+        Mutation::Map(MapOp::Update { field, mutation }) => {
+            let nested = Value::Map(mutation_fields(mutation));
+            ("update", object([("field", text(field)), ("do", nested)]))
+        }
+        Mutation::Map(MapOp::Remove { field }) => ("remove", object([("field", text(field))])),
+        Mutation::Map(MapOp::Clear) => ("clear", object([])),
+        Mutation::Delete(_) => ("delete", object([])),
+    };
+    fields.insert("op".to_owned(), text(op));
+    if let Some(ty) = mutation.ty() {
+        fields.insert("type".to_owned(), text(ty.name()));
+    }
+    fields
+}
+
+/// What [`operations`] reads.
+pub fn operations_value(ops: &[(Key, Mutation)]) -> Value {
+    let one = |(key, mutation): &(Key, Mutation)| {
+        let mut fields = mutation_fields(mutation);
+        fields.insert("key".to_owned(), text(&key.key));
+        Value::Map(fields)
+    };
+    Value::Array(ops.iter().map(one).collect())
+}
+
+/// What [`take_txn`] reads as `if`.
+pub fn conditions_value(conditions: &[(Key, Condition)]) -> Value {
+    let one = |(key, condition): &(Key, Condition)| {
+        let (name, value) = match condition {
+            Condition::Absent => ("absent", Value::Bool(true)),
+            Condition::Exists => ("exists", Value::Bool(true)),
+            Condition::Version(version) => ("version", Value::Str(version.to_string())),
+            Condition::Value(value) => ("value", value.clone()),
+            Condition::Contains(value) => ("contains", value.clone()),
+        };
+        Value::Map(object([("key", text(&key.key)), (name, value)]))
+    };
+    Value::Array(conditions.iter().map(one).collect())
 }
 
 #[cfg(test)]
