@@ -16,7 +16,7 @@ use meridian_gossip::{GossipConfig, Identity as GossipIdentity};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds};
+use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds};
 use crate::config::Config;
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
 use crate::raft::{KnownPeers, Parts, RaftConfig, RaftGroup, StartError};
@@ -312,9 +312,20 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
             wait_default: config.sessions.wait_default,
             wait_max: config.sessions.wait_max,
             request_timeout: config.limits.request_timeout,
+            session: session_bounds(config),
         },
         in_flight: Arc::new(AtomicUsize::new(0)),
         allow_faults: options.allow_faults,
+    }
+}
+
+fn session_bounds(config: &Config) -> SessionBounds {
+    SessionBounds {
+        frame_bytes_max: config.limits.body_max.as_usize(),
+        in_flight_max: usize::try_from(config.sessions.in_flight_max).unwrap_or(usize::MAX),
+        ping_interval: config.sessions.ping_interval,
+        hello_timeout: config.limits.read_timeout,
+        drain_timeout: config.limits.drain_timeout,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::shard::Shard;
 
@@ -22,6 +22,30 @@ struct Route {
 #[derive(Debug, Default)]
 pub struct Metrics {
     routes: Mutex<BTreeMap<(&'static str, &'static str), Route>>,
+    sessions: Arc<Sessions>,
+}
+
+/// Connections of the native protocol.
+#[derive(Debug, Default)]
+struct Sessions {
+    open: AtomicU64,
+    closed: Mutex<BTreeMap<u16, u64>>,
+}
+
+/// One open connection of the native protocol, counted until it is dropped.
+pub struct OpenSession(Arc<Sessions>);
+
+impl OpenSession {
+    /// Counts why this node closed it.
+    pub fn closed(&self, code: u16) {
+        *self.0.closed.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn known_method(method: &str) -> &'static str {
@@ -29,6 +53,7 @@ fn known_method(method: &str) -> &'static str {
         "GET" => "get",
         "POST" => "post",
         "DELETE" => "delete",
+        "NATIVE" => "native",
         _ => "other",
     }
 }
@@ -46,15 +71,32 @@ impl Metrics {
         }
     }
 
+    /// Counts a connection of the native protocol.
+    pub fn session(&self) -> OpenSession {
+        self.sessions.open.fetch_add(1, Ordering::Relaxed);
+        OpenSession(self.sessions.clone())
+    }
+
     /// Everything, as Prometheus reads it.
     pub fn render(&self, shard: &Shard) -> String {
         let mut page = Page::default();
         self.render_requests(&mut page);
+        self.render_sessions(&mut page);
         render_raft(shard, &mut page);
         render_state(shard, &mut page);
         render_health(shard, &mut page);
         render_links(shard, &mut page);
         page.0
+    }
+
+    fn render_sessions(&self, page: &mut Page) {
+        let open = self.sessions.open.load(Ordering::Relaxed);
+        page.single("meridian_sessions_open", "gauge", "Open connections of the native protocol.", open);
+        let help = "Connections of the native protocol that this node closed, by close code.";
+        page.head("meridian_sessions_closed_total", "counter", help);
+        for (code, count) in &*self.sessions.closed.lock().unwrap_or_else(PoisonError::into_inner) {
+            page.line("meridian_sessions_closed_total", &format!("code=\"{code}\""), count);
+        }
     }
 
     fn render_requests(&self, page: &mut Page) {

@@ -185,12 +185,18 @@ section! {
 }
 
 section! {
-    /// `[sessions]`: how long requests wait for what their tokens demand.
+    /// `[sessions]`: how long requests wait for what their tokens demand, and connections of the native protocol.
     SessionsConfig = "sessions" {
         /// How long a request waits for what its token demands, unless it says `Meridian-Wait`. 0 to 30 s, default 2 s.
         wait_default: Duration = WAIT_DEFAULT, ms(0) => WAIT_MAX;
         /// The longest `Meridian-Wait`. 0 to 30 s, default 30 s.
         wait_max: Duration = WAIT_MAX, ms(0) => WAIT_MAX;
+        /// Most requests of one connection of the native protocol that are worked on at once; at the bound its frames
+        /// are not read until one is answered. 1 to 65,536, default 256. Raise it for few connections with much to do.
+        in_flight_max: u64 = 256, 1 => 65_536;
+        /// How often a client of the native protocol that is silent is asked whether it is still there; after two
+        /// intervals without a sign it is dropped. 100 ms to 10 min, default 10 s.
+        ping_interval: Duration = secs(10), ms(100) => secs(600);
     }
 }
 
