@@ -118,6 +118,9 @@ pub fn fingerprint<C: ReadCells>(
         (upto, end) => upto.or(end),
     };
     let mut hash = Xxh3::new();
+    if end.as_ref().is_some_and(|end| *end <= start) {
+        return Ok(Some(RangeSeen { fingerprint: hash.digest(), rows: 0 }));
+    }
     let (mut rows, mut too_many, mut failed) = (0, false, None);
     cells.scan(Table::HEADER, &start, end.as_deref(), &mut |row, value| {
         if rows >= rows_max {

@@ -173,7 +173,7 @@ impl Shard {
         if wait_for_dots(&mut applied, &request.session, wait).await.is_none() {
             return Err(Attempt::Final(self.not_caught_up(&applied.borrow(), &request.session)));
         }
-        let txn = ClientTxn { id: request.id, hlc: 0, conditions: request.conditions, ops: request.ops };
+        let txn = ClientTxn { conditions: request.conditions, ops: request.ops, id: request.id, ..ClientTxn::default() };
         match self.proposer.submit(Item::Client(txn), request.bytes).await {
             Ok(Outcome::Client(answer)) => Ok(answer),
             Ok(other) => {
