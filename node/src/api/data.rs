@@ -12,7 +12,7 @@ use super::answer::{self, Answer, Failure};
 use super::extract::{JsonBody, KeyPath, Query, Session, SpacePath};
 use crate::shard::WriteRequest;
 use crate::storage::{StateView, StorageError};
-use crate::txn::{Answer as TxnAnswer, OpResult};
+use crate::txn::{Answer as TxnAnswer, OpResult, RequestId};
 
 type Result<T = Answer> = std::result::Result<T, Failure>;
 
@@ -164,12 +164,13 @@ async fn write(
 ) -> Result<(Vec<OpResult>, Vector)> {
     let bytes = api.bounds.request.check(&conditions, &ops)?;
     let request = WriteRequest {
-        id: session.request_id.clone(),
+        id: session.request_id.clone().map(RequestId::Free),
         conditions,
         ops,
         session: session.dots.clone(),
         wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
         bytes,
+        ..WriteRequest::default()
     };
     match api.shard.write(request).await {
         Ok(TxnAnswer::Done { results, touched, dot }) => {

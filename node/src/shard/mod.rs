@@ -39,7 +39,7 @@ use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
 use crate::seams::{BoxStream, Seams};
 use crate::storage::{Folder, StateStore, StateView};
-use crate::txn::{Answer, ClientTxn, Item, Outcome};
+use crate::txn::{Answer, Item, Outcome};
 
 /// How long a request waits for a leader to be elected. Above the longest election, below the two seconds in which a
 /// client should learn that there is no majority.
@@ -173,8 +173,8 @@ impl Shard {
         if wait_for_dots(&mut applied, &request.session, wait).await.is_none() {
             return Err(Attempt::Final(self.not_caught_up(&applied.borrow(), &request.session)));
         }
-        let txn = ClientTxn { conditions: request.conditions, ops: request.ops, id: request.id, ..ClientTxn::default() };
-        match self.proposer.submit(Item::Client(txn), request.bytes).await {
+        let bytes = request.bytes;
+        match self.proposer.submit(Item::Client(request.into_txn()), bytes).await {
             Ok(Outcome::Client(answer)) => Ok(answer),
             Ok(other) => {
                 tracing::error!(?other, "a write got the outcome of something else");

@@ -72,10 +72,8 @@ fn an_equal_number_is_a_retry_and_returns_the_first_answer() {
 #[test]
 fn a_failure_is_repeated_for_its_number_also_when_the_request_would_succeed_by_now() {
     let mut dc = alone();
-    let conditional = || ClientTxn {
-        conditions: vec![(key("n"), meridian_crdt::Condition::Exists)],
-        ..txn(1, 1, 5)
-    };
+    let conditional =
+        || ClientTxn { conditions: vec![(key("n"), meridian_crdt::Condition::Exists)], ..txn(1, 1, 5) };
     let (_, first) = applies(&mut dc, conditional());
     assert_eq!(code(&first), Some(ErrorCode::PreconditionFailed));
     applies(&mut dc, txn(1, 2, 1));

@@ -94,7 +94,9 @@ pub fn recall<C: ReadCells>(cells: &C, id: Numbered, fingerprint: Option<u64>) -
         }
     }
     Ok(match cells.get(tables::CLIENTS, &id.client.to_be_bytes())? {
-        Some(row) if decode::<Client>(&row).is_none_or(|client| client.forgotten >= id.number) => Recall::Forgotten,
+        Some(row) if decode::<Client>(&row).is_none_or(|client| client.forgotten >= id.number) => {
+            Recall::Forgotten
+        }
         _ => Recall::New,
     })
 }
@@ -135,7 +137,12 @@ fn note_use<C: Cells>(state: &mut ShardState, cells: &mut C, client: u128) -> Re
             0
         }
     };
-    place(state, cells, client, &mut Client { used_ms: state.log_time_ms, forgotten, queue: Queue::Live, place: 0 })
+    place(
+        state,
+        cells,
+        client,
+        &mut Client { used_ms: state.log_time_ms, forgotten, queue: Queue::Live, place: 0 },
+    )
 }
 
 /// Puts a client at the end of its queue.

@@ -254,7 +254,8 @@ mod tests {
     /// The bytes of [`sample`]: what begins the client's transaction, and what ends it, came to differ.
     fn golden(begins: &str, ends: &str) -> String {
         let key = "92a764656661756c74a16b";
-        let txn = format!("{begins}a27231099192{key}a6416273656e749192{key}81a7436f756e74657281a341646405{ends}");
+        let txn =
+            format!("{begins}a27231099192{key}a6416273656e749192{key}81a7436f756e74657281a341646405{ends}");
         format!("0192079281a6436c69656e74{txn}81a4546964799103")
     }
 

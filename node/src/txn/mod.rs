@@ -9,6 +9,7 @@ pub mod apply;
 pub mod bounds;
 pub mod clients;
 pub mod entry;
+pub mod interactive;
 pub mod oplog;
 pub mod peers;
 pub mod reads;
@@ -17,9 +18,9 @@ pub mod requests;
 pub mod state;
 
 #[cfg(test)]
-mod property_tests;
-#[cfg(test)]
 mod client_tests;
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]
@@ -27,7 +28,9 @@ mod world_tests;
 
 pub use apply::apply_entry;
 pub use entry::{
-    Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, Item, Numbered, OpResult, Outcome, RemoteOutcome, Reply, RequestId,
+    Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, Item, Numbered, OpResult, Outcome, RemoteOutcome, Reply,
+    RequestId,
 };
+pub use interactive::{Commit, Interactive, InteractiveBounds, InteractiveError, Isolation};
 pub use reads::ReadCheck;
 pub use state::{ShardState, state_fingerprint, tables};

@@ -108,14 +108,16 @@ pub fn validate<C: ReadCells>(
         return Ok(None);
     }
     changed.dedup();
-    let message = "what the transaction has read was changed by another one; nothing of it was done, run it again";
+    let message =
+        "what the transaction has read was changed by another one; nothing of it was done, run it again";
     let error = ApiError::new(ErrorCode::Conflict, message);
     Ok(Some(error.with("reason", "changed").with("changed", changed)))
 }
 
 /// The error of a transaction that wants more checked than apply does.
 pub fn too_many_checks() -> ApiError {
-    let message = format!("the transaction has read more than the {TXN_CHECKS_MAX} things that can be checked");
+    let message =
+        format!("the transaction has read more than the {TXN_CHECKS_MAX} things that can be checked");
     ApiError::new(ErrorCode::TooLarge, message).with("limit", TXN_CHECKS_MAX)
 }
 

@@ -50,11 +50,7 @@ impl Recall {
 }
 
 /// Looks `id` up. Without a fingerprint whatever was answered under it is the answer.
-pub fn recall<C: ReadCells>(
-    cells: &C,
-    id: &RequestId,
-    fingerprint: Option<u64>,
-) -> Result<Recall, C::Error> {
+pub fn recall<C: ReadCells>(cells: &C, id: &RequestId, fingerprint: Option<u64>) -> Result<Recall, C::Error> {
     let id = match id {
         RequestId::Free(id) => id,
         RequestId::Numbered(id) => return clients::recall(cells, *id, fingerprint),
