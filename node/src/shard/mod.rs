@@ -14,6 +14,7 @@ pub mod machine;
 pub mod proposer;
 pub mod published;
 mod scrubber;
+pub mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use forward::{Request, Response};
 use health::Health;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
+use transactions::Transactions;
 
 use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
@@ -79,6 +81,8 @@ pub struct Shard {
     pub health: Health,
     /// Whether the disk has room for writes.
     pub room: watch::Sender<bool>,
+    /// The interactive transactions that are open on this node.
+    pub transactions: Transactions,
 }
 
 /// The leader's word on how far the others are, and when it was given.

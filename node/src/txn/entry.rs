@@ -98,7 +98,7 @@ pub enum RequestId {
 }
 
 /// What a client's transaction takes in an entry beyond its conditions and operations, at most.
-const FRAME_BYTES: usize = 128;
+pub const FRAME_BYTES: usize = 128;
 
 /// Counts what is written to it and keeps nothing.
 struct Counted(usize);
@@ -125,9 +125,9 @@ impl ClientTxn {
         Ok(count.0)
     }
 
-    /// How many bytes a request of an interactive transaction takes in the log, about.
-    pub fn encoded_bytes_of(ops: &[(Key, Mutation)], reads: &[ReadCheck]) -> Result<usize, EntryError> {
-        let mut count = Counted(FRAME_BYTES);
+    /// How many bytes these parts of an interactive transaction take in the log, without its frame.
+    pub fn part_bytes(ops: &[(Key, Mutation)], reads: &[ReadCheck]) -> Result<usize, EntryError> {
+        let mut count = Counted(0);
         rmp_serde::encode::write(&mut count, &(ops, reads)).map_err(|e| EntryError(e.to_string()))?;
         Ok(count.0)
     }

@@ -28,7 +28,7 @@ use thiserror::Error;
 
 use super::apply::refusal_error;
 use super::bounds::{TXN_CHECKS_MAX, TXN_PROVISIONAL_ROWS_MAX, TXN_SCANNED_ROWS_MAX, limits};
-use super::entry::ClientTxn;
+use super::entry::{ClientTxn, FRAME_BYTES};
 use super::reads::{ReadCheck, too_many_checks};
 use super::state::ShardState;
 
@@ -180,7 +180,7 @@ impl<V: ReadCells> Interactive<V> {
     }
 
     /// Lists at most `limit` keys of `space` that start with `prefix` and come after `after`, as the snapshot and the
-    /// own writes show them.
+    /// own writes show them. The versions of keys that the transaction has written itself are provisional.
     pub fn scan(
         &mut self,
         space: &str,
@@ -198,33 +198,47 @@ impl<V: ReadCells> Interactive<V> {
 
     /// Executes operations, all or none of them. They show in later reads and commit in their order.
     pub fn write(&mut self, ops: Vec<(Key, Mutation)>) -> Result<(), InteractiveError<V::Error>> {
-        for (key, _) in &ops {
-            let touched = meridian_crdt::glance(&self.view, key)?.touched;
-            self.looked_at(touched);
-        }
+        let versions = self.versions_of(&ops)?;
         let bytes = self.room_for(&ops)?;
         let rows = self.provisionally(&ops)?;
-        for (key, _) in &ops {
-            if !self.written.contains_key(key) {
-                self.written.insert(key.clone(), meridian_crdt::glance(&self.view, key)?.version);
-            }
-        }
+        self.written.extend(versions);
         self.rows.extend(rows);
         self.ops.extend(ops);
         self.ops_bytes += bytes;
         Ok(())
     }
 
-    /// What there is to commit. The transaction stays as it is.
-    pub fn commit(&self) -> Commit {
-        let mut reads = match self.isolation {
+    /// What there is to commit, with `last` operations that nothing reads any more. The transaction stays as it is, for
+    /// another attempt.
+    pub fn commit(&mut self, last: Vec<(Key, Mutation)>) -> Result<Commit, InteractiveError<V::Error>> {
+        let bytes = self.bytes() + self.room_for(&last)? + FRAME_BYTES;
+        let mut written = self.versions_of(&last)?;
+        let mut ops = self.ops.clone();
+        ops.extend(last);
+        let reads = match self.isolation {
+            // What has only read is consistent by its snapshot.
+            _ if ops.is_empty() => Vec::new(),
             Isolation::Serializable => self.reads.checks(),
-            Isolation::Snapshot => checks_of(&self.written),
+            Isolation::Snapshot => {
+                written.extend(self.written.iter().map(|(key, version)| (key.clone(), *version)));
+                checks_of(&written)
+            }
         };
-        if self.ops.is_empty() {
-            reads.clear();
+        Ok(Commit { ops, reads, bytes })
+    }
+
+    /// The keys of `ops` with their versions in the snapshot; looking at them is noted.
+    fn versions_of(
+        &mut self,
+        ops: &[(Key, Mutation)],
+    ) -> Result<BTreeMap<Key, Version>, InteractiveError<V::Error>> {
+        let mut versions = BTreeMap::new();
+        for (key, _) in ops {
+            let glance = meridian_crdt::glance(&self.view, key)?;
+            self.looked_at(glance.touched);
+            versions.insert(key.clone(), glance.version);
         }
-        Commit { ops: self.ops.clone(), reads, bytes: self.bytes() }
+        Ok(versions)
     }
 
     fn bytes(&self) -> usize {
@@ -393,7 +407,7 @@ fn range_check((space, prefix, after, upto): &RangeAsked, seen: u64) -> ReadChec
 }
 
 fn encoded_bytes(ops: &[(Key, Mutation)], reads: &[ReadCheck]) -> Result<usize, ApiError> {
-    ClientTxn::encoded_bytes_of(ops, reads).map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))
+    ClientTxn::part_bytes(ops, reads).map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))
 }
 
 fn at_most(what: &str, is: usize, limit: usize) -> Result<(), ApiError> {
