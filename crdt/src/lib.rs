@@ -41,7 +41,7 @@ mod view;
 
 pub use apply::{Applied, apply, validate};
 pub use cell::{Cell, Held};
-pub use cells::{Cells, MemCells, Overlay, ReadCells, Table};
+pub use cells::{Cells, Changes, MemCells, Overlay, ReadCells, Table};
 pub use condition::{Condition, check};
 pub use digest::{BUCKETS, bucket_digests, digest};
 pub use error::StoreError;
@@ -52,7 +52,7 @@ pub use header::Version;
 pub use hlc::{Clock, ClockError, Observed, unix_ms};
 pub use id::{Dot, Origin, OriginName};
 pub use keys::{Key, KeyError};
-pub use list::{Listed, Listing, list};
+pub use list::{Listed, Listing, Range, RangeSeen, fingerprint, list};
 pub use merge::{merge, merge_state};
 pub use read::{Content, Query, ReadValue, Reading, read};
 pub use sweep::{Swept, sweep, sweep_pending};

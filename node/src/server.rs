@@ -29,7 +29,9 @@ use crate::shard::keeper::Keeper;
 use crate::shard::machine::ShardMachine;
 use crate::shard::proposer::{Proposer, ProposerBounds};
 use crate::shard::published::Publisher;
+use crate::shard::transactions::{TransactionBounds, Transactions};
 use crate::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
+use crate::txn::InteractiveBounds;
 
 /// How long a handshake on the peer port may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -169,6 +171,7 @@ impl Node {
             ready: watch::Sender::new(false),
             health: Health::default(),
             room: watch::Sender::new(true),
+            transactions: Transactions::new(transaction_bounds(config)),
         });
         let stop = watch::Sender::new(false);
         let keeper = Keeper {
@@ -339,6 +342,18 @@ fn request_limits(config: &Config) -> RequestLimits {
         ops_max: count(limits.txn_ops_max),
         txn_bytes_max: limits.txn_bytes_max.as_usize(),
         elements_max: count(limits.elements_max),
+    }
+}
+
+fn transaction_bounds(config: &Config) -> TransactionBounds {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    TransactionBounds {
+        open_max: count(config.transactions.open_max),
+        life_ms: ms(config.transactions.life_max),
+        each: InteractiveBounds {
+            ops_max: count(config.limits.txn_ops_max),
+            bytes_max: config.limits.txn_bytes_max.as_usize(),
+        },
     }
 }
 

@@ -19,7 +19,7 @@ use meridian_crdt::{
 use super::Api;
 use crate::shard::WriteRequest;
 use crate::storage::{StateView, StorageError};
-use crate::txn::{Answer as TxnAnswer, OpResult};
+use crate::txn::{Answer as TxnAnswer, Numbered, OpResult, RequestId as LogId};
 
 /// The fields of an answer.
 pub type Body = BTreeMap<String, Value>;
@@ -184,12 +184,13 @@ async fn propose(
 ) -> Result<(Vec<OpResult>, Vector)> {
     let bytes = api.bounds.request.check(&conditions, &ops)?;
     let request = WriteRequest {
-        id: session.request_id.as_ref().map(id_text),
+        id: session.request_id.clone().map(log_id),
         conditions,
         ops,
         session: session.dots.clone(),
         wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
         bytes,
+        ..WriteRequest::default()
     };
     match api.shard.write(request).await? {
         TxnAnswer::Done { results, touched, dot } => {
@@ -204,12 +205,12 @@ async fn propose(
     }
 }
 
-/// The one text for each request id; no id that a client may choose itself looks like a numbered one.
-fn id_text(id: &RequestId) -> String {
+/// A request id as the log knows it.
+pub fn log_id(id: RequestId) -> LogId {
     match id {
-        RequestId::Text(text) => text.clone(),
+        RequestId::Text(text) => LogId::Free(text),
         RequestId::Number { client, number } => {
-            format!("\u{1}{:032x}-{number}", u128::from_be_bytes(*client))
+            LogId::Numbered(Numbered { client: u128::from_be_bytes(client), number })
         }
     }
 }

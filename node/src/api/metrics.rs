@@ -84,6 +84,7 @@ impl Metrics {
         self.render_sessions(&mut page);
         render_raft(shard, &mut page);
         render_state(shard, &mut page);
+        render_transactions(shard, &mut page);
         render_health(shard, &mut page);
         render_links(shard, &mut page);
         page.0
@@ -200,6 +201,18 @@ fn render_state(shard: &Shard, page: &mut Page) {
     );
     let remembered = state.requests_end - state.requests_first;
     page.single("meridian_request_ids", "gauge", "Request ids remembered.", remembered);
+    page.single(
+        "meridian_client_answers",
+        "gauge",
+        "Answers remembered for numbered requests.",
+        state.clients.slots,
+    );
+    page.single(
+        "meridian_numbering_clients",
+        "gauge",
+        "Clients that number their requests and are remembered.",
+        state.clients.known,
+    );
     page.head("meridian_applied_seq", "gauge", "The highest seq applied, by origin.");
     for dot in state.vector.iter() {
         let labels =
@@ -211,6 +224,26 @@ fn render_state(shard: &Shard, page: &mut Page) {
         let labels =
             format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
         page.line("meridian_stable_seq", &labels, dot.seq);
+    }
+}
+
+fn render_transactions(shard: &Shard, page: &mut Page) {
+    let transactions = &shard.transactions;
+    let open = transactions.open();
+    page.single("meridian_txns_open", "gauge", "Interactive transactions open on this node.", open);
+    let counters = &transactions.counters;
+    let counters = [
+        ("meridian_txns_begun_total", "Interactive transactions begun here.", &counters.begun),
+        ("meridian_txns_committed_total", "Of these, committed.", &counters.committed),
+        (
+            "meridian_txns_conflicts_total",
+            "Of these, refused because others had changed what they read or wrote.",
+            &counters.conflicts,
+        ),
+        ("meridian_txns_expired_total", "Of these, ended because their life was over.", &counters.expired),
+    ];
+    for (name, help, counter) in counters {
+        page.single(name, "counter", help, counter.load(Ordering::Relaxed));
     }
 }
 

@@ -201,6 +201,18 @@ section! {
 }
 
 section! {
+    /// `[transactions]`: interactive transactions that are open on this node.
+    TransactionsConfig = "transactions" {
+        /// Most transactions that are open at once; one more is `overloaded`. 1 to 100,000, default 1000. Each may hold
+        /// about twice `limits.txn_bytes_max` of memory.
+        open_max: u64 = 1000, 1 => 100_000;
+        /// How long a transaction may stay open; then it ends with `conflict`. 100 ms to 5 min, default 10 s: while it
+        /// is open, what others overwrite keeps its room on the disk.
+        life_max: Duration = secs(10), ms(100) => secs(300);
+    }
+}
+
+section! {
     /// `[clock]`: how far clocks are trusted.
     ClockConfig = "clock" {
         /// How far a clock may be off the others' before it is not believed. 10 ms to 10 min, default 5 s: NTP keeps
