@@ -78,6 +78,9 @@ impl Token {
     /// Reads the binary form; garbage and unknown versions are `bad_token`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Token, ApiError> {
         let body = bytes.len().checked_sub(FRAME_BYTES).ok_or_else(|| bad("is too short"))?;
+        if super::cursor::is_cursor(bytes) {
+            return Err(bad("is a watch cursor, which says nothing about a session"));
+        }
         if bytes[0] != VERSION {
             return Err(bad("has a version that this node does not know"));
         }
