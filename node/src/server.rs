@@ -30,6 +30,7 @@ use crate::shard::machine::ShardMachine;
 use crate::shard::proposer::{Proposer, ProposerBounds};
 use crate::shard::published::Publisher;
 use crate::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
+use crate::watch::{WatchBounds, Watches};
 
 /// How long a handshake on the peer port may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -154,6 +155,7 @@ impl Node {
             lost_tail,
         });
         let gossip = meridian_gossip::start(gossip_identity(config), gossip_config(config), host);
+        let stop = watch::Sender::new(false);
         let shard = Arc::new(Shard {
             dc: config.dc.clone(),
             node: config.node.id,
@@ -169,8 +171,12 @@ impl Node {
             ready: watch::Sender::new(false),
             health: Health::default(),
             room: watch::Sender::new(true),
+            watches: Arc::new(Watches::new(
+                cluster_id(&config.cluster.name),
+                watch_bounds(config),
+                stop.subscribe(),
+            )),
         });
-        let stop = watch::Sender::new(false);
         let keeper = Keeper {
             shard: shard.clone(),
             clock,
@@ -315,6 +321,15 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
         },
         in_flight: Arc::new(AtomicUsize::new(0)),
         allow_faults: options.allow_faults,
+    }
+}
+
+fn watch_bounds(config: &Config) -> WatchBounds {
+    WatchBounds {
+        watches_max: config.watch.watches_max,
+        chunk_bytes: config.watch.chunk_bytes.as_usize(),
+        progress_interval: config.watch.progress_interval,
+        keep_alive: config.watch.keep_alive,
     }
 }
 

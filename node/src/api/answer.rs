@@ -59,7 +59,7 @@ pub fn json_response(status: StatusCode, body: &Json) -> Response {
 }
 
 /// The session and staleness headers: the request's token merged with what the request touched.
-fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
+pub fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
     let mut token = Token { cluster: api.cluster, dots: session.dots.clone() };
     token.dots.join(touched);
     let mut map = HeaderMap::new();

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use meridian_client::wire::{ApiError, ErrorCode, json, request};
+use meridian_client::wire::{ApiError, Cursor, ErrorCode, json, request};
 use meridian_crdt::{Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Vector};
 use serde_json::{Map, Value as Json, json};
 
@@ -96,6 +96,8 @@ pub async fn list(
         .map_err(|e| unreadable(StoreError::Cells(e)))?
         .map(|state| state.vector)
         .unwrap_or_default();
+    // A watch from here misses nothing that comes after this page was read; of several pages the first one's counts.
+    body["watch_cursor"] = Cursor::new(api.cluster, vector.clone()).to_text().into();
     Ok(answer::data(&api, &session, &vector, body))
 }
 
@@ -188,7 +190,8 @@ fn result_json(result: &OpResult) -> Json {
     json!({"version": result.version.to_string(), "result": result.result.as_ref().map(json::from_value)})
 }
 
-fn content_json(content: &Content) -> Json {
+/// A key's content in the body of an answer.
+pub fn content_json(content: &Content) -> Json {
     let mut body = Map::new();
     body.insert("type".into(), content.ty.name().into());
     match content.present {

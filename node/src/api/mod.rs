@@ -11,6 +11,7 @@ mod metrics;
 mod ops;
 mod serve;
 mod unstalled;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -72,6 +73,7 @@ pub fn router(api: Api) -> Router {
         .route(&format!("{keys}/"), axum::routing::any(empty_key))
         .route(keys, get(data::list))
         .route("/v1/spaces/{space}/txn", post(data::txn))
+        .route("/v1/spaces/{space}/watch", get(watch::watch))
         .route("/v1/status", get(ops::status))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))

@@ -40,6 +40,7 @@ use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
 use crate::seams::{BoxStream, Seams};
 use crate::storage::{Folder, StateStore, StateView};
 use crate::txn::{Answer, ClientTxn, Item, Outcome};
+use crate::watch::Watches;
 
 /// How long a request waits for a leader to be elected. Above the longest election, below the two seconds in which a
 /// client should learn that there is no majority.
@@ -79,6 +80,8 @@ pub struct Shard {
     pub health: Health,
     /// Whether the disk has room for writes.
     pub room: watch::Sender<bool>,
+    /// The watches of this node.
+    pub watches: Arc<Watches>,
 }
 
 /// The leader's word on how far the others are, and when it was given.
