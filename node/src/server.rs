@@ -32,6 +32,7 @@ use crate::shard::published::Publisher;
 use crate::shard::transactions::{TransactionBounds, Transactions};
 use crate::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
 use crate::txn::InteractiveBounds;
+use crate::watch::{WatchBounds, Watches};
 
 /// How long a handshake on the peer port may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -156,6 +157,7 @@ impl Node {
             lost_tail,
         });
         let gossip = meridian_gossip::start(gossip_identity(config), gossip_config(config), host);
+        let stop = watch::Sender::new(false);
         let shard = Arc::new(Shard {
             dc: config.dc.clone(),
             node: config.node.id,
@@ -172,8 +174,12 @@ impl Node {
             health: Health::default(),
             room: watch::Sender::new(true),
             transactions: Transactions::new(transaction_bounds(config)),
+            watches: Arc::new(Watches::new(
+                cluster_id(&config.cluster.name),
+                watch_bounds(config),
+                stop.subscribe(),
+            )),
         });
-        let stop = watch::Sender::new(false);
         let keeper = Keeper {
             shard: shard.clone(),
             clock,
@@ -329,6 +335,15 @@ fn session_bounds(config: &Config) -> SessionBounds {
         ping_interval: config.sessions.ping_interval,
         hello_timeout: config.limits.read_timeout,
         drain_timeout: config.limits.drain_timeout,
+    }
+}
+
+fn watch_bounds(config: &Config) -> WatchBounds {
+    WatchBounds {
+        watches_max: config.watch.watches_max,
+        chunk_bytes: config.watch.chunk_bytes.as_usize(),
+        progress_interval: config.watch.progress_interval,
+        keep_alive: config.watch.keep_alive,
     }
 }
 

@@ -83,6 +83,9 @@ impl Token {
         if body > ENTRIES_MAX * ENTRY_BYTES {
             return Err(bad("is too long"));
         }
+        if super::cursor::is_cursor(bytes) {
+            return Err(bad("is a watch cursor, which says nothing about a session"));
+        }
         if bytes[0] != VERSION {
             return Err(bad("has a version that this node does not know"));
         }

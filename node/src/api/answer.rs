@@ -10,7 +10,7 @@ use meridian_crdt::{Value, Vector};
 use serde_json::Value as Json;
 
 use super::Api;
-use super::calls::{self, Done, Refused, Session};
+use super::calls::{self, Body, Done, Refused, Session};
 
 /// The field of a body that says where the next page goes on.
 const CURSOR: &str = "cursor";
@@ -64,7 +64,7 @@ pub fn json_response(status: StatusCode, body: &Json) -> Response {
 }
 
 /// The session and staleness headers: the request's token merged with what the request touched.
-fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
+pub fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
     let token = calls::token_after(api, session, touched);
     let mut map = HeaderMap::new();
     if let Ok(text) = HeaderValue::from_str(&token.to_text()) {
@@ -81,22 +81,25 @@ fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
     map
 }
 
-/// The answer to a call. A cursor that the body carries becomes text that is safe in a URL.
+/// The answer to a call.
 pub fn called(api: &Api, session: &Session, outcome: calls::Result) -> Result<Answer, Failure> {
     match outcome {
-        Ok(Done { mut body, touched }) => {
-            let cursor = match body.get(CURSOR) {
-                Some(Value::Bytes(cursor)) => Some(URL_SAFE_NO_PAD.encode(cursor)),
-                Some(Value::Str(key)) => Some(URL_SAFE_NO_PAD.encode(key)),
-                _ => None,
-            };
-            if let Some(cursor) = cursor {
-                body.insert(CURSOR.to_owned(), Value::Str(cursor));
-            }
-            Ok(data(api, session, &touched, json::from_value(&Value::Map(body))))
-        }
+        Ok(Done { body, touched }) => Ok(data(api, session, &touched, body_json(body))),
         Err(refused) => Err(data_error(api, session, *refused)),
     }
+}
+
+/// A body in JSON. A cursor that it carries becomes text that is safe in a URL.
+pub fn body_json(mut body: Body) -> Json {
+    let cursor = match body.get(CURSOR) {
+        Some(Value::Bytes(cursor)) => Some(URL_SAFE_NO_PAD.encode(cursor)),
+        Some(Value::Str(key)) => Some(URL_SAFE_NO_PAD.encode(key)),
+        _ => None,
+    };
+    if let Some(cursor) = cursor {
+        body.insert(CURSOR.to_owned(), Value::Str(cursor));
+    }
+    json::from_value(&Value::Map(body))
 }
 
 /// A successful answer about data.

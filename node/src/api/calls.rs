@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meridian_client::wire::frame::RequestId;
 use meridian_client::wire::headers::{Commit, Consistency};
-use meridian_client::wire::{ApiError, ErrorCode, Token};
+use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
 use meridian_crdt::{
     Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
 };
@@ -143,7 +143,10 @@ pub async fn list(
         .map_err(|e| unreadable(StoreError::Cells(e)))?
         .map(|state| state.vector)
         .unwrap_or_default();
-    Ok(Done { body: listing_body(&listing), touched })
+    let mut body = listing_body(&listing);
+    // A watch from here misses nothing that comes after this page was read; of several pages the first one's counts.
+    body.insert("watch_cursor".into(), text(Cursor::new(api.cluster, touched.clone()).to_text()));
+    Ok(Done { body, touched })
 }
 
 /// Does one mutation.

@@ -242,6 +242,7 @@ fn metric_route(path: &str) -> &'static str {
         "/v1/spaces/{space}/keys" => "keys",
         "/v1/spaces/{space}/txn" => "txn",
         "/v1/session" => "session",
+        "/v1/spaces/{space}/watch" => "watch",
         _ => "ops",
     }
 }

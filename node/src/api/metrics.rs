@@ -87,6 +87,7 @@ impl Metrics {
         render_transactions(shard, &mut page);
         render_health(shard, &mut page);
         render_links(shard, &mut page);
+        render_watches(shard, &mut page);
         page.0
     }
 
@@ -276,6 +277,33 @@ fn render_health(shard: &Shard, page: &mut Page) {
     );
     let clock_unsafe = u8::from(!health.clock_is_safe());
     page.single("meridian_clock_unsafe", "gauge", "1 while this clock may not stamp writes.", clock_unsafe);
+}
+
+fn render_watches(shard: &Shard, page: &mut Page) {
+    let counts = &shard.watches.counts;
+    let open = counts.open.load(Ordering::Relaxed);
+    page.single("meridian_watches_open", "gauge", "Open watches.", open);
+    page.head("meridian_watch_events_total", "counter", "Events given to watches, by kind.");
+    for (kind, count) in [("txn", &counts.txns), ("cursor", &counts.cursors)] {
+        let labels = format!("kind=\"{kind}\"");
+        page.line("meridian_watch_events_total", &labels, count.load(Ordering::Relaxed));
+    }
+    let counters = [
+        ("meridian_watches_refused_total", "Watches refused because there were too many.", &counts.refused),
+        (
+            "meridian_watches_expired_total",
+            "Watches to whose cursor the oplog no longer reached back.",
+            &counts.expired,
+        ),
+        (
+            "meridian_watches_cut_off_total",
+            "Watches closed while their client took nothing.",
+            &counts.cut_off,
+        ),
+    ];
+    for (name, help, counter) in counters {
+        page.single(name, "counter", help, counter.load(Ordering::Relaxed));
+    }
 }
 
 fn render_links(shard: &Shard, page: &mut Page) {

@@ -13,6 +13,7 @@ mod native;
 mod ops;
 mod serve;
 mod unstalled;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -78,6 +79,7 @@ pub fn router(api: Api) -> Router {
         .route(keys, get(data::list))
         .route("/v1/spaces/{space}/txn", post(data::txn))
         .route("/v1/session", get(native::open))
+        .route("/v1/spaces/{space}/watch", get(watch::watch))
         .route("/v1/status", get(ops::status))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))

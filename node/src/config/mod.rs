@@ -18,6 +18,7 @@ pub use reader::Setting;
 pub use settings::{
     ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
     TransactionsConfig,
+    WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};
 pub use units::{ByteSize, format_duration, parse_duration};
@@ -54,6 +55,8 @@ pub struct Config {
     pub sessions: SessionsConfig,
     /// Interactive transactions.
     pub transactions: TransactionsConfig,
+    /// Streams of changes.
+    pub watch: WatchConfig,
     /// How far clocks are trusted.
     pub clock: ClockConfig,
     /// What the process writes about itself.
@@ -121,6 +124,7 @@ impl Config {
             (LimitsConfig::SECTION, self.limits.show()),
             (SessionsConfig::SECTION, self.sessions.show()),
             (TransactionsConfig::SECTION, self.transactions.show()),
+            (WatchConfig::SECTION, self.watch.show()),
             (ClockConfig::SECTION, self.clock.show()),
             (LogConfig::SECTION, self.log.show()),
         ]
@@ -147,6 +151,7 @@ impl Config {
         let limits = settings!(LimitsConfig);
         let sessions = settings!(SessionsConfig);
         let transactions = settings!(TransactionsConfig);
+        let watch = settings!(WatchConfig);
         let clock = settings!(ClockConfig);
         let log = settings!(LogConfig);
         settings::check_pairs(&raft, &gossip, &limits, &sessions, findings);
@@ -175,6 +180,7 @@ impl Config {
             limits,
             sessions,
             transactions,
+            watch,
             clock,
             log,
             warnings,

@@ -213,6 +213,24 @@ section! {
 }
 
 section! {
+    /// `[watch]`: streams of changes.
+    WatchConfig = "watch" {
+        /// Watches open at once on this node; a further one is refused with `overloaded`. 1 to 100,000, default 1000.
+        /// Each may read `chunk_bytes` ahead while it catches up. Raise it together with `limits.connections_max`.
+        watches_max: u64 = 1000, 1 => 100_000;
+        /// Bytes of txns that one watch reads at a time. 4 KiB to 4 MiB, default 256 KiB: larger ones catch up faster
+        /// and take more memory.
+        chunk_bytes: ByteSize = ByteSize::kib(256), ByteSize::kib(4) => ByteSize::mib(4);
+        /// How often a watch that has nothing to show tells how far it is, if it has come further. 100 ms to 10 min,
+        /// default 10 s: it is what a client that resumes does not have to go through again.
+        progress_interval: Duration = secs(10), ms(100) => secs(600);
+        /// How long a stream may be silent before a comment shows that it lives. 100 ms to 15 s, default 10 s: below
+        /// what proxies wait.
+        keep_alive: Duration = secs(10), ms(100) => secs(15);
+    }
+}
+
+section! {
     /// `[clock]`: how far clocks are trusted.
     ClockConfig = "clock" {
         /// How far a clock may be off the others' before it is not believed. 10 ms to 10 min, default 5 s: NTP keeps

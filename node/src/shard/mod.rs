@@ -42,6 +42,7 @@ use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
 use crate::seams::{BoxStream, Seams};
 use crate::storage::{Folder, StateStore, StateView};
 use crate::txn::{Answer, Item, Outcome};
+use crate::watch::Watches;
 
 /// How long a request waits for a leader to be elected. Above the longest election, below the two seconds in which a
 /// client should learn that there is no majority.
@@ -83,6 +84,8 @@ pub struct Shard {
     pub room: watch::Sender<bool>,
     /// The interactive transactions that are open on this node.
     pub transactions: Transactions,
+    /// The watches of this node.
+    pub watches: Arc<Watches>,
 }
 
 /// The leader's word on how far the others are, and when it was given.
