@@ -381,3 +381,6 @@ fn serve_bounds(config: &Config) -> ServeBounds {
         drain_timeout: config.limits.drain_timeout,
     }
 }
+
+#[cfg(test)]
+mod tests;

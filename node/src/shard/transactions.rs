@@ -375,7 +375,8 @@ impl Shard {
             session.join(&touched);
             let request = WriteRequest { id: commit.id, ops, session, bytes, reads, ..within(commit.wait) };
             match self.write(request).await {
-                Ok(answer) => answer,
+                // What was read and not checked counts as well: the log does not know of it.
+                Ok(answer) => answer.having_seen(&touched),
                 Err(error) => {
                     if is_not_done(&error) {
                         self.transactions.put_back(taken);

@@ -66,6 +66,9 @@ pub const CLIENT_USE_NOTED_MS: u64 = 60 * 1000;
 /// How long it is remembered up to which number everything of an idle client is forgotten, in milliseconds of log time.
 pub const CLIENTS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// How often idle clients are looked for, in milliseconds of log time.
+pub const CLIENTS_LOOKED_AT_EVERY_MS: u64 = 1_000;
+
 /// How many clients are remembered at most; past it the longest idle ones go.
 pub const CLIENTS_KEPT_MAX: u64 = if cfg!(test) { 8 } else { 100_000 };
 

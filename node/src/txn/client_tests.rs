@@ -64,7 +64,7 @@ fn an_equal_number_is_a_retry_and_returns_the_first_answer() {
     let (done, first) = applies(&mut dc, txn(1, 7, 5));
     assert!(done && code(&first).is_none());
     assert_eq!(applies(&mut dc, txn(1, 7, 5)), (false, first.clone()));
-    assert_eq!(applies(&mut dc, txn(2, 7, 5)).0, true, "another client's number is another request");
+    assert!(applies(&mut dc, txn(2, 7, 5)).0, "another client's number is another request");
     assert_eq!(applies(&mut dc, txn(1, 7, 5)), (false, first));
     check_counts(&dc);
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::bounds::{
     CLIENT_ANSWERS_KEPT, CLIENT_SLOTS_MAX, CLIENT_USE_NOTED_MS, CLIENTS_KEPT_MAX, CLIENTS_KEPT_MS,
-    REQUESTS_KEPT_MS,
+    CLIENTS_LOOKED_AT_EVERY_MS, REQUESTS_KEPT_MS,
 };
 use super::entry::{Answer, Numbered};
 use super::requests::Recall;
@@ -158,30 +158,37 @@ fn place<C: Cells>(
     cells.put(tables::CLIENTS, &client.to_be_bytes(), &encode(row))
 }
 
-/// Parks idle clients, and drops those that have been idle for long, until about `rows_max` rows are looked at; always
-/// at least one client of each kind whose time has come. What is too much goes whatever its age, the longest idle
-/// first.
+/// Forgets clients that have been idle for long and parks those that have been idle for a while, until about `rows_max`
+/// rows are looked at, and one client at least. What is too much goes whatever its age, the longest idle first. It
+/// looks once in a while only, or when there is too much.
 pub fn expire<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: usize) -> Result<(), C::Error> {
-    let mut rows = 0;
-    while let Some(first) = first_of(cells, Queue::Live)? {
-        let idle_ms = REQUESTS_KEPT_MS + CLIENT_USE_NOTED_MS;
-        let too_many = state.clients.slots > CLIENT_SLOTS_MAX || state.clients.known > CLIENTS_KEPT_MAX;
-        if !too_many && !first.is_idle_for(idle_ms, state) {
-            break;
-        }
-        rows += park(state, cells, first)?;
-        drop_parked(state, cells)?;
-        if rows >= rows_max {
-            return Ok(());
-        }
+    let look_at_ms = state.clients.looked_ms.saturating_add(CLIENTS_LOOKED_AT_EVERY_MS);
+    if state.log_time_ms < look_at_ms && !too_many(state) {
+        return Ok(());
     }
-    while drop_parked(state, cells)? {
-        rows += ROWS_PER_CLIENT;
-        if rows >= rows_max {
-            break;
+    let mut rows = 0;
+    while rows < rows_max {
+        if drop_parked(state, cells)? {
+            rows += ROWS_PER_CLIENT;
+            continue;
+        }
+        match first_of(cells, Queue::Live)? {
+            Some(first)
+                if too_many(state) || first.is_idle_for(REQUESTS_KEPT_MS + CLIENT_USE_NOTED_MS, state) =>
+            {
+                rows += park(state, cells, first)?;
+            }
+            _ => {
+                state.clients.looked_ms = state.log_time_ms;
+                break;
+            }
         }
     }
     Ok(())
+}
+
+fn too_many(state: &ShardState) -> bool {
+    state.clients.slots > CLIENT_SLOTS_MAX || state.clients.known > CLIENTS_KEPT_MAX
 }
 
 /// The client at the front of a queue. Its row is missing or unreadable only if another version wrote it.

@@ -200,6 +200,16 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// The answer to a session that depends on `dots` too.
+    #[must_use]
+    pub fn having_seen(mut self, dots: &Vector) -> Self {
+        let (Answer::Done { touched, .. } | Answer::Refused { touched, .. }) = &mut self;
+        touched.join(dots);
+        self
+    }
+}
+
 /// What one operation answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpResult {

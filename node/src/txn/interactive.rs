@@ -294,8 +294,9 @@ impl<V: ReadCells> Interactive<V> {
             Ok(rows) => rows,
             Err(ExecuteError::Store(e)) => return Err(e.into()),
             Err(ExecuteError::Refused { op, refusal }) => {
-                // A refusal tells something of its key; whoever acts upon it has read it.
-                if let Some((key, _)) = ops.get(op) {
+                // A refusal tells something of its key, and that nothing before it was refused; whoever acts upon it
+                // has read these keys.
+                for (key, _) in ops.iter().take(op + 1) {
                     let version = meridian_crdt::glance(&self.view, key)?.version;
                     self.saw_key(key, version)?;
                 }

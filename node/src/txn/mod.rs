@@ -18,7 +18,13 @@ pub mod requests;
 pub mod state;
 
 #[cfg(test)]
+mod anomaly_tests;
+#[cfg(test)]
 mod client_tests;
+#[cfg(test)]
+mod interactive_property_tests;
+#[cfg(test)]
+mod interactive_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

@@ -230,7 +230,7 @@ fn the_bytes_of_the_state_row_do_not_change() {
     dc.apply(vec![Item::Report { member: name("us", 2).origin(), vector }]);
     let (_, _, row) = dc.cells().iter().find(|(table, _, _)| *table == tables::META).expect("a state row");
     let hex: String = row.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, format!("01dc0011{GOLDEN_STATE}93000000"));
+    assert_eq!(hex, format!("01dc0011{GOLDEN_STATE}94000000cf000001a3185c5000"));
     let old = format!("01dc0010{GOLDEN_STATE}");
     let byte = |at: usize| u8::from_str_radix(&old[at..at + 2], 16).expect("hexadecimal");
     let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();

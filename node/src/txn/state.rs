@@ -108,6 +108,8 @@ pub struct ClientCounts {
     pub slots: u64,
     /// The next number in the order of clients.
     pub order_end: u64,
+    /// The log time at which idle clients were last looked for and none was left.
+    pub looked_ms: u64,
 }
 
 impl ShardState {
