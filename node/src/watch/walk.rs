@@ -71,9 +71,10 @@ impl SeenTxn {
     }
 }
 
-/// The oplog no longer has something that the cursor does not cover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expired;
+/// The oplog no longer has something that the cursor does not cover. A walk that goes on from here, all the same, leaves
+/// that out and shows nothing twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired(pub Box<Vector>);
 
 /// Where a watcher stands.
 #[derive(Clone, Debug)]
@@ -108,7 +109,12 @@ impl Walk {
 
     /// Whether the oplog still has everything that the walk has not been through.
     pub fn check(&self, state: &ShardState) -> Result<(), Expired> {
-        if self.cursor.covers_all(&state.oplog_floor) { Ok(()) } else { Err(Expired) }
+        if self.cursor.covers_all(&state.oplog_floor) {
+            return Ok(());
+        }
+        let mut fresh = state.vector.clone();
+        fresh.join(&self.cursor);
+        Err(Expired(Box::new(fresh)))
     }
 
     /// Reads the next txns that the walk has not been through, some of them.
