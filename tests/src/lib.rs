@@ -9,5 +9,6 @@ pub mod client;
 pub mod fleet;
 pub mod program;
 pub mod raw;
+pub mod sse;
 pub mod wait;
 pub mod workload;

@@ -30,6 +30,8 @@ mod property_tests;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]
+mod watch_tests;
+#[cfg(test)]
 mod world_tests;
 
 pub use apply::apply_entry;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use meridian_client::wire::{ApiError, Cursor, ErrorCode};
-use meridian_crdt::Vector;
 use tokio::sync::watch;
 
 use super::recent::Recent;
+use super::walk::Expired;
 use crate::txn::oplog::ReadBounds;
 
 /// Rows of the oplog that one read looks at, wanted or not.
@@ -80,12 +80,12 @@ impl Watches {
         Err(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(1_000))
     }
 
-    /// The error of a watch to whose cursor the oplog no longer reaches back; it carries the cursor of now.
-    pub(super) fn expired(&self, now: &Vector) -> ApiError {
+    /// The error of a watch to whose cursor the oplog no longer reaches back; it carries a fresh one.
+    pub(super) fn expired(&self, expired: Expired) -> ApiError {
         self.counts.expired.fetch_add(1, Ordering::Relaxed);
         let message = "txns after the cursor are no longer kept; read what you watch again, then watch from its \
                        watch_cursor, or from the cursor here if what came between does not matter";
-        let fresh = Cursor::new(self.cluster, now.clone()).to_text();
+        let fresh = Cursor::new(self.cluster, *expired.0).to_text();
         ApiError::new(ErrorCode::CursorExpired, message).with("cursor", fresh)
     }
 }

@@ -6,7 +6,7 @@
 //! events look is the business of the interface that asks for them.
 
 mod hub;
-mod recent;
+pub mod recent;
 pub mod walk;
 
 use std::collections::VecDeque;
@@ -143,7 +143,7 @@ impl Shard {
             Some(from) => Walk::new(space, what, from.vector, 0),
             None => Walk::new(space, what, state.vector.clone(), state.oplog_end + 1),
         };
-        walk.check(&state).map_err(|_| self.watches.expired(&state.vector))?;
+        walk.check(&state).map_err(|expired| self.watches.expired(expired))?;
         Ok(Watch {
             shard: self.clone(),
             walk,
@@ -250,7 +250,7 @@ impl Watch {
         let fetched = watches.recent.fetch(&mut self.walk, || store.view(), watches.read_bounds());
         match fetched {
             Ok(upcoming) => self.upcoming.extend(upcoming),
-            Err(FetchError::Expired(now)) => return Err(watches.expired(&now)),
+            Err(FetchError::Expired(expired)) => return Err(watches.expired(expired)),
             Err(error) => return Err(unreadable(error)),
         }
         Ok(self.walk.next() > before)

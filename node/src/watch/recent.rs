@@ -8,12 +8,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use meridian_crdt::Vector;
 use meridian_crdt::codec::DecodeError;
+use meridian_crdt::{ReadCells, Vector};
 use thiserror::Error;
 
 use super::walk::{Expired, SeenTxn, Walk};
-use crate::storage::{StateView, StorageError};
 use crate::txn::ShardState;
 use crate::txn::oplog::{self, ReadBounds};
 
@@ -33,16 +32,16 @@ pub enum Upcoming {
 
 /// Why nothing comes next.
 #[derive(Debug, Error)]
-pub enum FetchError {
-    /// The oplog no longer reaches back; what is applied now stands with it.
+pub enum FetchError<E> {
+    /// The oplog no longer reaches back.
     #[error("the oplog no longer reaches back to the cursor")]
-    Expired(Box<Vector>),
+    Expired(Expired),
     /// The state cannot be read.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The oplog holds what it must not.
-    #[error("a row of the oplog does not decode: {0}")]
-    Corrupt(#[from] DecodeError),
+    #[error("the state cannot be read: {0}")]
+    Cells(E),
+    /// The oplog, or the row of the state, holds what it must not.
+    #[error("a row of the shard does not decode: {0}")]
+    Corrupt(DecodeError),
 }
 
 #[derive(Debug, Default)]
@@ -92,32 +91,33 @@ pub struct Recent(Mutex<Kept>);
 
 impl Recent {
     /// What comes next on `walk`; nothing at the end of the oplog.
-    pub fn fetch(
+    pub fn fetch<C: ReadCells>(
         &self,
         walk: &mut Walk,
-        view: impl FnOnce() -> Result<StateView, StorageError>,
+        view: impl FnOnce() -> Result<C, C::Error>,
         bounds: ReadBounds,
-    ) -> Result<Vec<Upcoming>, FetchError> {
+    ) -> Result<Vec<Upcoming>, FetchError<C::Error>> {
         // Whoever comes first reads for all: the others wait for its one read rather than repeat it.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = kept.from(walk.next(), bounds.bytes_max);
         if !shared.is_empty() {
             return Ok(share(walk, shared));
         }
-        let view = view()?;
-        let state = ShardState::load(&view)?.map_err(FetchError::Corrupt)?;
-        let expired = |Expired| FetchError::Expired(Box::new(state.vector.clone()));
-        walk.check(&state).map_err(expired)?;
+        let view = view().map_err(FetchError::Cells)?;
+        let state = ShardState::load(&view).map_err(FetchError::Cells)?.map_err(FetchError::Corrupt)?;
+        walk.check(&state).map_err(FetchError::Expired)?;
         let start = walk.next().max(state.oplog_first);
         let is_newest = kept.range().is_none_or(|(_, end)| end <= start);
         if walk.next() == 0 || !is_newest || state.oplog_end >= start + TXNS_MAX {
             drop(kept);
-            let own = walk.read(&view, &state, bounds)?.map_err(expired)?;
+            let own =
+                walk.read(&view, &state, bounds).map_err(FetchError::Cells)?.map_err(FetchError::Expired)?;
             return Ok(own.into_iter().map(|(position, row)| Upcoming::Own(position, row)).collect());
         }
-        let chunk = oplog::read(&view, &state, start, &Vector::new(), &state.vector, bounds)?;
+        let chunk = oplog::read(&view, &state, start, &Vector::new(), &state.vector, bounds)
+            .map_err(FetchError::Cells)?;
         for (position, row) in &chunk.entries {
-            kept.push(SeenTxn::decode(*position, row)?);
+            kept.push(SeenTxn::decode(*position, row).map_err(FetchError::Corrupt)?);
         }
         walk.read_up_to(start);
         Ok(share(walk, kept.from(start, bounds.bytes_max)))

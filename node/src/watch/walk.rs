@@ -26,6 +26,12 @@ pub enum What {
     Prefix(String),
 }
 
+/// A key, and the mutations that a txn comes to for it.
+pub type Told<'t> = (&'t str, Arc<[Mutation]>);
+
+/// Rows of the oplog with their positions.
+pub type Rows = Vec<(u64, Bytes)>;
+
 /// A txn of the oplog, decoded. Many watchers share one.
 #[derive(Debug)]
 pub struct SeenTxn {
@@ -52,7 +58,7 @@ impl SeenTxn {
     }
 
     /// What it did to the keys that `walk` watches: the key, and the mutations that it comes to.
-    pub fn told_to(&self, walk: &Walk) -> Result<Vec<(&str, Arc<[Mutation]>)>, DecodeError> {
+    pub fn told_to(&self, walk: &Walk) -> Result<Vec<Told<'_>>, DecodeError> {
         let mut told = Vec::new();
         for (effect, slot) in self.effects.iter().zip(&self.told) {
             if !walk.watches(effect) {
@@ -71,9 +77,10 @@ impl SeenTxn {
     }
 }
 
-/// The oplog no longer has something that the cursor does not cover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expired;
+/// The oplog no longer has something that the cursor does not cover. A walk that goes on from here, all the same, leaves
+/// that out and shows nothing twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired(pub Box<Vector>);
 
 /// Where a watcher stands.
 #[derive(Clone, Debug)]
@@ -108,7 +115,12 @@ impl Walk {
 
     /// Whether the oplog still has everything that the walk has not been through.
     pub fn check(&self, state: &ShardState) -> Result<(), Expired> {
-        if self.cursor.covers_all(&state.oplog_floor) { Ok(()) } else { Err(Expired) }
+        if self.cursor.covers_all(&state.oplog_floor) {
+            return Ok(());
+        }
+        let mut fresh = state.vector.clone();
+        fresh.join(&self.cursor);
+        Err(Expired(Box::new(fresh)))
     }
 
     /// Reads the next txns that the walk has not been through, some of them.
@@ -117,7 +129,7 @@ impl Walk {
         cells: &C,
         state: &ShardState,
         bounds: ReadBounds,
-    ) -> Result<Result<Vec<(u64, Bytes)>, Expired>, C::Error> {
+    ) -> Result<Result<Rows, Expired>, C::Error> {
         if let Err(expired) = self.check(state) {
             return Ok(Err(expired));
         }
