@@ -35,13 +35,15 @@ impl Dc {
                 "[nodes.n{id}]\nid = {id}\ndata_dir = {data:?}\nclient_listen = {client:?}\npeer_listen = {peer:?}\n"
             );
         }
-        let mut nodes = Vec::new();
-        for id in 1..=3 {
-            let name = format!("n{id}");
-            let config = Config::parse("test", &text, Some(&name), std::iter::empty(), &[]).expect("valid");
-            let seams = Seams::production();
+        let (seams, mut listening) = (Seams::production(), Vec::new());
+        for name in ["n1", "n2", "n3"] {
+            let config = Config::parse("test", &text, Some(name), std::iter::empty(), &[]).expect("valid");
             let client = listen(&seams, &config.node.client_listen).await.expect("free");
             let peer = listen(&seams, &config.node.peer_listen).await.expect("free");
+            listening.push((config, client, peer));
+        }
+        let mut nodes = Vec::new();
+        for (config, client, peer) in listening {
             let node = Node::start(&config, &ServeOptions::default(), &seams, client, peer).await;
             nodes.push(node.expect("starts"));
         }
@@ -154,9 +156,9 @@ async fn transactions_begin_anywhere_commit_once_and_conflict_across_nodes() {
 
     // Operations may come with the commit; what has only read is not proposed.
     let last = vec![(key("n"), Mutation::Counter(CounterOp::Add(4)))];
-    done(two.commit(CommitRequest { ops: last, ..commit(again, Some(4)) }).await);
+    let session = done(two.commit(CommitRequest { ops: last, ..commit(again, Some(4)) }).await);
+    let reader = begin(leader, &session).await;
     let end = leader.publisher.applied().borrow().state.oplog_end;
-    let reader = begin(leader, &nothing).await;
     assert_eq!((int(leader, reader, "n"), int(leader, reader, "a")), (4, 2));
     assert!(done(leader.commit(commit(reader, None)).await).iter().next().is_some());
     assert_eq!(leader.publisher.applied().borrow().state.oplog_end, end);

@@ -1,7 +1,11 @@
 //! Numbered request ids: every way in which a number can be known, new or forgotten, and how memory stays bounded.
 
+use std::collections::BTreeMap;
+
 use meridian_client::wire::ErrorCode;
 use meridian_crdt::{CounterOp, Mutation, Table};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 use super::bounds::{
     CLIENT_ANSWERS_KEPT, CLIENT_SLOTS_MAX, CLIENT_USE_NOTED_MS, CLIENTS_KEPT_MAX, CLIENTS_KEPT_MS,
@@ -214,4 +218,39 @@ fn a_slot_that_does_not_decode_makes_its_numbers_unknown() {
     let slot = [1u128.to_be_bytes().as_slice(), &[5]].concat();
     dc.put_row(tables::CLIENT_SLOTS, &slot, b"from another version");
     assert_eq!(code(&applies(&mut dc, txn(1, 5, 1)).1), Some(ErrorCode::OutcomeUnknown));
+}
+
+/// Clients that retry, fall silent and come back in any order, under time and memory that run out: whatever is
+/// forgotten, nothing is applied twice, and whoever is told an answer is told the first one.
+#[test]
+fn no_number_is_ever_applied_twice_while_its_client_is_remembered() {
+    let (mut repeated, mut unknown) = (0, 0);
+    for seed in 0..3 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut dc = alone();
+        let mut next = [1u64; 6];
+        let mut applied: BTreeMap<(u128, u64), Answer> = BTreeMap::new();
+        for _ in 0..1_500 {
+            if rng.random_ratio(1, 50) {
+                let ms = rng.random_range(0..2 * REQUESTS_KEPT_MS);
+                pass(&mut dc, ms);
+            }
+            let client = rng.random_range(0..next.len());
+            let back = if rng.random_ratio(1, 3) { rng.random_range(0..2 * CLIENT_ANSWERS_KEPT) } else { 0 };
+            let number = next[client].saturating_sub(back).max(1);
+            next[client] = next[client].max(number + rng.random_range(1..20));
+            let id = (client as u128, number);
+            let (now, answer) = applies(&mut dc, txn(id.0, id.1, 1));
+            if now {
+                assert_eq!(applied.insert(id, answer), None, "{id:?} was applied before");
+            } else if code(&answer) == Some(ErrorCode::OutcomeUnknown) {
+                unknown += 1;
+            } else {
+                repeated += 1;
+                assert_eq!(applied.get(&id), Some(&answer), "{id:?} gets the first answer");
+            }
+        }
+        check_counts(&dc);
+    }
+    assert!(repeated > 50 && unknown > 50, "too tame: {repeated} repeated, {unknown} unknown");
 }
