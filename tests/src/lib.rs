@@ -9,6 +9,7 @@ pub mod client;
 pub mod fleet;
 pub mod history;
 pub mod moves;
+pub mod parsers;
 pub mod program;
 pub mod raw;
 pub mod sse;
