@@ -65,7 +65,7 @@ async fn roam(nodes: Vec<Client>, seed: u64, total: tokio::sync::watch::Receiver
     let started = Instant::now();
     loop {
         let node = nodes.choose(&mut random).expect("nodes");
-        let most = if random.random_bool(0.6) { random.random_range(1..80) } else { 100_000 };
+        let most = if random.random_bool(0.85) { random.random_range(1..80) } else { 100_000 };
         // A dead node, or one that dies meanwhile, is what this is about: the watcher goes on elsewhere.
         let _ = watcher.read(node.server(), most, Duration::from_millis(300)).await;
         match *total.borrow() {
