@@ -12,8 +12,7 @@ use super::error::{ConfigError, Problem};
 use super::reader::{Findings, suggestion};
 use super::settings::{
     ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
-    TransactionsConfig,
-    WatchConfig,
+    TransactionsConfig, WatchConfig,
 };
 use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback, split_address};
 

@@ -17,8 +17,7 @@ pub use error::{ConfigError, Problem, nearest};
 pub use reader::Setting;
 pub use settings::{
     ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
-    TransactionsConfig,
-    WatchConfig,
+    TransactionsConfig, WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};
 pub use units::{ByteSize, format_duration, parse_duration};
