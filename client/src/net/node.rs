@@ -132,10 +132,10 @@ impl Node {
     }
 }
 
-/// A node that answers without a word on readiness counts as ready.
+/// Whether the node has recovered and knows a leader. What it does not tell counts in its favour.
 fn says_ready(answer: &Answer) -> bool {
-    match &answer.outcome {
-        Ok(body) => !matches!(body.get("ready"), Some(Value::Bool(false))),
-        Err(_) => false,
-    }
+    let Ok(body) = &answer.outcome else { return false };
+    let recovered = !matches!(body.get("ready"), Some(Value::Bool(false)));
+    let led = !matches!(body.get("leader"), Some(Value::Nil));
+    recovered && led
 }

@@ -17,7 +17,7 @@ pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a datacenter whose nodes answer, but cannot do it, is asked again before the next one is.
 pub const DC_PATIENCE: Duration = Duration::from_millis(1500);
 /// How often each node is asked how it is.
-pub const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it may take to answer that, and how long to connect to it.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(1500);
 
