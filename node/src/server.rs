@@ -335,6 +335,8 @@ fn session_bounds(config: &Config) -> SessionBounds {
         ping_interval: config.sessions.ping_interval,
         hello_timeout: config.limits.read_timeout,
         drain_timeout: config.limits.drain_timeout,
+        txn_life: config.transactions.life_max,
+        watch_slow_after: config.watch.slow_after,
     }
 }
 

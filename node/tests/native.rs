@@ -8,10 +8,10 @@ use futures_util::{SinkExt, StreamExt};
 use meridian::config::Config;
 use meridian::seams::Seams;
 use meridian::server::{ServeOptions, run};
-use meridian_client::wire::frame::{Frame, Request, RequestId, Verb, close};
+use meridian_client::wire::frame::{Frame, Isolation, Request, RequestId, Verb, Watched, close};
 use meridian_client::wire::headers::{Commit, Consistency};
-use meridian_client::wire::{ApiError, ErrorCode, Token, msgpack};
-use meridian_crdt::{CounterOp, Dot, Key, Mutation, Origin, Query, RegisterOp, SetOp, Value};
+use meridian_client::wire::{ApiError, ErrorCode, Token, json, msgpack};
+use meridian_crdt::{CounterOp, Dot, Key, MapOp, Mutation, Origin, Query, RegisterOp, SetOp, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -112,17 +112,35 @@ impl Client {
         tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("the node answers in time")
     }
 
-    async fn answer(&mut self) -> Answer {
+    async fn frame(&mut self) -> Frame {
         loop {
             match self.message().await {
-                Some(Ok(Message::Binary(frame))) => match Frame::decode(&frame).expect("a frame") {
-                    Frame::Answer { id, outcome, session, .. } => return Answer { id, outcome, session },
-                    Frame::Event { .. } => panic!("no watch is open"),
-                },
+                Some(Ok(Message::Binary(frame))) => return Frame::decode(&frame).expect("a frame"),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                other => panic!("an answer was expected: {other:?}"),
+                other => panic!("a frame was expected: {other:?}"),
             }
         }
+    }
+
+    async fn answer(&mut self) -> Answer {
+        match self.frame().await {
+            Frame::Answer { id, outcome, session, .. } => Answer { id, outcome, session },
+            Frame::Event { .. } => panic!("an answer was expected, not an event"),
+        }
+    }
+
+    async fn event(&mut self) -> Body {
+        match self.frame().await {
+            Frame::Event { body, .. } => body,
+            Frame::Answer { outcome, .. } => panic!("an event was expected, not {outcome:?}"),
+        }
+    }
+
+    async fn begin(&mut self, isolation: Isolation) -> u64 {
+        let begun = self.ask(Verb::Begin { isolation }).await.expect("begun");
+        assert!(matches!(begun["expires_in_ms"], Value::Int(ms) if ms > 0));
+        let Value::Int(txn) = begun["txn"] else { panic!("a transaction has a number") };
+        u64::try_from(txn).expect("not negative")
     }
 
     fn request(&mut self, verb: Verb) -> Request {
@@ -500,4 +518,186 @@ async fn a_request_that_is_no_handshake_is_refused_in_the_one_shape_of_errors() 
     let text = node.get("/v1/session").await.expect("answered");
     assert!(text.starts_with("HTTP/1.1 400"), "{text}");
     assert!(text.contains("\"code\":\"bad_header\""), "{text}");
+}
+
+fn read_in(txn: u64, name: &str, ops: Vec<(Key, Mutation)>) -> Verb {
+    Verb::Read { key: key(name), query: Query::default(), txn: Some(txn), ops }
+}
+
+fn commit(txn: u64, ops: Vec<(Key, Mutation)>) -> Verb {
+    Verb::Commit { txn, space: "default".into(), ops }
+}
+
+fn adding(name: &str, by: i64) -> (Key, Mutation) {
+    (key(name), Mutation::Counter(CounterOp::Add(by)))
+}
+
+fn watch(prefix: &str, from: Option<String>) -> Verb {
+    let watched = Watched::Prefix(prefix.into());
+    Verb::Watch { space: "default".into(), watched, from, values: false }
+}
+
+fn text_of<'b>(body: &'b Body, name: &str) -> &'b str {
+    let Value::Str(text) = &body[name] else { panic!("{name} is a text") };
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_reads_its_snapshot_and_its_own_writes_and_commits_once() {
+    let node = Node::start("").await;
+    let (mut client, mut other) = (node.client().await, node.client().await);
+    client.ask(add("a", 1)).await.expect("done");
+    let txn = client.begin(Isolation::Serializable).await;
+    let mine = client.ask(read_in(txn, "a", vec![adding("a", 10)])).await.expect("there");
+    assert_eq!(mine["value"], Value::Int(11));
+    assert_eq!(other.ask(read("a")).await.expect("there")["value"], Value::Int(1));
+    let in_txn = Verb::List {
+        space: "default".into(),
+        prefix: String::new(),
+        after: None,
+        limit: 10,
+        txn: Some(txn),
+        ops: vec![adding("b", 1)],
+    };
+    let listed = client.ask(in_txn).await.expect("listed");
+    assert!(matches!(&listed["keys"], Value::Array(keys) if keys.len() == 2), "{listed:?}");
+    let mut request = client.request(commit(txn, vec![adding("c", 1)]));
+    request.request_id = Some(RequestId::Number { client: [3; 16], number: 1 });
+    let done = client.ask_with(request.clone()).await.outcome.expect("committed");
+    assert!(matches!(&done["results"], Value::Array(results) if results.len() == 3), "{done:?}");
+    assert_eq!(other.ask(read("a")).await.expect("there")["value"], Value::Int(11));
+    // The answer was lost: another connection asks again.
+    let mut again = node.client().await;
+    request.id = 77;
+    assert_eq!(again.ask_with(request).await.outcome.expect("the first answer"), done);
+    assert_eq!(other.ask(read("c")).await.expect("there")["value"], Value::Int(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_one_transaction_are_done_in_the_order_of_their_arrival() {
+    let node = Node::start("").await;
+    let mut client = node.client().await;
+    let txn = client.begin(Isolation::Snapshot).await;
+    let first = client.next_id + 1;
+    for _ in 0..50 {
+        let request = client.request(read_in(txn, "n", vec![adding("n", 1)]));
+        client.send(&request).await;
+    }
+    let last = client.request(commit(txn, vec![]));
+    client.send(&last).await;
+    let mut answers = BTreeMap::new();
+    for _ in 0..51 {
+        let answer = client.answer().await;
+        answers.insert(answer.id, answer.outcome.expect("done"));
+    }
+    for (i, id) in (first..first + 50).enumerate() {
+        assert_eq!(answers[&id]["value"], Value::Int(i as i64 + 1));
+    }
+    assert_eq!(client.ask(read("n")).await.expect("there")["value"], Value::Int(50));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_ends_with_its_conflict_its_abort_or_its_connection() {
+    let node = Node::start("").await;
+    let (mut client, mut other) = (node.client().await, node.client().await);
+    client.ask(add("a", 1)).await.expect("done");
+    let txn = client.begin(Isolation::Serializable).await;
+    client.ask(read_in(txn, "a", vec![])).await.expect("there");
+    other.ask(add("a", 1)).await.expect("done");
+    assert_eq!(code(&client.ask(commit(txn, vec![adding("a", 5)])).await), ErrorCode::Conflict);
+    let txn = client.begin(Isolation::Serializable).await;
+    // Nobody else reads in it.
+    assert_eq!(code(&other.ask(read_in(txn, "a", vec![])).await), ErrorCode::Conflict);
+    assert_eq!(code(&client.ask(read_in(txn, "none", vec![])).await), ErrorCode::NotFound);
+    let aborted = client.ask(Verb::Abort { txn }).await.expect("answered");
+    assert_eq!(aborted["aborted"], Value::Bool(true));
+    assert_eq!(client.ask(Verb::Abort { txn }).await.expect("answered")["aborted"], Value::Bool(false));
+    assert_eq!(code(&client.ask(commit(txn, vec![adding("a", 5)])).await), ErrorCode::Conflict);
+    client.begin(Isolation::Serializable).await;
+    drop(client);
+    let started = Instant::now();
+    while !node.get("/metrics").await.expect("served").contains("meridian_txns_open 0\n") {
+        assert!(started.elapsed() < PATIENCE, "the transaction ends with its connection");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(other.ask(read("a")).await.expect("there")["value"], Value::Int(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_each_txn_once_as_server_sent_events_do_until_it_is_stopped() {
+    let node = Node::start("").await;
+    let (mut client, mut writer) = (node.client().await, node.client().await);
+    let request = client.request(watch("w", None));
+    client.send(&request).await;
+    let began = client.event().await;
+    let cursor = text_of(&began, "cursor").to_owned();
+    writer.ask(add("other", 1)).await.expect("done");
+    let field = MapOp::Update { field: "f".into(), mutation: Box::new(Mutation::Counter(CounterOp::Add(2))) };
+    let ops = vec![
+        adding("w1", 5),
+        (key("w2"), Mutation::Map(field)),
+        (key("w3"), Mutation::Register(RegisterOp::Set(Value::Bytes(vec![1, 255])))),
+    ];
+    writer.ask(Verb::Txn { space: "default".into(), conditions: vec![], ops }).await.expect("done");
+    let event = client.event().await;
+    assert!(matches!(&event["changes"], Value::Array(changes) if changes.len() == 3), "{event:?}");
+    // The same txn as server-sent events say it.
+    let mut stream = TcpStream::connect(&node.addr).await.expect("the node listens");
+    let path = format!("/v1/spaces/default/watch?prefix=w&from={cursor}");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    let data = loop {
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.expect("in time");
+        text.push_str(std::str::from_utf8(&buffer[..read.expect("read")]).expect("text"));
+        let found = text.split_once("event: txn\ndata: ").and_then(|(_, rest)| rest.split_once("\n\n"));
+        if let Some((data, _)) = found {
+            break serde_json::from_str::<serde_json::Value>(data).expect("JSON");
+        }
+    };
+    assert_eq!(json::from_value(&Value::Map(event.clone())), data);
+    // It goes on while other requests are answered, and ends when it is told to.
+    let stop = client.ask(Verb::Stop { watch: request.id }).await;
+    let stopped = match stop {
+        Ok(body) if body.contains_key("stopped") => client.answer().await.outcome,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stopped.expect("ended")["cursor"], event["cursor"]);
+    let again = client.ask(Verb::Stop { watch: request.id }).await.expect("answered");
+    assert_eq!(again["stopped"], Value::Bool(false));
+    let refused = client.ask(watch("w", Some("garbage".into()))).await;
+    assert_eq!(code(&refused), ErrorCode::BadHeader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_is_not_read_ends_with_the_cursor_to_resume_from() {
+    const WRITES: i64 = 48;
+    let node = Node::start("[watch]\nslow_after = \"200ms\"").await;
+    let (mut slow, mut writer) = (node.client().await, node.client().await);
+    let request = slow.request(watch("w", None));
+    slow.send(&request).await;
+    slow.event().await;
+    for i in 0..WRITES {
+        let value = Value::Array(vec![Value::Int(i), Value::Bytes(vec![7; 400_000])]);
+        writer.ask(set("w", value)).await.expect("done");
+    }
+    let seq = |body: &Body| matches!(body.get("seq"), Some(Value::Int(_))).then(|| body["seq"].clone());
+    let mut seen = Vec::new();
+    let error = loop {
+        match slow.frame().await {
+            Frame::Event { body, .. } => seen.extend(seq(&body)),
+            Frame::Answer { outcome, .. } => break outcome.expect_err("cut off"),
+        }
+    };
+    assert_eq!(error.code, ErrorCode::Overloaded);
+    assert!((seen.len() as i64) < WRITES, "not everything was told");
+    let cursor = error.details["cursor"].as_str().expect("a cursor").to_owned();
+    let request = slow.request(watch("w", Some(cursor)));
+    slow.send(&request).await;
+    while (seen.len() as i64) < WRITES {
+        seen.extend(seq(&slow.event().await));
+    }
+    let mut sorted = seen.clone();
+    sorted.dedup();
+    assert_eq!(sorted.len() as i64, WRITES, "each once: {seen:?}");
 }

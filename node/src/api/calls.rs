@@ -195,7 +195,12 @@ async fn propose(
         bytes,
         ..WriteRequest::default()
     };
-    match api.shard.write(request).await? {
+    committed(api, session, api.shard.write(request).await?).await
+}
+
+/// What a write came to, once as many datacenters hold it as its session asks for.
+pub async fn committed(api: &Api, session: &Session, answer: TxnAnswer) -> Result<(Vec<OpResult>, Vector)> {
+    match answer {
         TxnAnswer::Done { results, touched, dot } => {
             if let Some(dot) = dot
                 && let Err(error) = api.shard.held_by(dot, session.holders, session.wait).await

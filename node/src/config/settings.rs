@@ -227,6 +227,9 @@ section! {
         /// How long a stream may be silent before a comment shows that it lives. 100 ms to 15 s, default 10 s: below
         /// what proxies wait.
         keep_alive: Duration = secs(10), ms(100) => secs(15);
+        /// How long a watch of the native protocol waits for its client to take an event; then it ends with `overloaded`
+        /// and the cursor to resume from. 100 ms to 10 min, default 5 s.
+        slow_after: Duration = secs(5), ms(100) => secs(600);
     }
 }
 

@@ -291,13 +291,14 @@ fn is_not_done(error: &ApiError) -> bool {
 }
 
 impl Shard {
-    /// Begins an interactive transaction on this node, over a snapshot that satisfies what is asked.
+    /// Begins an interactive transaction on this node, over a snapshot that satisfies what is asked. Its id fits a signed
+    /// number, which is what goes over the wire.
     pub async fn begin(&self, begin: Begin) -> Result<Begun, ApiError> {
         // A full node refuses before it waits for anything.
         self.transactions.room(self.seams.clock.monotonic_ms())?;
         let view = self.read(begin.consistency, &begin.session, begin.wait).await?;
         let now_ms = self.seams.clock.monotonic_ms();
-        self.transactions.begin(view, begin.isolation, now_ms, || self.seams.random.u64())
+        self.transactions.begin(view, begin.isolation, now_ms, || self.seams.random.u64() >> 1)
     }
 
     fn in_txn<T>(&self, id: u64, act: impl FnOnce(&mut Interactive<StateView>) -> T) -> Result<T, ApiError> {

@@ -22,7 +22,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::outbox::{self, Outbox};
-use super::verbs;
+use super::transactions::Owned;
+use super::{verbs, watches};
 use crate::api::Api;
 use crate::api::serve::{Port, told_to_stop};
 
@@ -117,6 +118,8 @@ struct Connection {
     port: Port,
     ids: Ids,
     slots: Arc<Semaphore>,
+    txns: Owned,
+    watches: watches::Open,
     tasks: JoinSet<()>,
     /// When the node has said that it stops: until when requests may finish.
     stopping: Option<Instant>,
@@ -133,6 +136,8 @@ impl Connection {
             outbox,
             port: port.clone(),
             ids: Ids::default(),
+            txns: Owned::default(),
+            watches: watches::Open::default(),
             tasks: JoinSet::new(),
             stopping: None,
             heard: false,
@@ -257,11 +262,45 @@ impl Connection {
             let error = ApiError::new(ErrorCode::ShuttingDown, "the node is stopping");
             return self.refuse(request.id, error).await;
         };
-        let mut doing = doing(self.api.clone(), self.outbox.clone(), request, taken, slot);
+        let mut doing = self.doing(request, taken, slot);
         if doing.as_mut().now_or_never().is_none() {
             self.tasks.spawn(doing);
         }
         Ok(())
+    }
+
+    /// One request from its start to its answer's place in the queue.
+    fn doing(&self, request: Request, taken: TakenId, slot: OwnedSemaphorePermit) -> Doing {
+        let (api, outbox) = (self.api.clone(), self.outbox.clone());
+        match request.verb {
+            Verb::Watch { .. } => {
+                let place = self.watches.place(request.id);
+                Box::pin(async move {
+                    let last = watches::run(&api, &outbox, request, &place, slot).await;
+                    drop((place, taken));
+                    // A client that is gone needs no answer.
+                    outbox.send(last).await.ok();
+                })
+            }
+            Verb::Stop { watch } => {
+                let stopped = self.watches.stop(watch);
+                Box::pin(async move {
+                    drop(taken);
+                    outbox.send(verbs::stopped(request.id, stopped)).await.ok();
+                    drop(slot);
+                })
+            }
+            _ => {
+                let txns = self.txns.clone();
+                Box::pin(async move {
+                    let answer = verbs::answer(&api, &txns, request).await;
+                    // The client may use the id again as soon as it has the answer.
+                    drop(taken);
+                    outbox.send(answer).await.ok();
+                    drop(slot);
+                })
+            }
+        }
     }
 
     /// A place among the requests in flight, waiting for one to become free; `None` if the node stops.
@@ -279,16 +318,10 @@ impl Connection {
     }
 }
 
-/// One request from its start to its answer's place in the queue.
-fn doing(api: Api, outbox: Outbox, request: Request, taken: TakenId, slot: OwnedSemaphorePermit) -> Doing {
-    Box::pin(async move {
-        let answer = verbs::answer(&api, request).await;
-        // The client may use the id again as soon as it has the answer.
-        drop(taken);
-        // A client that is gone needs no answer.
-        outbox.send(answer).await.ok();
-        drop(slot);
-    })
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.txns.close(&self.api);
+    }
 }
 
 const fn stopping() -> End {

@@ -7,7 +7,9 @@
 mod connection;
 mod open;
 mod outbox;
+mod transactions;
 mod verbs;
+mod watches;
 
 use std::time::Duration;
 
@@ -29,4 +31,8 @@ pub struct SessionBounds {
     pub hello_timeout: Duration,
     /// How long requests may finish after the stop.
     pub drain_timeout: Duration,
+    /// How long a transaction may stay open.
+    pub txn_life: Duration,
+    /// How long a watch waits for its client to take an event.
+    pub watch_slow_after: Duration,
 }

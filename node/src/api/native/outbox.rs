@@ -17,6 +17,10 @@ use super::connection::Socket;
 const FRAMES_MAX: usize = 1024;
 /// Bytes that wait for the writer; a single larger frame goes alone.
 const BYTES_MAX: usize = 1 << 20;
+/// Bytes of events that wait for the writer. They have room of their own, so that they never keep answers out; and each
+/// counts for as many as keep half of the queue free for answers.
+const EVENT_BYTES_MAX: usize = 256 << 10;
+const EVENT_BYTES_MIN: usize = EVENT_BYTES_MAX / (FRAMES_MAX / 2);
 /// Most frames written before the socket is flushed.
 const BATCH_MAX: usize = 256;
 
@@ -31,6 +35,7 @@ struct Outgoing {
 pub struct Outbox {
     queue: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
+    event_room: Arc<Semaphore>,
 }
 
 /// Nobody writes on this connection any more.
@@ -43,7 +48,8 @@ pub struct Queue(mpsc::Receiver<Outgoing>);
 /// A queue and its two ends.
 pub fn queue() -> (Outbox, Queue) {
     let (queue, waiting) = mpsc::channel(FRAMES_MAX);
-    (Outbox { queue, room: Arc::new(Semaphore::new(BYTES_MAX)) }, Queue(waiting))
+    let room = Arc::new(Semaphore::new(BYTES_MAX));
+    (Outbox { queue, room, event_room: Arc::new(Semaphore::new(EVENT_BYTES_MAX)) }, Queue(waiting))
 }
 
 impl Outbox {
@@ -51,6 +57,14 @@ impl Outbox {
     pub async fn send(&self, frame: Vec<u8>) -> Result<(), Gone> {
         let bytes = u32::try_from(frame.len().min(BYTES_MAX)).map_err(|_| Gone)?;
         let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
+        self.put(Message::binary(frame), Some(room)).await
+    }
+
+    /// Sends an event of a watch once there is room.
+    pub async fn send_event(&self, frame: Vec<u8>) -> Result<(), Gone> {
+        let bytes = frame.len().clamp(EVENT_BYTES_MIN, EVENT_BYTES_MAX);
+        let bytes = u32::try_from(bytes).map_err(|_| Gone)?;
+        let room = self.event_room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
         self.put(Message::binary(frame), Some(room)).await
     }
 

@@ -7,6 +7,7 @@ use meridian_client::wire::{ApiError, ErrorCode, Token, json};
 use meridian_crdt::{Value, Vector};
 
 use super::ANSWER_BYTES_MAX;
+use super::transactions::Owned;
 use crate::api::calls::{self, Body, Done, InFlight, Refused, Session};
 use crate::api::{Api, ops};
 
@@ -14,24 +15,46 @@ use crate::api::{Api, ops};
 const METHOD: &str = "NATIVE";
 
 /// Does the request and returns its answer, encoded.
-pub async fn answer(api: &Api, request: Request) -> Vec<u8> {
+pub async fn answer(api: &Api, txns: &Owned, request: Request) -> Vec<u8> {
+    let id = request.id;
+    let done = accounted(api, request, |api, request, own| async move {
+        match call(&api, txns, request, own).await {
+            frame @ Frame::Answer { outcome: Err(_), .. } => Err(frame),
+            frame => Ok(frame),
+        }
+    });
+    let (Ok(frame) | Err(frame)) = done.await;
+    encode(id, frame)
+}
+
+/// Counts a request, refuses it when the node has too many, bounds its time and measures it. The request is handed on
+/// with the token that an answer carries which has learnt nothing.
+pub async fn accounted<T, F>(
+    api: &Api,
+    request: Request,
+    act: impl FnOnce(Api, Request, Option<Vec<u8>>) -> F,
+) -> Result<T, Frame>
+where
+    F: Future<Output = Result<T, Frame>>,
+{
     let (id, route) = (request.id, request.verb.name());
     let started_ms = api.shard.seams.clock.monotonic_ms();
     let own = own_token(api, &request);
-    let frame = match InFlight::enter(api) {
-        Err(error) => refusal(id, error, own),
+    let done = match InFlight::enter(api) {
+        Err(error) => Err(refusal(id, error, own)),
         Ok(_counted) => {
-            let doing = tokio::time::timeout(api.bounds.request_timeout, call(api, request, own.clone()));
-            doing.await.unwrap_or_else(|_| refusal(id, calls::took_too_long(), own))
+            let acting = act(api.clone(), request, own.clone());
+            let acting = tokio::time::timeout(api.bounds.request_timeout, acting);
+            acting.await.unwrap_or_else(|_| Err(refusal(id, calls::took_too_long(), own)))
         }
     };
-    let status = match &frame {
-        Frame::Answer { outcome: Err(error), .. } => error.code.status(),
+    let status = match &done {
+        Err(Frame::Answer { outcome: Err(error), .. }) => error.code.status(),
         _ => 200,
     };
     let took_ms = api.shard.seams.clock.monotonic_ms().saturating_sub(started_ms);
     api.metrics.request(route, METHOD, status, took_ms);
-    encode(id, frame)
+    done
 }
 
 /// An answer of no more than the client was told.
@@ -55,7 +78,7 @@ pub fn refusal(id: u64, error: ApiError, session: Option<Vec<u8>>) -> Frame {
     Frame::Answer { id, outcome: Err(error), session, staleness: Vec::new() }
 }
 
-async fn call(api: &Api, request: Request, own: Option<Vec<u8>>) -> Frame {
+async fn call(api: &Api, txns: &Owned, request: Request, own: Option<Vec<u8>>) -> Frame {
     let id = request.id;
     if request.verb == Verb::Status {
         let outcome = status(api);
@@ -65,7 +88,7 @@ async fn call(api: &Api, request: Request, own: Option<Vec<u8>>) -> Frame {
         Ok(session) => session,
         Err(error) => return refusal(id, error, own),
     };
-    let outcome = about_data(api, &session, request.verb).await;
+    let outcome = about_data(api, txns, &session, request.verb).await;
     data_answer(api, id, &session, outcome)
 }
 
@@ -96,21 +119,30 @@ fn staleness(api: &Api) -> Vec<Staleness> {
     lag.into_iter().map(|(dc, lag)| Staleness { dc, ms: lag.ms, txns: lag.txns }).collect()
 }
 
-async fn about_data(api: &Api, session: &Session, verb: Verb) -> calls::Result {
+async fn about_data(api: &Api, txns: &Owned, session: &Session, verb: Verb) -> calls::Result {
     match verb {
-        Verb::Read { key, mut query, txn: None, .. } => {
+        Verb::Read { key, mut query, txn, ops } => {
             query.limit = query.limit.min(api.bounds.page_max);
-            calls::read(api, session, &key, &query).await
+            match txn {
+                Some(txn) => txns.read(api, txn, &key, &query, ops).await,
+                None => calls::read(api, session, &key, &query).await,
+            }
         }
-        Verb::List { space, prefix, after, limit, txn: None, .. } => {
+        Verb::List { space, prefix, after, limit, txn, ops } => {
             let limit = limit.min(api.bounds.page_max);
-            calls::list(api, session, &space, &prefix, after.as_deref(), limit).await
+            match txn {
+                Some(txn) => txns.list(api, txn, (&space, &prefix), after.as_deref(), limit, ops).await,
+                None => calls::list(api, session, &space, &prefix, after.as_deref(), limit).await,
+            }
         }
         Verb::Write { key, mutation } => calls::write(api, session, key, mutation).await,
         Verb::Txn { conditions, ops, .. } => calls::txn(api, session, conditions, ops).await,
-        other => {
-            let message = format!("this node does not serve the verb {:?} yet", other.name());
-            Err(ApiError::new(ErrorCode::UnknownOp, message).into())
+        Verb::Begin { isolation } => txns.begin(api, session, isolation).await,
+        Verb::Commit { txn, ops, .. } => txns.commit(api, session, txn, ops).await,
+        Verb::Abort { txn } => txns.abort(api, txn).await,
+        Verb::Hello { .. } | Verb::Status | Verb::Watch { .. } | Verb::Stop { .. } => {
+            // The connection answers these itself.
+            Err(ApiError::new(ErrorCode::Internal, "the request was not understood by its connection").into())
         }
     }
 }
@@ -134,6 +166,7 @@ pub fn welcome(api: &Api, id: u64, version: u64) -> Frame {
         ("page_max", number(bounds.page_max)),
         ("wait_ms_max", ms(bounds.wait_max)),
         ("request_ms_max", ms(bounds.request_timeout)),
+        ("txn_life_ms", ms(bounds.session.txn_life)),
         ("ping_ms", ms(bounds.session.ping_interval)),
     ];
     let fields = [
@@ -145,4 +178,10 @@ pub fn welcome(api: &Api, id: u64, version: u64) -> Frame {
     ];
     let body = fields.map(|(name, value)| (name.to_owned(), value)).into();
     Frame::Answer { id, outcome: Ok(body), session: None, staleness: Vec::new() }
+}
+
+/// The answer to stop.
+pub fn stopped(id: u64, was_open: bool) -> Vec<u8> {
+    let body = Body::from([("stopped".to_owned(), Value::Bool(was_open))]);
+    Frame::Answer { id, outcome: Ok(body), session: None, staleness: Vec::new() }.encode()
 }
