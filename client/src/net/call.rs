@@ -143,9 +143,11 @@ impl Call<'_> {
     ) -> Option<Result<Done, Error>> {
         let patience = deadline.min(Instant::now() + self.fleet.settings.dc_patience);
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+        // A snapshot at the leader is the freshest, and so meets the fewest conflicts.
+        let through_log = self.kind != Kind::Read || matches!(verb, Verb::Begin { .. });
         loop {
             let (mut reached, mut hint) = (false, Duration::ZERO);
-            for node in self.fleet.nodes(dc) {
+            for node in self.fleet.nodes(dc, through_log) {
                 if self.fleet.is_closed() {
                     return Some(Err(self.closed(memory)));
                 }

@@ -172,14 +172,15 @@ impl Fleet {
         self.home().current()
     }
 
-    /// The nodes of a datacenter in the order in which a request asks them: the ready ones, the fastest first.
-    pub fn nodes(&self, dc: usize) -> Vec<Arc<Node>> {
+    /// The nodes of a datacenter in the order in which a request asks them: the ready ones, the fastest first. Of nodes
+    /// that are equally fast the leader comes first for what goes through the log anyway.
+    pub fn nodes(&self, dc: usize, through_log: bool) -> Vec<Arc<Node>> {
         let mut nodes = self.dcs[dc].nodes.clone();
         let count = nodes.len();
         nodes.rotate_left(self.turn % count);
         let step =
             |node: &Node| node.latency().map_or(u128::MAX, |l| l.as_micros() / LATENCY_STEP.as_micros());
-        nodes.sort_by_cached_key(|node| (!node.is_ready(), step(node)));
+        nodes.sort_by_cached_key(|node| (!node.is_ready(), step(node), through_log && !node.leads()));
         nodes
     }
 

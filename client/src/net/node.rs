@@ -23,6 +23,7 @@ const LATENCY_SMOOTHING: u32 = 4;
 struct State {
     connection: Option<Arc<Connection>>,
     ready: bool,
+    leads: bool,
     latency: Option<Duration>,
     /// Why it cannot be used, for errors.
     trouble: String,
@@ -57,6 +58,11 @@ impl Node {
     pub fn is_ready(&self) -> bool {
         let state = self.state();
         state.ready && state.connection.as_ref().is_some_and(|connection| connection.is_open())
+    }
+
+    /// Whether it said that it leads its datacenter.
+    pub fn leads(&self) -> bool {
+        self.state().leads
     }
 
     /// How fast it answers; none if it was never asked.
@@ -96,7 +102,7 @@ impl Node {
                 Ok(answer) => {
                     let ready = says_ready(&answer);
                     served |= ready;
-                    self.note(ready, asked.elapsed());
+                    self.note(ready, says_leader(&answer), asked.elapsed());
                 }
                 Err(why) => {
                     connection.close("the node does not answer probes");
@@ -115,9 +121,9 @@ impl Node {
         }
     }
 
-    fn note(&self, ready: bool, took: Duration) {
+    fn note(&self, ready: bool, leads: bool, took: Duration) {
         let mut state = self.state();
-        state.ready = ready;
+        (state.ready, state.leads) = (ready, leads);
         state.latency = Some(match state.latency {
             None => took,
             Some(known) => (known * (LATENCY_SMOOTHING - 1) + took) / LATENCY_SMOOTHING,
@@ -127,7 +133,7 @@ impl Node {
     fn lose(&self, trouble: String) {
         let mut state = self.state();
         state.connection = None;
-        state.ready = false;
+        (state.ready, state.leads) = (false, false);
         state.trouble = trouble;
     }
 }
@@ -138,4 +144,9 @@ fn says_ready(answer: &Answer) -> bool {
     let recovered = !matches!(body.get("ready"), Some(Value::Bool(false)));
     let led = !matches!(body.get("leader"), Some(Value::Nil));
     recovered && led
+}
+
+fn says_leader(answer: &Answer) -> bool {
+    let role = answer.outcome.as_ref().ok().and_then(|body| body.get("role"));
+    role.is_some_and(|role| *role == Value::Str("leader".into()))
 }

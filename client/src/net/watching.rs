@@ -217,7 +217,7 @@ impl Open {
         let from = self.cursor.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let call = self.session.call(Kind::Read);
         for dc in fleet.order() {
-            for node in fleet.nodes(dc) {
+            for node in fleet.nodes(dc, false) {
                 let Ok(connection) = node.connection() else { continue };
                 let verb = Verb::Watch {
                     space: self.space.clone(),

@@ -101,7 +101,7 @@ impl Transaction {
             targets.push(Arc::clone(&place.connection));
         }
         if anywhere {
-            let nodes = self.inner.session.fleet.nodes(place.dc);
+            let nodes = self.inner.session.fleet.nodes(place.dc, true);
             let others = nodes.iter().filter_map(|node| node.connection().ok());
             targets.extend(others.filter(|other| !Arc::ptr_eq(other, &place.connection)));
         }
