@@ -1,6 +1,7 @@
 //! All datacenters and nodes as the client knows them, and which to ask next.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -55,6 +56,8 @@ pub(crate) struct Fleet {
     turn: usize,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     closed: watch::Sender<bool>,
+    /// Whether home may be chosen: at the start the first datacenter is given some time to answer.
+    settled: AtomicBool,
 }
 
 impl Fleet {
@@ -76,6 +79,7 @@ impl Fleet {
             turn: usize::from(rand::random::<u16>()),
             tasks: Mutex::default(),
             closed: watch::Sender::new(false),
+            settled: AtomicBool::new(false),
         });
         let mut tasks = Vec::new();
         for (at, dc) in fleet.dcs.iter().enumerate() {
@@ -105,6 +109,7 @@ impl Fleet {
         loop {
             let now = Instant::now();
             if self.dcs[0].is_up() || (now >= patience && self.dcs.iter().any(Dc::is_up)) {
+                self.settled.store(true, Ordering::Release);
                 self.decide(now);
                 return Ok(());
             }
@@ -131,6 +136,9 @@ impl Fleet {
     }
 
     fn decide(&self, now: Instant) {
+        if !self.settled.load(Ordering::Acquire) {
+            return;
+        }
         let order = self.preferred();
         let mut home = self.home();
         let from = home.current();
@@ -140,7 +148,7 @@ impl Fleet {
         }
     }
 
-    fn home(&self) -> std::sync::MutexGuard<'_, Home> {
+    fn home(&self) -> MutexGuard<'_, Home> {
         self.home.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -192,6 +192,10 @@ async fn a_client_whose_nearest_datacenter_is_down_connects_to_the_next_and_a_wr
     assert!(matches!(Client::builder().connect().await, Err(Error::Setup(_))));
     client.close().await;
     assert_eq!(client.counter("n").add(1).await, Err(Error::Closed));
+    net.set_up("a", true);
+    net.delay("a", Duration::from_millis(300));
+    let client = net.client(&["a", "b"]).await;
+    assert_eq!(client.current_dc(), "a", "the nearest may take a little longer to answer");
 }
 
 #[tokio::test(start_paused = true)]

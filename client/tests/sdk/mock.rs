@@ -56,6 +56,8 @@ pub struct Dc {
 struct Node {
     dc: String,
     up: bool,
+    /// How long it takes to connect.
+    delay: Duration,
     connections: Vec<AbortHandle>,
 }
 
@@ -74,6 +76,8 @@ impl Connect for Net {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
         Box::pin(async move {
             let (near, far) = tokio::io::duplex(64 << 10);
+            let delay = self.lock().nodes.get(address).map(|node| node.delay).unwrap_or_default();
+            tokio::time::sleep(delay).await;
             let mut world = self.lock();
             let node = world.nodes.get_mut(address).filter(|node| node.up);
             let node = node.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
@@ -91,7 +95,8 @@ impl Net {
         for dc in dcs {
             net.lock().dcs.insert((*dc).into(), Dc::default());
             for n in 1..=nodes {
-                let node = Node { dc: (*dc).into(), up: true, connections: Vec::new() };
+                let node =
+                    Node { dc: (*dc).into(), up: true, delay: Duration::ZERO, connections: Vec::new() };
                 net.lock().nodes.insert(format!("{dc}{n}"), node);
             }
         }
@@ -112,6 +117,11 @@ impl Net {
             node.up = up;
             node.connections.drain(..).for_each(|connection| connection.abort());
         }
+    }
+
+    /// Makes connecting to a datacenter slow.
+    pub fn delay(&self, dc: &str, delay: Duration) {
+        self.lock().nodes.values_mut().filter(|node| node.dc == dc).for_each(|node| node.delay = delay);
     }
 
     pub fn fate(&self, dc: &str, fates: impl IntoIterator<Item = Fate>) {
