@@ -25,6 +25,8 @@ const START: i64 = 1_000;
 const AMOUNT_MAX: i64 = 100;
 /// How long one transfer may be run again.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often the program says how far it is.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// Pause of a reader between two looks, so that the readers leave the machine to the transfers.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -91,7 +93,10 @@ async fn run(playground: &Playground, args: &Args) -> Result<(), Failure> {
         let at = if args.spread { usize::try_from(n).unwrap_or(0) % clients.len() } else { 0 };
         writers.spawn(transfer_all(clients[at].resume(&token)?, args.clone(), Arc::clone(&counts)));
     }
-    let (outcome, seen) = finish(writers, readers, &counts).await;
+    let (outcome, seen) = tokio::select! {
+        ended = finish(writers, readers, &counts) => ended,
+        never = show(&counts, started) => match never {},
+    };
     let took = started.elapsed();
     report(&counts, took, &seen);
     outcome?;
@@ -100,6 +105,16 @@ async fn run(playground: &Playground, args: &Args) -> Result<(), Failure> {
 
 fn bank(session: &Session) -> Space {
     session.space("bank")
+}
+
+/// Says from time to time how far it is.
+async fn show(counts: &Counts, started: Instant) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(SHOW_EVERY).await;
+        let (committed, runs) =
+            (counts.committed.load(Ordering::Relaxed), counts.runs.load(Ordering::Relaxed));
+        println!("  {:>4.0} s: {committed} committed in {runs} runs", started.elapsed().as_secs_f64());
+    }
 }
 
 /// Waits for the writers, then for the readers, even if one of them fails.

@@ -15,9 +15,10 @@ use crate::wire::frame::Isolation;
 const ATTEMPTS_MAX: u32 = 100;
 /// How long a transaction may take in all, the time of its closure included.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Pauses before it is run again.
+/// Pauses before it is run again. The first one is as long as the first run took, so that those who are in each other's
+/// way make room however fast the machine is.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds and isolation of a transaction.
 #[derive(Clone, Debug)]
@@ -66,7 +67,8 @@ impl TransactionOptions {
         E: From<Error>,
     {
         let deadline = Instant::now() + self.timeout;
-        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+        let began = Instant::now();
+        let mut backoff = None;
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -89,7 +91,9 @@ impl TransactionOptions {
             if over || !may_run_again(&failure) {
                 return Err(told(failure, attempts).into());
             }
-            backoff.wait(Duration::ZERO, deadline).await;
+            let pauses =
+                backoff.get_or_insert_with(|| Backoff::new(began.elapsed().max(PAUSE_FIRST), PAUSE_MAX));
+            pauses.wait(Duration::ZERO, deadline).await;
         }
     }
 }
