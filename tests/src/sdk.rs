@@ -8,7 +8,7 @@ use meridian_client::net::Builder;
 use crate::fleet::Fleet;
 
 /// How often each node is asked how it is: seldom, since tests have many clients on few cores.
-const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 /// How long it may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 

@@ -62,8 +62,11 @@ impl Transaction {
     }
 
     async fn commit_at(&self, place: &Place, ops: Ops) -> Result<(), Error> {
-        let fleet = &self.inner.session.fleet;
-        let deadline = Instant::now() + fleet.settings.request_timeout;
+        let session = &self.inner.session;
+        let fleet = &session.fleet;
+        // Neither longer than any request of this session, nor longer than the transaction may take.
+        let timeout = session.levels.timeout.unwrap_or(fleet.settings.request_timeout);
+        let deadline = self.inner.deadline.min(Instant::now() + timeout);
         let Some(named) = fleet.ids.take(deadline).await else {
             let reason = "too many mutations of this client are in flight".into();
             return Err(Error::Unavailable { reason, error: None });

@@ -111,8 +111,11 @@ impl Transaction {
     }
 
     fn begin(session: &Session, space: &str, isolation: Isolation, deadline: Instant) -> Transaction {
+        // None of its requests may take longer than what is left for the whole.
+        let each = session.levels.timeout.unwrap_or(session.fleet.settings.request_timeout);
+        let each = each.min(deadline.saturating_duration_since(Instant::now()));
         let inner = Inner {
-            session: session.clone(),
+            session: session.timeout(each),
             space: space.to_owned(),
             isolation,
             deadline,

@@ -98,9 +98,10 @@ impl TransactionOptions {
     }
 }
 
-/// Whether nothing was done, and running it again may succeed.
+/// Whether nothing was done, and running it again soon may succeed. What the session depends on has been waited for as
+/// long as the session says: as for every request, that wait is not begun again.
 fn may_run_again(error: &Error) -> bool {
-    error.advice() == Advice::Retry
+    error.advice() == Advice::Retry && !matches!(error, Error::NotCaughtUp { .. })
 }
 
 fn told(failure: Error, attempts: u32) -> Error {
