@@ -5,8 +5,11 @@
 //! something happen: it waits for conditions, within limits.
 
 pub mod check;
+pub mod checkers;
 pub mod client;
 pub mod fleet;
+pub mod history;
+pub mod moves;
 pub mod program;
 pub mod raw;
 pub mod wait;
