@@ -50,18 +50,34 @@ impl Fleet {
         latency: Duration,
         extra_config: &str,
     ) -> Self {
+        let prepare = |folder: &Path| {
+            Ok(ClusterOptions {
+                dcs: Some(dcs),
+                nodes: Some(nodes),
+                latency,
+                extra_config: extra_config.into(),
+                ..ClusterOptions::new(binary, folder)
+            })
+        };
+        Self::start_prepared(prepare).await.expect("nothing is prepared")
+    }
+
+    /// Starts what `prepare` says, once it has prepared the cluster's folder, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    ///
+    /// # Panics
+    /// When the cluster does not start or become ready.
+    pub async fn start_prepared(
+        prepare: impl FnOnce(&Path) -> Result<ClusterOptions, String>,
+    ) -> Result<Self, String> {
         let turn = TURN.lock().await;
         let folder = tempfile::tempdir().expect("a folder for the cluster");
-        let options = ClusterOptions {
-            dcs: Some(dcs),
-            nodes: Some(nodes),
-            latency,
-            extra_config: extra_config.into(),
-            ..ClusterOptions::new(binary, folder.path())
-        };
+        let options = prepare(folder.path())?;
         let cluster = Cluster::start(options).await.expect("the cluster starts");
         cluster.wait_ready(READY_LIMIT).await.expect("the cluster becomes ready");
-        Self { cluster, http: HttpClient::new(), folder, _turn: turn }
+        Ok(Self { cluster, http: HttpClient::new(), folder, _turn: turn })
     }
 
     /// The cluster, to cut, heal, kill and restart.

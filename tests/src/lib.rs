@@ -7,8 +7,10 @@
 pub mod check;
 pub mod checkers;
 pub mod client;
+pub mod faults;
 pub mod fleet;
 pub mod history;
+pub mod loads;
 pub mod moves;
 pub mod program;
 pub mod raw;
