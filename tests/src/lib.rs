@@ -4,7 +4,6 @@
 //! This library knows a node only from outside, through its client port and its process. Nothing in it sleeps to let
 //! something happen: it waits for conditions, within limits.
 
-pub mod check;
 pub mod checkers;
 pub mod client;
 pub mod faults;

@@ -11,10 +11,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::client::{Ask, Client, Outcome as Told, Reply, add, add_element, outcome, set};
+use crate::checkers::convergence::Contents;
+use crate::client::{Ask, Client, Outcome as Told, add, add_element, outcome, set};
 use crate::history::{Action, History, Outcome, Recorder};
 
 /// Sets that only grow.
@@ -71,6 +72,20 @@ pub struct Moved {
 }
 
 impl Moved {
+    /// What `contents` hold of the keys that were touched, as reads; absent ones included.
+    ///
+    /// # Panics
+    /// When a key does not hold what its name says.
+    pub fn at_rest(&self, contents: &Contents) -> Vec<Action> {
+        let body = |key: &str| contents.get(key).map_or_else(|| json!({}), |value| json!({"value": value}));
+        let kind = |key: &str| match key.split('/').nth(1) {
+            Some("set") => Kind::Set,
+            Some("counter") => Kind::Counter,
+            _ => Kind::Register,
+        };
+        self.history.keys().into_iter().map(|key| seen(read_of(kind(key), key), &body(key))).collect()
+    }
+
     /// The longest time that any request took, answered or not.
     pub fn longest(&self) -> Duration {
         let took = self.history.ops.iter().map(|op| op.end_ns - op.begin_ns);
@@ -202,12 +217,7 @@ impl Session {
     fn draw_action(&mut self, kind: Kind, key: &str) -> (Ask, Action) {
         let owned = || key.to_string();
         if self.random.random_bool(0.55) {
-            let action = match kind {
-                Kind::Set => Action::Members { key: owned(), elements: Default::default() },
-                Kind::Register | Kind::Deleted => Action::Get { key: owned(), value: None },
-                Kind::Counter => Action::Sum { key: owned(), value: 0 },
-            };
-            return (Ask::read(key), action);
+            return (Ask::read(key), read_of(kind, key));
         }
         self.values += 1;
         let value = VALUES_PER_SESSION * self.number as i64 + self.values;
@@ -240,7 +250,7 @@ impl Session {
         let absent = matches!(&answer, Ok(reply) if reply.code() == "not_found");
         let told = if absent { Told::Acked } else { outcome(&answer) };
         let (outcome, action) = match (&told, &answer) {
-            (Told::Acked, Ok(reply)) => (Outcome::Ok, seen(action, reply)),
+            (Told::Acked, Ok(reply)) => (Outcome::Ok, seen(action, &reply.body)),
             (Told::Unknown(_), _) => (Outcome::Unknown, action),
             _ => (Outcome::Failed, action),
         };
@@ -259,16 +269,26 @@ impl Session {
     }
 }
 
+/// A read that has seen nothing.
+fn read_of(kind: Kind, key: &str) -> Action {
+    let key = key.to_string();
+    match kind {
+        Kind::Set => Action::Members { key, elements: Default::default() },
+        Kind::Register | Kind::Deleted => Action::Get { key, value: None },
+        Kind::Counter => Action::Sum { key, value: 0 },
+    }
+}
+
 /// The action with what its answer shows.
 ///
 /// # Panics
 /// When the answer is not what its type reads as.
-fn seen(action: Action, reply: &Reply) -> Action {
-    let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("no number: {}", reply.body));
-    let value = reply.body.get("value");
+fn seen(action: Action, answer: &Value) -> Action {
+    let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("no number: {answer}"));
+    let value = answer.get("value");
     match action {
         Action::Members { key, .. } => {
-            let elements = value.map(|value| value.as_array().unwrap_or_else(|| panic!("{}", reply.body)));
+            let elements = value.map(|value| value.as_array().unwrap_or_else(|| panic!("no set: {answer}")));
             Action::Members { key, elements: elements.into_iter().flatten().map(number).collect() }
         }
         Action::Get { key, .. } => Action::Get { key, value: value.map(number) },

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use meridian_tests::checkers::{Law, sessions, tally};
+use meridian_tests::checkers::isolation::{self, Level};
+use meridian_tests::checkers::{Law, exactly_once, resurrection, sessions, tally};
 use meridian_tests::client::Client;
 use meridian_tests::fleet::Fleet;
 use meridian_tests::history::Outcome;
-use meridian_tests::moves::{Moves, Moving};
+use meridian_tests::moves::{Moved, Moves, Moving};
 use meridian_tests::wait;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -44,9 +45,15 @@ async fn moving_sessions_keep_all_four_guarantees_with_their_token_and_none_with
     let fleet = Fleet::start(BINARY, 3, 3, LATENCY).await;
     let nodes: Vec<(String, Client)> =
         fleet.node_names().into_iter().map(|name| (name.clone(), fleet.node(&name))).collect();
-    with_token(&fleet, &nodes, seed, faults).await;
+    let moved = with_token(&fleet, &nodes, seed, faults).await;
     without_token(&fleet, &nodes, seed).await;
-    fleet.agreed(PATIENCE).await;
+
+    let (contents, took) = fleet.agreed(PATIENCE).await;
+    let at_rest = moved.at_rest(&contents);
+    let mut violations = exactly_once::check(&moved.history, &at_rest);
+    violations.extend(resurrection::check(&moved.history, &at_rest));
+    assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
+    println!("moves: {} keys are as they should be in all nodes, which agreed after {took:?}", at_rest.len());
 }
 
 fn moves(seed: u64, token: bool) -> Moves {
@@ -54,7 +61,7 @@ fn moves(seed: u64, token: bool) -> Moves {
     Moves { seed, sessions: 24, requests_max: 100_000, wait: WAIT, token, prefix: prefix.into() }
 }
 
-async fn with_token(fleet: &Fleet, nodes: &[(String, Client)], seed: u64, faults: usize) {
+async fn with_token(fleet: &Fleet, nodes: &[(String, Client)], seed: u64, faults: usize) -> Moved {
     let mut random = StdRng::seed_from_u64(seed);
     let moving = Moving::start(&moves(seed, true), nodes);
     let mut broken = Broken::default();
@@ -72,7 +79,9 @@ async fn with_token(fleet: &Fleet, nodes: &[(String, Client)], seed: u64, faults
     let moved = moving.finish().await;
 
     let history = &moved.history;
-    let violations = sessions::check(history);
+    let mut violations = sessions::check(history);
+    // Which of two concurrent values wins is the same for everybody, too.
+    violations.extend(isolation::check(history, Level::Causal));
     let first: Vec<String> = violations.iter().take(10).map(ToString::to_string).collect();
     println!(
         "moves: {} done, {} refused, {} unknown: {:?}; the longest took {:?}; violations {:?}",
@@ -86,6 +95,7 @@ async fn with_token(fleet: &Fleet, nodes: &[(String, Client)], seed: u64, faults
     assert!(violations.is_empty(), "seed {seed}: {} violations, the first: {first:#?}", violations.len());
     assert!(history.count(Outcome::Ok) >= 3000, "too few requests to say anything");
     assert!(moved.longest() <= WAIT + MARGIN, "a request hung for {:?}", moved.longest());
+    moved
 }
 
 /// So that the test above is known to be able to fail: one DC is cut off until each guarantee was broken.

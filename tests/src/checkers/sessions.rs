@@ -25,11 +25,12 @@ use crate::history::{Action, History, Op};
 
 /// Every contradiction between what a session knew and what it read.
 pub fn check(history: &History) -> Vec<Violation> {
-    let mut checker = Checker::new(history);
-    for (_, end, op) in moments(history) {
-        if end { checker.end(op) } else { checker.begin(op) }
-    }
-    checker.violations
+    Checker::run(history).violations
+}
+
+/// For each write what its session knew when it asked for it: the writes, given by their places in the history.
+pub(crate) fn pasts(history: &History) -> HashMap<usize, Bits> {
+    Checker::run(history).pasts.into_iter().map(|(write, past)| (write, past.known)).collect()
 }
 
 /// Begins and ends in the order of time: what is asked at a moment is asked before what is answered then.
@@ -80,6 +81,14 @@ struct Checker<'h> {
 }
 
 impl<'h> Checker<'h> {
+    fn run(history: &'h History) -> Self {
+        let mut checker = Self::new(history);
+        for (_, end, op) in moments(history) {
+            if end { checker.end(op) } else { checker.begin(op) }
+        }
+        checker
+    }
+
     fn new(history: &'h History) -> Self {
         let mut keys = BTreeMap::<&str, Writes>::new();
         for (i, op) in history.ops.iter().enumerate() {
