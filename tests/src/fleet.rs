@@ -1,6 +1,7 @@
 //! A cluster of real processes for one test, and looks at all of its nodes.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use meridian::cli::http::{HttpClient, encode};
@@ -27,6 +28,7 @@ pub struct Fleet {
     cluster: Cluster,
     http: HttpClient,
     folder: TempDir,
+    keep: AtomicBool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -77,7 +79,7 @@ impl Fleet {
         let options = prepare(folder.path())?;
         let cluster = Cluster::start(options).await.expect("the cluster starts");
         cluster.wait_ready(READY_LIMIT).await.expect("the cluster becomes ready");
-        Ok(Self { cluster, http: HttpClient::new(), folder, _turn: turn })
+        Ok(Self { cluster, http: HttpClient::new(), folder, keep: AtomicBool::new(false), _turn: turn })
     }
 
     /// The cluster, to cut, heal, kill and restart.
@@ -88,6 +90,11 @@ impl Fleet {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.cluster.folder()
+    }
+
+    /// Keeps the cluster's files when it ends, and says where they are.
+    pub fn keep_files(&self) {
+        self.keep.store(true, Ordering::Relaxed);
     }
 
     /// The client of a node such as `eu-west/1`.
@@ -189,7 +196,7 @@ impl Fleet {
 impl Drop for Fleet {
     /// What a failed test leaves behind is kept: the nodes' logs say more than the test can.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.keep.load(Ordering::Relaxed) {
             println!("the cluster's files are kept in {}", self.folder.path().display());
             self.folder.disable_cleanup(true);
         }

@@ -6,9 +6,13 @@
 
 mod bad_sync;
 mod disk;
+mod report;
+mod row;
 mod strike;
 mod world;
 
+pub use report::{Machine, report};
+pub use row::{Cell, Row, RowPlan};
 pub use strike::Struck;
 pub use world::World;
 

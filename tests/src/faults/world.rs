@@ -81,6 +81,11 @@ impl World {
         &self.fleet
     }
 
+    /// Keeps the nodes' files and logs when the world ends, and says where.
+    pub fn keep_files(&self) {
+        self.fleet.keep_files();
+    }
+
     /// The network inside DCs.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::client::{Ask, Client, Outcome as Told, Reply, outcome};
-use crate::history::{Action, Outcome, Recorder};
+use crate::history::{Action, Outcome, Recorder, Started};
 
 /// How long a single attempt may take: short, so that a session whose node dies moves on to the next.
 const ATTEMPT: Duration = Duration::from_secs(4);
@@ -21,6 +21,8 @@ const WAIT: &str = "400ms";
 const ATTEMPTS_MAX: usize = 3;
 /// Writes of one session: their values do not meet those of others.
 const VALUES_PER_SESSION: i64 = 1_000_000;
+/// More than a load has; a session that forgets goes on under a number beyond.
+const SESSIONS_MAX: usize = 1000;
 
 /// What all sessions of a load share.
 #[derive(Debug)]
@@ -35,6 +37,24 @@ pub(super) struct Ground {
     pub(super) round: AtomicUsize,
     /// How often each error was met.
     pub(super) refusals: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Ground {
+    pub(super) fn new(nodes: Vec<(String, Client)>, prefix: String, pace: Duration) -> Self {
+        Self {
+            nodes,
+            recorder: Recorder::default(),
+            stop: AtomicBool::new(false),
+            prefix,
+            pace,
+            round: AtomicUsize::new(0),
+            refusals: Mutex::default(),
+        }
+    }
+
+    pub(super) fn refusals(&self) -> BTreeMap<String, usize> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// How current a read must be.
@@ -86,6 +106,8 @@ pub(super) struct Session {
     pub(super) number: usize,
     pub(super) random: StdRng,
     pub(super) ground: Arc<Ground>,
+    /// Who it is in the history.
+    identity: usize,
     token: Option<String>,
     left: usize,
     values: i64,
@@ -94,7 +116,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(ground: Arc<Ground>, number: usize, seed: u64, operations_max: usize) -> Self {
         let random = StdRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(number as u64));
-        Self { number, random, ground, token: None, left: operations_max, values: 0 }
+        Self { number, random, ground, identity: number, token: None, left: operations_max, values: 0 }
     }
 
     /// Paces the session; false when it is to end.
@@ -105,9 +127,20 @@ impl Session {
         self.left > 0 && !self.ground.stop.load(Ordering::Relaxed)
     }
 
-    /// Forgets what it has seen: from now on it is another client.
+    /// Forgets what it has seen: from now on it is another client, in the history too.
     pub(super) fn forget(&mut self) {
         self.token = None;
+        self.identity += SESSIONS_MAX;
+    }
+
+    /// Notes that an operation begins at a node.
+    pub(super) fn begin(&self, node: usize) -> Started {
+        self.ground.recorder.begin(self.identity, &self.ground.nodes[node].0)
+    }
+
+    /// Notes how it ended.
+    pub(super) fn end(&self, started: Started, outcome: Outcome, actions: Vec<Action>) {
+        self.ground.recorder.end(started, outcome, actions);
     }
 
     /// The full name of a key.
@@ -144,9 +177,9 @@ impl Session {
     /// Writes, with the same request id through the nodes of one DC until the outcome is known, a few times. `actions` is
     /// what it does, and what its preconditions read.
     pub(super) async fn write(&mut self, node: usize, ask: Ask, actions: Vec<Action>) -> Outcome {
-        let started = self.ground.recorder.begin(self.number, &self.ground.nodes[node].0);
+        let started = self.begin(node);
         let outcome = self.write_unrecorded(node, ask).await;
-        self.ground.recorder.end(started, outcome, actions);
+        self.end(started, outcome, actions);
         outcome
     }
 
@@ -162,10 +195,14 @@ impl Session {
             self.keep_token(&answer);
             match &told {
                 Told::Acked => return Outcome::Ok,
-                // What was refused for good now was not done by an earlier attempt either: it would have been answered.
+                // Decided in apply, and for all attempts: a repeat gets the first answer, failures included.
+                Told::NotDone(code) if code == "precondition_failed" => {
+                    self.count(code);
+                    return Outcome::Failed;
+                }
                 Told::NotDone(code) if answer.as_ref().is_ok_and(|reply| reply.status < 500) => {
                     self.count(code);
-                    return if unknown && code == "request_id_reused" { Outcome::Unknown } else { Outcome::Failed };
+                    break;
                 }
                 Told::NotDone(code) => self.count(code),
                 Told::Unknown(why) => {
@@ -180,9 +217,9 @@ impl Session {
 
     /// Reads and notes it; nothing if there was no answer.
     pub(super) async fn read(&mut self, node: usize, key: &str, kind: Kind, level: Level) -> Option<Seen> {
-        let started = self.ground.recorder.begin(self.number, &self.ground.nodes[node].0);
+        let started = self.begin(node);
         let seen = self.read_unrecorded(node, key, kind, level).await?;
-        self.ground.recorder.end(started, Outcome::Ok, vec![seen.action.clone()]);
+        self.end(started, Outcome::Ok, vec![seen.action.clone()]);
         Some(seen)
     }
 

@@ -52,7 +52,7 @@ async fn transfer(session: &mut Session, node: usize) {
 /// Reads all accounts one by one, then has a transaction confirm that they are all still so: at its commit they were.
 async fn audit(session: &mut Session, node: usize) {
     for _ in 0..AUDIT_ATTEMPTS {
-        let started = session.ground.recorder.begin(session.number, &session.ground.nodes[node].0);
+        let started = session.begin(node);
         let mut seen = Vec::new();
         for account in ACCOUNTS {
             let key = session.key(account);
@@ -67,7 +67,7 @@ async fn audit(session: &mut Session, node: usize) {
             session.write_unrecorded(node, Ask::txn(&json!({"if": conditions, "ops": [audits]}))).await;
         if outcome == Outcome::Ok {
             let actions = seen.into_iter().map(|read| read.action).collect();
-            session.ground.recorder.end(started, Outcome::Ok, actions);
+            session.end(started, Outcome::Ok, actions);
             return;
         }
     }
@@ -91,7 +91,7 @@ pub(super) async fn lists(mut session: Session) {
 }
 
 async fn append(session: &mut Session, node: usize, keys: &[String]) {
-    let started = session.ground.recorder.begin(session.number, &session.ground.nodes[node].0);
+    let started = session.begin(node);
     let (mut actions, mut conditions, mut ops) = (Vec::new(), Vec::new(), Vec::new());
     for (i, key) in keys.iter().enumerate() {
         let Some(seen) = session.read_unrecorded(node, key, Kind::List, Level::Session).await else { return };
@@ -108,7 +108,7 @@ async fn append(session: &mut Session, node: usize, keys: &[String]) {
     actions.extend(ops.iter().map(|(_, key, value)| Action::Append { key: (*key).clone(), value: *value }));
     let ops: Vec<&Value> = ops.iter().map(|(op, _, _)| op).collect();
     let outcome = session.write_unrecorded(node, Ask::txn(&json!({"if": conditions, "ops": ops}))).await;
-    session.ground.recorder.end(started, outcome, actions);
+    session.end(started, outcome, actions);
 }
 
 /// Names that are claimed by whoever comes first: `absent`, then set, in the DC that is the names' home.
