@@ -61,7 +61,8 @@ impl Options {
 }
 
 fn named<T>(list: &str, find: impl Fn(&str) -> Option<T>, known: &[&str]) -> Result<Vec<T>, String> {
-    let one = |name| find(name).ok_or_else(|| format!("there is no {name:?}; there are {}", known.join(", ")));
+    let one =
+        |name| find(name).ok_or_else(|| format!("there is no {name:?}; there are {}", known.join(", ")));
     list.split(',').map(one).collect()
 }
 

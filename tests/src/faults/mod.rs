@@ -114,7 +114,9 @@ impl Fault {
             Self::KillFollower => ("kill-follower", "a follower is killed and restarted"),
             Self::KillDc => ("kill-dc", "all nodes of a DC are killed at once and restarted"),
             Self::KillAll => ("kill-all", "all nodes of all DCs are killed at once and restarted"),
-            Self::PauseLeader => ("pause-leader", "a leader is stopped for longer than an election, then goes on"),
+            Self::PauseLeader => {
+                ("pause-leader", "a leader is stopped for longer than an election, then goes on")
+            }
             Self::CutDcs => ("cut-dcs", "two DCs are cut off from each other"),
             Self::IsolateDc => ("isolate-dc", "one DC is cut off from all others"),
             Self::CutOneWay => ("cut-one-way", "what one DC sends does not reach another"),

@@ -84,7 +84,13 @@ fn table(page: &mut String, rows: &[(Fault, Row)], loads: &[Load]) {
     line!(page, "|---|---|---|---|{}", "---|".repeat(loads.len()));
     for (fault, row) in rows {
         if let Some(why) = &row.skipped {
-            line!(page, "| `{}` | SKIPPED: {} | | |{}", fault.name(), one_line(why), " |".repeat(loads.len()));
+            line!(
+                page,
+                "| `{}` | SKIPPED: {} | | |{}",
+                fault.name(),
+                one_line(why),
+                " |".repeat(loads.len())
+            );
             continue;
         }
         let own = row.violations.len();
@@ -121,7 +127,13 @@ fn failing(page: &mut String, rows: &[(Fault, Row)]) {
             continue;
         }
         any = true;
-        line!(page, "`{}`, seeds {:?}, {} violations, of which the first:\n", fault.name(), row.seeds, violations.len());
+        line!(
+            page,
+            "`{}`, seeds {:?}, {} violations, of which the first:\n",
+            fault.name(),
+            row.seeds,
+            violations.len()
+        );
         for violation in violations.iter().take(TOLD_MAX) {
             line!(page, "- {}", one_line(violation));
         }

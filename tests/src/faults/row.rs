@@ -125,8 +125,7 @@ impl RowPlan {
         };
         let nodes: Vec<(String, Client)> =
             world.fleet().node_names().into_iter().map(|n| (n.clone(), world.fleet().node(&n))).collect();
-        let plan =
-            Plan { seed: self.seed, run: "run".into(), pace: self.pace, operations_max: usize::MAX };
+        let plan = Plan { seed: self.seed, run: "run".into(), pace: self.pace, operations_max: usize::MAX };
         let running: Vec<Running> = self.loads.iter().map(|load| load.start(&plan, &nodes)).collect();
         self.strike(&world, &mut row).await;
         let struck = Instant::now();
@@ -179,7 +178,8 @@ impl RowPlan {
 
     /// Strikes again and again for as long as the row lasts.
     async fn strike(&self, world: &World, row: &mut Row) {
-        let mut random = StdRng::seed_from_u64(self.seed);
+        // Rows with the same seed are not to strike the same victims all the same.
+        let mut random = StdRng::seed_from_u64(self.seed.wrapping_mul(100).wrapping_add(self.fault as u64));
         let until = Instant::now() + self.lasts;
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(random.random_range(QUIET_MS))).await;

@@ -9,9 +9,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use super::Fault;
 use super::bad_sync::BadSync;
 use super::world::{DCS, SMALL_DISKS_DC, World};
-use super::Fault;
 use crate::client::{Ask, add};
 
 /// How long most faults last, in milliseconds: around the silence after which links count as broken.
@@ -61,8 +61,7 @@ struct Striking<'w> {
 impl Fault {
     /// Strikes once, lasts, and heals. Everything is drawn from `seed`; who leads at the moment is not.
     pub async fn strike(self, world: &World, seed: u64) -> Struck {
-        let mut striking =
-            Striking { world, random: StdRng::seed_from_u64(seed), struck: Struck::default() };
+        let mut striking = Striking { world, random: StdRng::seed_from_u64(seed), struck: Struck::default() };
         if let Err(why) = striking.strike(self).await {
             striking.struck.violations.push(format!("{}: {why}", self.name()));
         }
@@ -170,7 +169,13 @@ impl<'w> Striking<'w> {
                 (false, false) => inside.cut_one_way(&leader, other),
             }
         }
-        let how = if both_ways { "cut off" } else if speaks { "deaf" } else { "mute" };
+        let how = if both_ways {
+            "cut off"
+        } else if speaks {
+            "deaf"
+        } else {
+            "mute"
+        };
         self.struck.note(format!("the leader {leader} is {how}"));
         self.last(LASTS_MS).await;
         inside.heal_all();
@@ -283,8 +288,11 @@ impl<'w> Striking<'w> {
         let one = self.nodes().choose(&mut self.random).cloned().expect("there are nodes");
         let whole_dc = self.random.random_bool(0.25);
         let offset = if self.random.random_bool(0.5) { HOUR_MS } else { -HOUR_MS };
-        let victims: Vec<String> =
-            if whole_dc { self.nodes().into_iter().filter(|n| is_in(n, Some(dc))).collect() } else { vec![one] };
+        let victims: Vec<String> = if whole_dc {
+            self.nodes().into_iter().filter(|n| is_in(n, Some(dc))).collect()
+        } else {
+            vec![one]
+        };
         for victim in &victims {
             self.cluster().clock(victim, offset).await.map_err(text)?;
             self.struck.note(format!("the clock of {victim} is off by {offset} ms"));

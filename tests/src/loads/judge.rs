@@ -211,7 +211,13 @@ mod tests {
     }
 
     fn done(load: Load, ops: Vec<Op>) -> Done {
-        Done { load, history: History { ops }, refusals: BTreeMap::new(), broken: Vec::new(), prefix: "p".into() }
+        Done {
+            load,
+            history: History { ops },
+            refusals: BTreeMap::new(),
+            broken: Vec::new(),
+            prefix: "p".into(),
+        }
     }
 
     fn rest(key: &str, value: Value) -> Vec<Rest> {

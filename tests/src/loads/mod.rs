@@ -88,17 +88,37 @@ impl Load {
     /// What its clients do and what must hold, in a few words.
     pub fn story(self) -> &'static str {
         match self {
-            Self::Set => "unique elements into shared sets from all DCs: every acknowledged one is read everywhere (set-full)",
+            Self::Set => {
+                "unique elements into shared sets from all DCs: every acknowledged one is read everywhere (set-full)"
+            }
             Self::Counter => "increments from all DCs, repeated with their request ids: each counts once",
-            Self::Register => "unique values into shared registers from all DCs: causal consistency, one winner everywhere",
-            Self::Linear => "registers that one DC sets and reads at `linearizable` through all its nodes: linearizability",
-            Self::Bank => "transfers between four counters from all DCs: every look at all of them sees the same total",
-            Self::Causal => "post, reply, reply, each in another DC by a client who read what it answers: no reply without it",
-            Self::Fork => "two registers set at the same time in one DC: all its nodes show them in the same order (no long fork)",
-            Self::Txn => "transactions that read lists, append, and commit if nothing changed: strict serializability in the DC",
-            Self::Moves => "sessions that move between all nodes with their token: the four session guarantees",
-            Self::Claims => "names set on condition that they are absent: one winner each, serializable in the DC",
-            Self::Recreate => "keys set, deleted and made again by a session that moves between DCs: exactly what it left",
+            Self::Register => {
+                "unique values into shared registers from all DCs: causal consistency, one winner everywhere"
+            }
+            Self::Linear => {
+                "registers that one DC sets and reads at `linearizable` through all its nodes: linearizability"
+            }
+            Self::Bank => {
+                "transfers between four counters from all DCs: every look at all of them sees the same total"
+            }
+            Self::Causal => {
+                "post, reply, reply, each in another DC by a client who read what it answers: no reply without it"
+            }
+            Self::Fork => {
+                "two registers set at the same time in one DC: all its nodes show them in the same order (no long fork)"
+            }
+            Self::Txn => {
+                "transactions that read lists, append, and commit if nothing changed: strict serializability in the DC"
+            }
+            Self::Moves => {
+                "sessions that move between all nodes with their token: the four session guarantees"
+            }
+            Self::Claims => {
+                "names set on condition that they are absent: one winner each, serializable in the DC"
+            }
+            Self::Recreate => {
+                "keys set, deleted and made again by a session that moves between DCs: exactly what it left"
+            }
         }
     }
 

@@ -124,7 +124,8 @@ pub(super) async fn claims(mut session: Session) {
             "if": [{"key": key, "absent": true}],
             "ops": [{"key": key, "type": "register", "op": "set", "value": value}],
         });
-        let actions = vec![Action::Get { key: key.clone(), value: None }, Action::Set { key: key.clone(), value }];
+        let actions =
+            vec![Action::Get { key: key.clone(), value: None }, Action::Set { key: key.clone(), value }];
         if session.write(node, Ask::txn(&claim), actions).await != Outcome::Ok {
             session.read(node, &key, Kind::Register, Level::Session).await;
         }
