@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn what_no_origin_writes_is_refused() {
-        let tally = Tally { run: 1, sum: 1 }.encode();
+        let tally = Tally { run: 1, sum: 1, by: None }.encode();
         let bad = [
             effect(&[(&[], false)], &[]),
             effect(&[(&[], true)], &[]),

@@ -133,21 +133,29 @@ impl Cells for MemCells {
     }
 }
 
+/// The rows that an [`Overlay`] has changed; `None` is a removed one.
+pub type Changes = BTreeMap<(Table, Vec<u8>), Option<Bytes>>;
+
 /// Writes kept apart from the rows below them until they are [written](Overlay::changes) or dropped.
 #[derive(Debug)]
 pub struct Overlay<'a, C> {
     base: &'a C,
-    rows: BTreeMap<(Table, Vec<u8>), Option<Bytes>>,
+    rows: Changes,
 }
 
 impl<'a, C: ReadCells> Overlay<'a, C> {
     /// No changes above `base`.
     pub fn new(base: &'a C) -> Self {
-        Self { base, rows: BTreeMap::new() }
+        Self::resume(base, Changes::new())
     }
 
-    /// The changed rows; `None` is a removed one.
-    pub fn changes(self) -> BTreeMap<(Table, Vec<u8>), Option<Bytes>> {
+    /// Goes on where an overlay above the same rows was taken apart.
+    pub fn resume(base: &'a C, rows: Changes) -> Self {
+        Self { base, rows }
+    }
+
+    /// Takes the overlay apart.
+    pub fn changes(self) -> Changes {
         self.rows
     }
 }
@@ -215,5 +223,39 @@ impl<C: ReadCells> Cells for Overlay<'_, C> {
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), C::Error> {
         self.rows.insert((table, key.to_vec()), None);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows<C: ReadCells>(cells: &C) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let visited = cells.scan(Table(9), b"", None, &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        });
+        visited.expect("memory");
+        rows
+    }
+
+    #[test]
+    fn an_overlay_taken_apart_and_resumed_shows_what_it_showed() {
+        let mut base = MemCells::new();
+        for key in [b"a", b"c", b"e"] {
+            base.put(Table(9), key, b"base").expect("memory");
+        }
+        let mut overlay = Overlay::new(&base);
+        overlay.put(Table(9), b"b", b"new").expect("memory");
+        overlay.remove(Table(9), b"c").expect("memory");
+        overlay.put(Table(9), b"e", b"changed").expect("memory");
+        let shown = rows(&overlay);
+        assert_eq!(shown.iter().map(|(key, _)| key.as_slice()).collect::<Vec<_>>(), [b"a", b"b", b"e"]);
+        let mut resumed = Overlay::resume(&base, overlay.changes());
+        assert_eq!(rows(&resumed), shown);
+        resumed.put(Table(9), b"c", b"again").expect("memory");
+        assert_eq!(resumed.get(Table(9), b"c").expect("memory").as_deref(), Some(&b"again"[..]));
+        assert_eq!(rows(&resumed).len(), 4);
     }
 }

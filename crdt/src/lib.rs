@@ -5,7 +5,7 @@
 //! datacenter, and equal sets of txns give equal contents in every datacenter.
 //!
 //! The way of a write: [`execute()`] turns mutations into effects at their origin, [`apply()`] puts effects into the
-//! cells of any datacenter, [`read()`] shows what is there, and [`sweep()`] drops what stability no longer needs.
+//! cells of any datacenter, [`describe()`] tells what a txn did to a key, [`read()`] shows what is there, and [`sweep()`] drops what stability no longer needs.
 
 pub mod apply;
 pub mod cell;
@@ -14,6 +14,7 @@ mod cleared;
 pub mod codec;
 mod collect;
 pub mod condition;
+pub mod describe;
 pub mod digest;
 mod edit;
 pub mod error;
@@ -41,8 +42,9 @@ mod view;
 
 pub use apply::{Applied, apply, validate};
 pub use cell::{Cell, Held};
-pub use cells::{Cells, MemCells, Overlay, ReadCells, Table};
+pub use cells::{Cells, Changes, MemCells, Overlay, ReadCells, Table};
 pub use condition::{Condition, check};
+pub use describe::describe;
 pub use digest::{BUCKETS, bucket_digests, digest};
 pub use error::StoreError;
 pub use execute::{Ctx, ExecuteError, Executed, Limits, Refusal, execute};
@@ -52,7 +54,7 @@ pub use header::Version;
 pub use hlc::{Clock, ClockError, Observed, unix_ms};
 pub use id::{Dot, Origin, OriginName};
 pub use keys::{Key, KeyError};
-pub use list::{Listed, Listing, list};
+pub use list::{Listed, Listing, Range, RangeSeen, fingerprint, list};
 pub use merge::{merge, merge_state};
 pub use read::{Content, Query, ReadValue, Reading, read};
 pub use sweep::{Swept, sweep, sweep_pending};

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::cells::{ReadCells, Table, prefix_end};
 use crate::error::StoreError;
@@ -46,7 +47,7 @@ pub fn list<C: ReadCells>(
     let first = header_row(space, prefix);
     let end = prefix_end(&first);
     let start = match after {
-        Some(after) => first.max([header_row(space, after), vec![0]].concat()),
+        Some(after) => first.max(behind(space, after)),
         None => first,
     };
     let mut listing = Listing::default();
@@ -76,6 +77,80 @@ pub fn list<C: ReadCells>(
     })?;
     listing.cursor = last.filter(|_| listing.more);
     failed.map_or(Ok(listing), Err)
+}
+
+/// A range of the keys of a space, in the order of their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range<'a> {
+    /// The space.
+    pub space: &'a str,
+    /// What every key of the range starts with.
+    pub prefix: &'a str,
+    /// The key behind which the range begins; none for the first.
+    pub after: Option<&'a str>,
+    /// The last key of the range, which need not exist; none for the end of the prefix.
+    pub upto: Option<&'a str>,
+}
+
+/// What a listing of a range shows, in few bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeSeen {
+    /// A hash of every key that is there, with its type and its version. Equal ones show the same listing.
+    pub fingerprint: u64,
+    /// How many rows had to be looked at, those of absent keys included.
+    pub rows: usize,
+}
+
+/// Takes the fingerprint of a range; `None` if more than `rows_max` rows would have to be looked at.
+///
+/// Only what a listing can show goes in: the headers of absent keys come and go with stability, at each node and in
+/// each datacenter at another time.
+pub fn fingerprint<C: ReadCells>(
+    cells: &C,
+    range: Range<'_>,
+    rows_max: usize,
+) -> Result<Option<RangeSeen>, StoreError<C::Error>> {
+    let first = header_row(range.space, range.prefix);
+    let prefix_end = prefix_end(&first);
+    let start = range.after.map_or_else(|| first.clone(), |after| behind(range.space, after)).max(first);
+    let end = match (range.upto.map(|upto| behind(range.space, upto)), prefix_end) {
+        (Some(upto), Some(end)) => Some(upto.min(end)),
+        (upto, end) => upto.or(end),
+    };
+    let mut hash = Xxh3::new();
+    if end.as_ref().is_some_and(|end| *end <= start) {
+        return Ok(Some(RangeSeen { fingerprint: hash.digest(), rows: 0 }));
+    }
+    let (mut rows, mut too_many, mut failed) = (0, false, None);
+    cells.scan(Table::HEADER, &start, end.as_deref(), &mut |row, value| {
+        if rows >= rows_max {
+            too_many = true;
+            return ControlFlow::Break(());
+        }
+        rows += 1;
+        match Header::decode(&Bytes::copy_from_slice(value)) {
+            Ok(header) => {
+                if let Some(ty) = header.shown() {
+                    hash.update(&(row.len() as u64).to_be_bytes());
+                    hash.update(row);
+                    hash.update(&[ty.code()]);
+                    hash.update(&header.digest.to_be_bytes());
+                }
+                ControlFlow::Continue(())
+            }
+            Err(why) => {
+                failed = Some(StoreError::corrupt(Table::HEADER, row)(why));
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    let seen = RangeSeen { fingerprint: hash.digest(), rows };
+    failed.map_or(Ok((!too_many).then_some(seen)), Err)
+}
+
+/// The first row behind that of a key.
+fn behind(space: &str, key: &str) -> Vec<u8> {
+    [header_row(space, key), vec![0]].concat()
 }
 
 #[cfg(test)]
@@ -120,5 +195,39 @@ mod tests {
         assert_eq!((page.more, page.cursor), (false, None));
         let page = list(&a.cells, "s", "user/", Some("zzz"), 10).expect("memory");
         assert!(page.keys.is_empty());
+    }
+
+    fn seen(a: &Replica, after: Option<&str>, upto: Option<&str>) -> u64 {
+        let range = Range { space: "s", prefix: "user/", after, upto };
+        fingerprint(&a.cells, range, 100).expect("memory").expect("few rows").fingerprint
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_what_its_range_shows_and_with_nothing_else() {
+        let mut a = Replica::new(1);
+        fill(&mut a, "s", &["user/1", "user/3", "user/5"]);
+        let (all, page) = (seen(&a, None, None), seen(&a, Some("user/1"), Some("user/3")));
+        fill(&mut a, "s", &["user", "users", "vest"]);
+        fill(&mut a, "s2", &["user/2"]);
+        assert_eq!((seen(&a, None, None), seen(&a, Some("user/1"), Some("user/3"))), (all, page));
+        fill(&mut a, "s", &["user/31"]);
+        assert_ne!(seen(&a, None, None), all, "a key came to be");
+        assert_eq!(seen(&a, Some("user/1"), Some("user/3")), page, "behind the page");
+        fill(&mut a, "s", &["user/2"]);
+        assert_ne!(seen(&a, Some("user/1"), Some("user/3")), page, "inside the page");
+        let gone = |k| (Key::new("s", k).expect("well formed"), Mutation::Delete(None));
+        a.commit(2, &[gone("user/2"), gone("user/31")]);
+        assert_eq!(seen(&a, None, None), all, "what is absent again is not shown");
+        fill(&mut a, "s", &["user/3"]);
+        assert_ne!(seen(&a, None, None), all, "a version changed");
+    }
+
+    #[test]
+    fn a_fingerprint_looks_at_no_more_rows_than_it_may() {
+        let mut a = Replica::new(1);
+        fill(&mut a, "s", &["user/1", "user/2", "user/3"]);
+        let range = Range { space: "s", prefix: "user/", after: None, upto: None };
+        assert_eq!(fingerprint(&a.cells, range, 2).expect("memory"), None);
+        assert_eq!(fingerprint(&a.cells, range, 3).expect("memory").map(|seen| seen.rows), Some(3));
     }
 }

@@ -13,3 +13,4 @@ pub mod server;
 pub mod shard;
 pub mod storage;
 pub mod txn;
+pub mod watch;

@@ -16,7 +16,7 @@ use meridian_gossip::{GossipConfig, Identity as GossipIdentity};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds};
+use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds};
 use crate::config::Config;
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
 use crate::raft::{KnownPeers, Parts, RaftConfig, RaftGroup, StartError};
@@ -29,7 +29,10 @@ use crate::shard::keeper::Keeper;
 use crate::shard::machine::ShardMachine;
 use crate::shard::proposer::{Proposer, ProposerBounds};
 use crate::shard::published::Publisher;
+use crate::shard::transactions::{TransactionBounds, Transactions};
 use crate::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
+use crate::txn::InteractiveBounds;
+use crate::watch::{WatchBounds, Watches};
 
 /// How long a handshake on the peer port may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(3);
@@ -154,6 +157,7 @@ impl Node {
             lost_tail,
         });
         let gossip = meridian_gossip::start(gossip_identity(config), gossip_config(config), host);
+        let stop = watch::Sender::new(false);
         let shard = Arc::new(Shard {
             dc: config.dc.clone(),
             node: config.node.id,
@@ -169,8 +173,13 @@ impl Node {
             ready: watch::Sender::new(false),
             health: Health::default(),
             room: watch::Sender::new(true),
+            transactions: Transactions::new(transaction_bounds(config)),
+            watches: Arc::new(Watches::new(
+                cluster_id(&config.cluster.name),
+                watch_bounds(config),
+                stop.subscribe(),
+            )),
         });
-        let stop = watch::Sender::new(false);
         let keeper = Keeper {
             shard: shard.clone(),
             clock,
@@ -312,9 +321,31 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
             wait_default: config.sessions.wait_default,
             wait_max: config.sessions.wait_max,
             request_timeout: config.limits.request_timeout,
+            session: session_bounds(config),
         },
         in_flight: Arc::new(AtomicUsize::new(0)),
         allow_faults: options.allow_faults,
+    }
+}
+
+fn session_bounds(config: &Config) -> SessionBounds {
+    SessionBounds {
+        frame_bytes_max: config.limits.body_max.as_usize(),
+        in_flight_max: usize::try_from(config.sessions.in_flight_max).unwrap_or(usize::MAX),
+        ping_interval: config.sessions.ping_interval,
+        hello_timeout: config.limits.read_timeout,
+        drain_timeout: config.limits.drain_timeout,
+        txn_life: config.transactions.life_max,
+        watch_slow_after: config.watch.slow_after,
+    }
+}
+
+fn watch_bounds(config: &Config) -> WatchBounds {
+    WatchBounds {
+        watches_max: config.watch.watches_max,
+        chunk_bytes: config.watch.chunk_bytes.as_usize(),
+        progress_interval: config.watch.progress_interval,
+        keep_alive: config.watch.keep_alive,
     }
 }
 
@@ -331,6 +362,18 @@ fn request_limits(config: &Config) -> RequestLimits {
     }
 }
 
+fn transaction_bounds(config: &Config) -> TransactionBounds {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    TransactionBounds {
+        open_max: count(config.transactions.open_max),
+        life_ms: ms(config.transactions.life_max),
+        each: InteractiveBounds {
+            ops_max: count(config.limits.txn_ops_max),
+            bytes_max: config.limits.txn_bytes_max.as_usize(),
+        },
+    }
+}
+
 fn serve_bounds(config: &Config) -> ServeBounds {
     ServeBounds {
         connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX),
@@ -338,3 +381,6 @@ fn serve_bounds(config: &Config) -> ServeBounds {
         drain_timeout: config.limits.drain_timeout,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,5 +13,6 @@ pub mod loads;
 pub mod moves;
 pub mod program;
 pub mod raw;
+pub mod sse;
 pub mod wait;
 pub mod workload;

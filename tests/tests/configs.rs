@@ -112,7 +112,7 @@ async fn nine_nodes_start_from_the_files_of_three_regions_and_all_take_writes() 
             });
         }
         let violations = convergence::check(&views);
-        if violations.is_empty() { Ok(views) } else { Err(violations.join("\n")) }
+        if violations.is_empty() { Ok(views) } else { Err(format!("{violations:#?}")) }
     })
     .await;
     println!("configs: nine nodes from three files agree {took:?} after the last write");

@@ -9,7 +9,7 @@ use meridian_tests::checkers::isolation::{self, Level};
 use meridian_tests::checkers::{Law, exactly_once, resurrection, sessions, tally};
 use meridian_tests::client::Client;
 use meridian_tests::fleet::Fleet;
-use meridian_tests::history::Outcome;
+use meridian_tests::history::{Outcome, files};
 use meridian_tests::moves::{Moved, Moves, Moving};
 use meridian_tests::wait;
 use rand::rngs::StdRng;
@@ -79,6 +79,7 @@ async fn with_token(fleet: &Fleet, nodes: &[(String, Client)], seed: u64, faults
     let moved = moving.finish().await;
 
     let history = &moved.history;
+    files::write_if_asked(history, "session-moves");
     let mut violations = sessions::check(history);
     // Which of two concurrent values wins is the same for everybody, too.
     violations.extend(isolation::check(history, Level::Causal));

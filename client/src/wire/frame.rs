@@ -12,6 +12,7 @@
 //! of it for authors of clients in other languages.
 
 mod answer;
+pub mod close;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -19,9 +19,11 @@ use super::error::{ApiError, ErrorCode};
 const VERSION: u8 = 1;
 const ENTRY_BYTES: usize = 12;
 const FRAME_BYTES: usize = 9;
+/// The most lives of datacenters that a token may name.
+const ENTRIES_MAX: usize = 512;
 
 /// The longest token text that is looked at: room for 512 lives of datacenters.
-pub const TOKEN_TEXT_BYTES_MAX: usize = (FRAME_BYTES + 512 * ENTRY_BYTES) * 4 / 3 + 4;
+pub const TOKEN_TEXT_BYTES_MAX: usize = (FRAME_BYTES + ENTRIES_MAX * ENTRY_BYTES) * 4 / 3 + 4;
 
 /// What a session depends on, scoped to one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +80,12 @@ impl Token {
     /// Reads the binary form; garbage and unknown versions are `bad_token`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Token, ApiError> {
         let body = bytes.len().checked_sub(FRAME_BYTES).ok_or_else(|| bad("is too short"))?;
+        if body > ENTRIES_MAX * ENTRY_BYTES {
+            return Err(bad("is too long"));
+        }
+        if super::cursor::is_cursor(bytes) {
+            return Err(bad("is a watch cursor, which says nothing about a session"));
+        }
         if bytes[0] != VERSION {
             return Err(bad("has a version that this node does not know"));
         }

@@ -1,7 +1,7 @@
 //! The counter: per origin one cell with a cumulative sum, and floors that take out what a removal observed.
 //!
 //! ```text
-//! cell    run varint | sum u128 (two's complement)
+//! cell    run varint | sum u128 (two's complement) | by, in as few bytes as hold it (two's complement)
 //! floor   run varint | seq varint | sum u128 (two's complement)
 //! ```
 //!
@@ -12,6 +12,9 @@
 //! takes anything from it. The removal by prefix leaves floors alone; stability drops them.
 //!
 //! The value is the sum over origins of the cumulative sum minus the highest floor of the same run.
+//!
+//! `by` is what the txn that wrote the cell added, so that whoever watches the txn can be told. It is no part of the
+//! contents, and may be missing: nothing but [`crate::describe()`] looks at it.
 
 use std::ops::ControlFlow;
 
@@ -19,12 +22,16 @@ use crate::cell::{Cell, Held};
 use crate::cells::{ReadCells, Table};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::StoreError;
-use crate::id::Origin;
+use crate::id::{Dot, Origin};
 use crate::path;
 use crate::plan::{PlanError, Planner, Refusal};
 use crate::types::{CounterOp, Type};
 use crate::value::Value;
 use crate::view::KeyView;
+
+/// The bytes of the largest amount that one txn can add: each of its adds but the first begins and ends at a value of
+/// 64 bits.
+const BY_BYTES_MAX: usize = 9;
 
 /// What an origin's cell of a counter holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub struct Tally {
     pub run: u64,
     /// All that the origin added in this run.
     pub sum: i128,
+    /// What the txn that wrote this added; `None` where it was not kept.
+    pub by: Option<i128>,
 }
 
 /// What a removal observed of an origin's cell.
@@ -52,16 +61,36 @@ impl Tally {
         let mut out = Writer::new();
         out.varint(self.run);
         out.u128(self.sum as u128);
+        if let Some(by) = self.by {
+            let bytes = by.to_be_bytes();
+            out.raw(&bytes[redundant_bytes(&bytes)..]);
+        }
         out.finish()
     }
 
     /// Reads the payload of a cell.
     pub fn decode(payload: &[u8]) -> Result<Tally, DecodeError> {
         let mut input = Reader::new(payload);
-        let tally = Tally { run: input.varint()?, sum: input.u128()? as i128 };
-        input.finish()?;
-        Ok(tally)
+        let (run, sum) = (input.varint()?, input.u128()? as i128);
+        Ok(Tally { run, sum, by: decode_by(input.rest())? })
     }
+}
+
+/// How many leading bytes of a number say nothing but its sign, which the next one says too.
+fn redundant_bytes(bytes: &[u8]) -> usize {
+    let fill = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) { 0xff } else { 0 };
+    bytes.windows(2).take_while(|pair| pair[0] == fill && (pair[1] ^ fill) & 0x80 == 0).count()
+}
+
+fn decode_by(rest: &[u8]) -> Result<Option<i128>, DecodeError> {
+    let Some(first) = rest.first() else { return Ok(None) };
+    if rest.len() > BY_BYTES_MAX || redundant_bytes(rest) > 0 {
+        return Err(DecodeError::Malformed);
+    }
+    let mut bytes = [if first & 0x80 != 0 { 0xff } else { 0 }; size_of::<i128>()];
+    let start = bytes.len() - rest.len();
+    bytes[start..].copy_from_slice(rest);
+    Ok(Some(i128::from_be_bytes(bytes)))
 }
 
 impl Floor {
@@ -107,6 +136,7 @@ pub(crate) fn live_run(cell: &Cell) -> Option<u64> {
 /// One origin's part of a counter.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
+    pub dot: Dot,
     pub origin: Origin,
     pub tally: Tally,
     pub net: i128,
@@ -133,7 +163,7 @@ pub(crate) fn parts<C: ReadCells>(
         for held in cell.dots {
             let tally = Tally::decode(&held.payload).map_err(StoreError::corrupt(Table::CELL, &unit))?;
             let net = net(Type::Counter, &held, &floor).map_or(0, |(_, net)| net);
-            parts.push(Part { origin, tally, net });
+            parts.push(Part { dot: held.dot, origin, tally, net });
         }
     }
     Ok(parts)
@@ -172,14 +202,16 @@ fn add<C: ReadCells>(p: &mut Planner<'_, C>, at: &[u8], by: i64) -> Result<Value
     let tally = match parts.iter().find(|part| part.origin == own) {
         Some(part) => {
             let sum = part.tally.sum.checked_add(i128::from(by)).ok_or(Refusal::Overflow)?;
-            Tally { run: part.tally.run, sum }
+            // What this txn itself has added before, since its last reset, ships together with this.
+            let before = if part.dot == p.ctx.dot { part.tally.by.unwrap_or(0) } else { 0 };
+            Tally { run: part.tally.run, sum, by: before.checked_add(i128::from(by)) }
         }
         None => {
             let floor = path::floor_of(&unit);
             if p.view.get(&floor)?.is_some() {
                 p.plan.remove(floor);
             }
-            Tally { run: p.ctx.dot.seq, sum: i128::from(by) }
+            Tally { run: p.ctx.dot.seq, sum: i128::from(by), by: Some(i128::from(by)) }
         }
     };
     p.plan.add(unit, tally.encode());
@@ -262,7 +294,11 @@ mod tests {
         let mut golden = vec![0xac, 2];
         golden.extend_from_slice(&[0xff; 15]);
         golden.push(0xfe);
-        let tally = Tally { run: 300, sum: -2 };
+        let tally = Tally { run: 300, sum: -2, by: None };
+        assert_eq!(tally.encode(), golden);
+        assert_eq!(Tally::decode(&golden), Ok(tally));
+        golden.extend_from_slice(&[0xff, 0x38]);
+        let tally = Tally { by: Some(-200), ..tally };
         assert_eq!(tally.encode(), golden);
         assert_eq!(Tally::decode(&golden), Ok(tally));
         let mut golden = vec![3, 5];
@@ -274,13 +310,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_txn_added_takes_as_few_bytes_as_hold_it_and_no_others_are_read() {
+        let bare = Tally { run: 1, sum: 0, by: None }.encode();
+        for (by, bytes) in [(0, 1), (5, 1), (127, 1), (128, 2), (-128, 1), (-129, 2), (-(1 << 71), 9)] {
+            let tally = Tally { run: 1, sum: 0, by: Some(by) };
+            assert_eq!(tally.encode().len(), bare.len() + bytes, "{by}");
+            assert_eq!(Tally::decode(&tally.encode()), Ok(tally));
+        }
+        for wrong in [&[0, 5][..], &[0xff, 0x80], &[1; 10]] {
+            assert!(Tally::decode(&[&bare, wrong].concat()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn only_the_highest_floor_of_the_same_run_counts() {
         let held = |origin, payload: Vec<u8>| Held {
             dot: crate::id::Dot::new(Origin(origin), 1),
             hlc: 0,
             payload: payload.into(),
         };
-        let cell = held(1, Tally { run: 4, sum: 100 }.encode());
+        let cell = held(1, Tally { run: 4, sum: 100, by: None }.encode());
         let floor = Cell {
             dots: vec![
                 held(2, Floor { run: 4, seq: 5, sum: 10 }.encode()),

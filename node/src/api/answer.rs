@@ -3,12 +3,17 @@
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use meridian_client::wire::{ApiError, Token, headers};
-use meridian_crdt::Vector;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meridian_client::wire::{ApiError, headers, json};
+use meridian_crdt::{Value, Vector};
 use serde_json::Value as Json;
 
 use super::Api;
-use super::extract::Session;
+use super::calls::{self, Body, Done, Refused, Session};
+
+/// The field of a body that says where the next page goes on.
+const CURSOR: &str = "cursor";
 
 /// An answer about data: its body, and what the session depends on from here on.
 pub struct Answer {
@@ -59,9 +64,8 @@ pub fn json_response(status: StatusCode, body: &Json) -> Response {
 }
 
 /// The session and staleness headers: the request's token merged with what the request touched.
-fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
-    let mut token = Token { cluster: api.cluster, dots: session.dots.clone() };
-    token.dots.join(touched);
+pub fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
+    let token = calls::token_after(api, session, touched);
     let mut map = HeaderMap::new();
     if let Ok(text) = HeaderValue::from_str(&token.to_text()) {
         map.insert(HeaderName::from_static(headers::SESSION), text);
@@ -77,12 +81,34 @@ fn data_headers(api: &Api, session: &Session, touched: &Vector) -> HeaderMap {
     map
 }
 
+/// The answer to a call.
+pub fn called(api: &Api, session: &Session, outcome: calls::Result) -> Result<Answer, Failure> {
+    match outcome {
+        Ok(Done { body, touched }) => Ok(data(api, session, &touched, body_json(body))),
+        Err(refused) => Err(data_error(api, session, *refused)),
+    }
+}
+
+/// A body in JSON. A cursor that it carries becomes text that is safe in a URL.
+pub fn body_json(mut body: Body) -> Json {
+    let cursor = match body.get(CURSOR) {
+        Some(Value::Bytes(cursor)) => Some(URL_SAFE_NO_PAD.encode(cursor)),
+        Some(Value::Str(key)) => Some(URL_SAFE_NO_PAD.encode(key)),
+        _ => None,
+    };
+    if let Some(cursor) = cursor {
+        body.insert(CURSOR.to_owned(), Value::Str(cursor));
+    }
+    json::from_value(&Value::Map(body))
+}
+
 /// A successful answer about data.
 pub fn data(api: &Api, session: &Session, touched: &Vector, body: Json) -> Answer {
     Answer { body, headers: data_headers(api, session, touched) }
 }
 
 /// An error about data, which tells the session something too.
-pub fn data_error(api: &Api, session: &Session, touched: &Vector, error: ApiError) -> Failure {
-    Failure { error: Box::new(error), headers: Box::new(data_headers(api, session, touched)) }
+pub fn data_error(api: &Api, session: &Session, refused: Refused) -> Failure {
+    let headers = data_headers(api, session, &refused.touched);
+    Failure { error: Box::new(refused.error), headers: Box::new(headers) }
 }

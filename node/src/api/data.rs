@@ -4,15 +4,13 @@ use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meridian_client::wire::{ApiError, ErrorCode, json, request};
-use meridian_crdt::{Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Vector};
-use serde_json::{Map, Value as Json, json};
+use meridian_crdt::{Key, Mutation, Query as ReadQuery};
+use serde_json::{Value as Json, json};
 
 use super::Api;
 use super::answer::{self, Answer, Failure};
-use super::extract::{JsonBody, KeyPath, Query, Session, SpacePath};
-use crate::shard::WriteRequest;
-use crate::storage::{StateView, StorageError};
-use crate::txn::{Answer as TxnAnswer, OpResult};
+use super::calls::{self, Refused, Session};
+use super::extract::{JsonBody, KeyPath, Query, SpacePath};
 
 type Result<T = Answer> = std::result::Result<T, Failure>;
 
@@ -29,13 +27,8 @@ pub async fn read(
         element: query.take("element").map(|text| element(&text)).transpose()?,
     };
     query.finish()?;
-    let view = view(&api, &session).await?;
-    let reading = meridian_crdt::read(&view, &key, &wanted).map_err(unreadable)?;
-    let touched = seen(&api, reading.touched);
-    match reading.content {
-        Some(content) => Ok(answer::data(&api, &session, &touched, content_json(&content))),
-        None => Err(answer::data_error(&api, &session, &touched, not_found(&key))),
-    }
+    let outcome = calls::read(&api, &session, &key, &wanted).await;
+    answer::called(&api, &session, outcome)
 }
 
 /// `POST /v1/spaces/{space}/keys/{key}`
@@ -46,12 +39,14 @@ pub async fn mutate(
     body: JsonBody,
 ) -> Result {
     let mutation = request::mutation(body.json)?;
-    write_one(&api, session, key, mutation).await
+    let outcome = calls::write(&api, &session, key, mutation).await;
+    answer::called(&api, &session, outcome)
 }
 
 /// `DELETE /v1/spaces/{space}/keys/{key}`
 pub async fn delete(State(api): State<Api>, session: Session, KeyPath(key): KeyPath) -> Result {
-    write_one(&api, session, key, Mutation::Delete(None)).await
+    let outcome = calls::write(&api, &session, key, Mutation::Delete(None)).await;
+    answer::called(&api, &session, outcome)
 }
 
 /// `POST /v1/spaces/{space}/txn`
@@ -62,10 +57,8 @@ pub async fn txn(
     body: JsonBody,
 ) -> Result {
     let txn = request::txn(&space, body.json)?;
-    let (results, touched) = write(&api, &session, txn.conditions, txn.ops).await?;
-    let version = results.last().map(|last| last.version.to_string());
-    let results: Vec<_> = results.iter().map(result_json).collect();
-    Ok(answer::data(&api, &session, &touched, json!({"version": version, "results": results})))
+    let outcome = calls::txn(&api, &session, txn.conditions, txn.ops).await;
+    answer::called(&api, &session, outcome)
 }
 
 /// `GET /v1/spaces/{space}/keys`
@@ -80,23 +73,8 @@ pub async fn list(
     let after = query.take("cursor").map(|text| cursor(&text)).transpose()?;
     let after = after.map(String::from_utf8).transpose().map_err(|_| bad_cursor())?;
     query.finish()?;
-    let view = view(&api, &session).await?;
-    let listing = meridian_crdt::list(&view, &space, &prefix, after.as_deref(), limit).map_err(unreadable)?;
-    let keys: Vec<_> = listing
-        .keys
-        .iter()
-        .map(|key| json!({"key": key.key, "type": key.ty.name(), "version": key.version.to_string()}))
-        .collect();
-    let mut body = json!({"keys": keys});
-    if let (true, Some(last)) = (listing.more, &listing.cursor) {
-        body["cursor"] = Json::String(URL_SAFE_NO_PAD.encode(last));
-    }
-    // A listing has looked at everything: its session depends on the whole vector.
-    let vector = crate::txn::ShardState::load(&view)
-        .map_err(|e| unreadable(StoreError::Cells(e)))?
-        .map(|state| state.vector)
-        .unwrap_or_default();
-    Ok(answer::data(&api, &session, &vector, body))
+    let outcome = calls::list(&api, &session, &space, &prefix, after.as_deref(), limit).await;
+    answer::called(&api, &session, outcome)
 }
 
 /// How many cells `explain` shows.
@@ -110,10 +88,16 @@ pub async fn explain(
     query: Query,
 ) -> Result {
     query.finish()?;
-    let view = view(&api, &session).await?;
-    let touched = seen(&api, meridian_crdt::glance(&view, &key).map_err(unreadable)?.touched);
-    let Some(explained) = meridian_crdt::explain(&view, &key, EXPLAIN_CELLS_MAX).map_err(unreadable)? else {
-        return Err(answer::data_error(&api, &session, &touched, not_found(&key)));
+    let outcome = explained(&api, &session, &key).await;
+    outcome.map_err(|refused| answer::data_error(&api, &session, *refused))
+}
+
+async fn explained(api: &Api, session: &Session, key: &Key) -> calls::Result<Answer> {
+    let view = calls::view(api, session).await?;
+    let touched = calls::seen(api, meridian_crdt::glance(&view, key).map_err(calls::unreadable)?.touched);
+    let explained = meridian_crdt::explain(&view, key, EXPLAIN_CELLS_MAX).map_err(calls::unreadable)?;
+    let Some(explained) = explained else {
+        return Err(Box::new(Refused { error: calls::not_found(key), touched }));
     };
     let state = api.shard.publisher.applied().borrow().state.clone();
     let dot_json = |dot: &meridian_crdt::ExplainedDot| {
@@ -134,89 +118,7 @@ pub async fn explain(
         "conflicts": explained.conflicts,
         "truncated": explained.truncated,
     });
-    Ok(answer::data(&api, &session, &touched, body))
-}
-
-/// What a session depends on that has looked at a key with these dots. A key without any may have been forgotten by
-/// stability; another node of this datacenter that lags may still show it.
-fn seen(api: &Api, touched: Vector) -> Vector {
-    if touched.is_empty() { api.shard.publisher.applied().borrow().state.stable.clone() } else { touched }
-}
-
-async fn view(api: &Api, session: &Session) -> Result<StateView> {
-    api.shard
-        .read(session.consistency, &session.dots, session.wait)
-        .await
-        .map_err(|error| answer::data_error(api, session, &Vector::new(), error))
-}
-
-async fn write_one(api: &Api, session: Session, key: Key, mutation: Mutation) -> Result {
-    let (results, touched) = write(api, &session, Vec::new(), vec![(key, mutation)]).await?;
-    let body = results.first().map_or_else(|| json!({}), result_json);
-    Ok(answer::data(api, &session, &touched, body))
-}
-
-async fn write(
-    api: &Api,
-    session: &Session,
-    conditions: Vec<(Key, Condition)>,
-    ops: Vec<(Key, Mutation)>,
-) -> Result<(Vec<OpResult>, Vector)> {
-    let bytes = api.bounds.request.check(&conditions, &ops)?;
-    let request = WriteRequest {
-        id: session.request_id.clone(),
-        conditions,
-        ops,
-        session: session.dots.clone(),
-        wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
-        bytes,
-    };
-    match api.shard.write(request).await {
-        Ok(TxnAnswer::Done { results, touched, dot }) => {
-            if let Some(dot) = dot {
-                let held = api.shard.held_by(dot, session.holders, session.wait).await;
-                held.map_err(|error| answer::data_error(api, session, &touched, error))?;
-            }
-            Ok((results, touched))
-        }
-        Ok(TxnAnswer::Refused { error, touched }) => Err(answer::data_error(api, session, &touched, error)),
-        Err(error) => Err(answer::data_error(api, session, &Vector::new(), error)),
-    }
-}
-
-fn result_json(result: &OpResult) -> Json {
-    json!({"version": result.version.to_string(), "result": result.result.as_ref().map(json::from_value)})
-}
-
-fn content_json(content: &Content) -> Json {
-    let mut body = Map::new();
-    body.insert("type".into(), content.ty.name().into());
-    match content.present {
-        Some(present) => body.insert("present".into(), present.into()),
-        None => body.insert("value".into(), value_json(&content.value)),
-    };
-    body.insert("version".into(), content.version.to_string().into());
-    if let Some(size) = content.size {
-        body.insert("size".into(), size.into());
-    }
-    if let Some(cursor) = &content.cursor {
-        body.insert("cursor".into(), URL_SAFE_NO_PAD.encode(cursor).into());
-    }
-    Json::Object(body)
-}
-
-fn value_json(value: &ReadValue) -> Json {
-    match value {
-        ReadValue::Map(fields) => Json::Object(
-            fields
-                .iter()
-                .map(|(name, (ty, value))| {
-                    (name.clone(), json!({"type": ty.name(), "value": value_json(value)}))
-                })
-                .collect(),
-        ),
-        other => json::from_value(&other.to_value()),
-    }
+    Ok(answer::data(api, session, &touched, body))
 }
 
 fn element(text: &str) -> Result<meridian_crdt::Value> {
@@ -238,13 +140,4 @@ fn value_cursor(text: &str) -> Result<Vec<u8>> {
     let bytes = cursor(text)?;
     meridian_crdt::read::check_cursor(&bytes).map_err(|_| bad_cursor())?;
     Ok(bytes)
-}
-
-fn not_found(key: &Key) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("{key} has no value"))
-}
-
-fn unreadable(error: StoreError<StorageError>) -> Failure {
-    tracing::error!(%error, "the state cannot be read");
-    ApiError::new(ErrorCode::Internal, "the state of this node cannot be read; its log says why").into()
 }

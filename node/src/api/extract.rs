@@ -1,8 +1,6 @@
 //! From HTTP to values: paths, queries, bodies and the `Meridian-*` headers, each with its own clear error.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,29 +12,16 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use meridian_client::wire::frame::RequestId;
 use meridian_client::wire::headers::{self, Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode, Token, request};
-use meridian_crdt::{Key, Vector};
+use meridian_crdt::Key;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::Api;
 use super::answer::Failure;
-
-/// What the `Meridian-*` headers of a request say.
-#[derive(Clone, Debug)]
-pub struct Session {
-    /// What the session depends on.
-    pub dots: Vector,
-    /// What a read may return.
-    pub consistency: Consistency,
-    /// How long the request may wait for what it depends on.
-    pub wait: Duration,
-    /// How many datacenters, this one included, are to hold a write before it is answered.
-    pub holders: usize,
-    /// The client's name for this mutation.
-    pub request_id: Option<String>,
-}
+use super::calls::{self, InFlight, Session};
 
 fn text<'h>(map: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError> {
     let mut values = map.get_all(name).iter();
@@ -49,65 +34,30 @@ fn text<'h>(map: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError>
     })
 }
 
-impl Session {
-    fn from_headers(map: &HeaderMap, api: &Api) -> Result<Session, ApiError> {
-        let known =
-            [headers::SESSION, headers::CONSISTENCY, headers::WAIT, headers::COMMIT, headers::REQUEST_ID];
-        if let Some(name) =
-            map.keys().find(|n| n.as_str().starts_with("meridian-") && !known.contains(&n.as_str()))
-        {
-            return Err(ApiError::new(
-                ErrorCode::BadHeader,
-                format!("{name} is not a header of this interface"),
-            ));
-        }
-        let commit = text(map, headers::COMMIT)?.map_or(Ok(Commit::default()), headers::commit)?;
-        let request_id = text(map, headers::REQUEST_ID)?.map(str::to_owned);
-        if let Some(id) = &request_id {
-            headers::request_id(id)?;
-        }
-        let wait = text(map, headers::WAIT)?.map_or(Ok(api.bounds.wait_default), headers::wait)?;
-        Ok(Session {
-            dots: match text(map, headers::SESSION)? {
-                Some(token) => session_dots(token, api)?,
-                None => Vector::new(),
-            },
-            consistency: text(map, headers::CONSISTENCY)?
-                .map_or(Ok(Consistency::default()), headers::consistency)?,
-            wait: wait.min(api.bounds.wait_max),
-            holders: api.shard.level_count(commit)?,
-            request_id,
-        })
+/// What the `Meridian-*` headers of a request say.
+fn session_of(map: &HeaderMap, api: &Api) -> Result<Session, ApiError> {
+    let known = [headers::SESSION, headers::CONSISTENCY, headers::WAIT, headers::COMMIT, headers::REQUEST_ID];
+    if let Some(name) =
+        map.keys().find(|n| n.as_str().starts_with("meridian-") && !known.contains(&n.as_str()))
+    {
+        return Err(ApiError::new(ErrorCode::BadHeader, format!("{name} is not a header of this interface")));
     }
-}
-
-/// The dots of a token, once it is known to be of this cluster and to name only lives that this datacenter knows, or
-/// may still come to know.
-fn session_dots(token: &str, api: &Api) -> Result<Vector, ApiError> {
-    let token = Token::from_text(token)?;
-    let foreign = |why: String| ApiError::new(ErrorCode::ForeignToken, why);
-    if token.cluster != api.cluster {
-        return Err(foreign(
-            "the session token comes from another cluster; start a new session without one".into(),
-        ));
-    }
-    let state = api.shard.publisher.applied().borrow().state.clone();
-    let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
-    let unknown = token.dots.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin));
-    match unknown {
-        None => Ok(token.dots),
-        Some(dot) => Err(foreign(format!(
-            "the session token names {}, which is no life of a datacenter of this cluster; start a new session",
-            dot.origin
-        ))),
-    }
+    let commit = text(map, headers::COMMIT)?.map_or(Ok(Commit::default()), headers::commit)?;
+    let request_id = text(map, headers::REQUEST_ID)?;
+    request_id.map_or(Ok(()), headers::request_id)?;
+    let request_id = request_id.map(|id| RequestId::Text(id.to_owned()));
+    let wait = text(map, headers::WAIT)?.map(headers::wait).transpose()?;
+    let token = text(map, headers::SESSION)?.map(Token::from_text).transpose()?;
+    let consistency =
+        text(map, headers::CONSISTENCY)?.map_or(Ok(Consistency::default()), headers::consistency)?;
+    calls::session(api, token, consistency, wait, commit, request_id)
 }
 
 impl FromRequestParts<Api> for Session {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
-        Ok(Session::from_headers(&parts.headers, api)?)
+        Ok(session_of(&parts.headers, api)?)
     }
 }
 
@@ -255,33 +205,19 @@ impl FromRequest<Api> for JsonBody {
     }
 }
 
-/// One request being worked on; counted until it is dropped, also when its client goes away in the middle.
-struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Counts the request, refuses it when too many are being worked on, bounds its time, and measures it.
 pub async fn account(State(api): State<Api>, req: Request, next: Next) -> Response {
     let route = req.extensions().get::<MatchedPath>().map_or("none", |path| metric_route(path.as_str()));
     let method = req.method().as_str().to_owned();
     let started_ms = api.shard.seams.clock.monotonic_ms();
     let token = if route == "ops" { None } else { own_token(req.headers(), api.cluster) };
-    let before = api.in_flight.fetch_add(1, Ordering::AcqRel);
-    let _counted = InFlight(api.in_flight.clone());
+    let (_counted, before) = InFlight::count(&api);
     let mut response = if before >= api.bounds.in_flight_max && route != "ops" {
-        let message = "this node is working on as many requests as it takes";
-        Failure::from(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(100)).into_response()
+        Failure::from(calls::overloaded()).into_response()
     } else {
         match tokio::time::timeout(api.bounds.request_timeout, next.run(req)).await {
             Ok(response) => response,
-            Err(_) => {
-                let message = "the request took too long; a mutation may or may not have taken place";
-                Failure::from(ApiError::new(ErrorCode::OutcomeUnknown, message)).into_response()
-            }
+            Err(_) => Failure::from(calls::took_too_long()).into_response(),
         }
     };
     if let Some(token) = token {
@@ -305,6 +241,8 @@ fn metric_route(path: &str) -> &'static str {
         "/v1/spaces/{space}/keys/{key}/explain" => "explain",
         "/v1/spaces/{space}/keys" => "keys",
         "/v1/spaces/{space}/txn" => "txn",
+        "/v1/session" => "session",
+        "/v1/spaces/{space}/watch" => "watch",
         _ => "ops",
     }
 }

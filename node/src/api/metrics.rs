@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::shard::Shard;
 
@@ -22,6 +22,30 @@ struct Route {
 #[derive(Debug, Default)]
 pub struct Metrics {
     routes: Mutex<BTreeMap<(&'static str, &'static str), Route>>,
+    sessions: Arc<Sessions>,
+}
+
+/// Connections of the native protocol.
+#[derive(Debug, Default)]
+struct Sessions {
+    open: AtomicU64,
+    closed: Mutex<BTreeMap<u16, u64>>,
+}
+
+/// One open connection of the native protocol, counted until it is dropped.
+pub struct OpenSession(Arc<Sessions>);
+
+impl OpenSession {
+    /// Counts why this node closed it.
+    pub fn closed(&self, code: u16) {
+        *self.0.closed.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn known_method(method: &str) -> &'static str {
@@ -29,6 +53,7 @@ fn known_method(method: &str) -> &'static str {
         "GET" => "get",
         "POST" => "post",
         "DELETE" => "delete",
+        "NATIVE" => "native",
         _ => "other",
     }
 }
@@ -46,15 +71,34 @@ impl Metrics {
         }
     }
 
+    /// Counts a connection of the native protocol.
+    pub fn session(&self) -> OpenSession {
+        self.sessions.open.fetch_add(1, Ordering::Relaxed);
+        OpenSession(self.sessions.clone())
+    }
+
     /// Everything, as Prometheus reads it.
     pub fn render(&self, shard: &Shard) -> String {
         let mut page = Page::default();
         self.render_requests(&mut page);
+        self.render_sessions(&mut page);
         render_raft(shard, &mut page);
         render_state(shard, &mut page);
+        render_transactions(shard, &mut page);
         render_health(shard, &mut page);
         render_links(shard, &mut page);
+        render_watches(shard, &mut page);
         page.0
+    }
+
+    fn render_sessions(&self, page: &mut Page) {
+        let open = self.sessions.open.load(Ordering::Relaxed);
+        page.single("meridian_sessions_open", "gauge", "Open connections of the native protocol.", open);
+        let help = "Connections of the native protocol that this node closed, by close code.";
+        page.head("meridian_sessions_closed_total", "counter", help);
+        for (code, count) in &*self.sessions.closed.lock().unwrap_or_else(PoisonError::into_inner) {
+            page.line("meridian_sessions_closed_total", &format!("code=\"{code}\""), count);
+        }
     }
 
     fn render_requests(&self, page: &mut Page) {
@@ -158,6 +202,18 @@ fn render_state(shard: &Shard, page: &mut Page) {
     );
     let remembered = state.requests_end - state.requests_first;
     page.single("meridian_request_ids", "gauge", "Request ids remembered.", remembered);
+    page.single(
+        "meridian_client_answers",
+        "gauge",
+        "Answers remembered for numbered requests.",
+        state.clients.slots,
+    );
+    page.single(
+        "meridian_numbering_clients",
+        "gauge",
+        "Clients that number their requests and are remembered.",
+        state.clients.known,
+    );
     page.head("meridian_applied_seq", "gauge", "The highest seq applied, by origin.");
     for dot in state.vector.iter() {
         let labels =
@@ -169,6 +225,26 @@ fn render_state(shard: &Shard, page: &mut Page) {
         let labels =
             format!("dc=\"{}\",origin=\"{}\"", state.dc_of(dot.origin).unwrap_or("unknown"), dot.origin);
         page.line("meridian_stable_seq", &labels, dot.seq);
+    }
+}
+
+fn render_transactions(shard: &Shard, page: &mut Page) {
+    let transactions = &shard.transactions;
+    let open = transactions.open();
+    page.single("meridian_txns_open", "gauge", "Interactive transactions open on this node.", open);
+    let counters = &transactions.counters;
+    let counters = [
+        ("meridian_txns_begun_total", "Interactive transactions begun here.", &counters.begun),
+        ("meridian_txns_committed_total", "Of these, committed.", &counters.committed),
+        (
+            "meridian_txns_conflicts_total",
+            "Of these, refused because others had changed what they read or wrote.",
+            &counters.conflicts,
+        ),
+        ("meridian_txns_expired_total", "Of these, ended because their life was over.", &counters.expired),
+    ];
+    for (name, help, counter) in counters {
+        page.single(name, "counter", help, counter.load(Ordering::Relaxed));
     }
 }
 
@@ -201,6 +277,33 @@ fn render_health(shard: &Shard, page: &mut Page) {
     );
     let clock_unsafe = u8::from(!health.clock_is_safe());
     page.single("meridian_clock_unsafe", "gauge", "1 while this clock may not stamp writes.", clock_unsafe);
+}
+
+fn render_watches(shard: &Shard, page: &mut Page) {
+    let counts = &shard.watches.counts;
+    let open = counts.open.load(Ordering::Relaxed);
+    page.single("meridian_watches_open", "gauge", "Open watches.", open);
+    page.head("meridian_watch_events_total", "counter", "Events given to watches, by kind.");
+    for (kind, count) in [("txn", &counts.txns), ("cursor", &counts.cursors)] {
+        let labels = format!("kind=\"{kind}\"");
+        page.line("meridian_watch_events_total", &labels, count.load(Ordering::Relaxed));
+    }
+    let counters = [
+        ("meridian_watches_refused_total", "Watches refused because there were too many.", &counts.refused),
+        (
+            "meridian_watches_expired_total",
+            "Watches to whose cursor the oplog no longer reached back.",
+            &counts.expired,
+        ),
+        (
+            "meridian_watches_cut_off_total",
+            "Watches closed while their client took nothing.",
+            &counts.cut_off,
+        ),
+    ];
+    for (name, help, counter) in counters {
+        page.single(name, "counter", help, counter.load(Ordering::Relaxed));
+    }
 }
 
 fn render_links(shard: &Shard, page: &mut Page) {

@@ -4,13 +4,16 @@
 //! [`crate::shard`]. Every error, the framework's own included, has the one documented shape.
 
 mod answer;
+mod calls;
 mod data;
 mod extract;
 mod limits;
 mod metrics;
+mod native;
 mod ops;
 mod serve;
 mod unstalled;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -21,6 +24,7 @@ use meridian_client::wire::{ApiError, ErrorCode};
 
 pub use limits::RequestLimits;
 pub use metrics::Metrics;
+pub use native::SessionBounds;
 pub use serve::{ServeBounds, serve};
 
 use crate::shard::Shard;
@@ -61,6 +65,8 @@ pub struct ApiBounds {
     pub wait_max: std::time::Duration,
     /// How long a whole request may take.
     pub request_timeout: std::time::Duration,
+    /// Bounds of a connection of the native protocol.
+    pub session: SessionBounds,
 }
 
 /// All routes.
@@ -72,6 +78,8 @@ pub fn router(api: Api) -> Router {
         .route(&format!("{keys}/"), axum::routing::any(empty_key))
         .route(keys, get(data::list))
         .route("/v1/spaces/{space}/txn", post(data::txn))
+        .route("/v1/session", get(native::open))
+        .route("/v1/spaces/{space}/watch", get(watch::watch))
         .route("/v1/status", get(ops::status))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))

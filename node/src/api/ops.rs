@@ -32,6 +32,11 @@ pub async fn readyz(State(api): State<Api>) -> Result<Response, Failure> {
 
 /// `GET /v1/status`
 pub async fn status(State(api): State<Api>) -> Result<Response, Failure> {
+    Ok(json_response(StatusCode::OK, &status_json(&api)?))
+}
+
+/// What this node is and has.
+pub fn status_json(api: &Api) -> Result<Json, ApiError> {
     let shard = &api.shard;
     let raft = shard.raft.status();
     let state = shard.publisher.applied().borrow().state.clone();
@@ -67,7 +72,7 @@ pub async fn status(State(api): State<Api>) -> Result<Response, Failure> {
         meridian_crdt::digest(&view).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
     let stable: Map<String, Json> =
         state.stable.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
-    let body = json!({
+    Ok(json!({
         "dc": shard.dc, "node": shard.node, "role": raft.role, "leader": raft.leader, "term": raft.term,
         "ready": *shard.ready.borrow(),
         "applied_index": shard.publisher.applied().borrow().index,
@@ -75,8 +80,7 @@ pub async fn status(State(api): State<Api>) -> Result<Response, Failure> {
         "vector": vector, "stable": stable, "origins": origins, "links": links,
         "oplog": {"first": state.oplog_first, "end": state.oplog_end},
         "digest": format!("{digest:032x}"),
-    });
-    Ok(json_response(StatusCode::OK, &body))
+    }))
 }
 
 /// `GET /metrics`

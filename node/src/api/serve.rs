@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::unstalled::Unstalled;
 use crate::seams::{BoxStream, Listener};
@@ -26,6 +29,15 @@ pub struct ServeBounds {
     pub drain_timeout: Duration,
 }
 
+/// What a handler may know of the connection that its request came on.
+#[derive(Clone)]
+pub struct Port {
+    /// Turns true when the node stops.
+    pub stop: watch::Receiver<bool>,
+    /// Its place among the open connections, to be kept for as long as it is open.
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
 /// Serves `router` on `listener` until `stop` turns true, then lets requests finish for a bounded time.
 pub async fn serve(
     mut listener: Box<dyn Listener>,
@@ -42,11 +54,8 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let Ok(permit) = open.clone().try_acquire_owned() else { continue };
-                    let connection = connection(stream, router.clone(), bounds, stop.clone());
-                    tokio::spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
+                    let port = Port { stop: stop.clone(), _permit: Arc::new(permit) };
+                    tokio::spawn(connection(stream, router.clone(), bounds, port));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a client connection could not be accepted");
@@ -63,15 +72,21 @@ pub async fn serve(
 }
 
 /// Returns when the node stops, or nobody is left who could say so.
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+pub async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn connection(stream: BoxStream, router: Router, bounds: ServeBounds, mut stop: watch::Receiver<bool>) {
-    let service = TowerToHyperService::new(router);
+async fn connection(stream: BoxStream, router: Router, bounds: ServeBounds, port: Port) {
+    let mut stop = port.stop.clone();
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(port.clone());
+        router.call(request)
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(bounds.read_timeout).max_buf_size(64 * 1024);
-    let served = http.serve_connection(TokioIo::new(Unstalled::new(stream, bounds.read_timeout)), service);
+    let stream = TokioIo::new(Unstalled::new(stream, bounds.read_timeout));
+    let served = http.serve_connection(stream, service).with_upgrades();
     tokio::pin!(served);
     tokio::select! {
         ended = served.as_mut() => {

@@ -12,6 +12,7 @@ use super::error::{ConfigError, Problem};
 use super::reader::{Findings, suggestion};
 use super::settings::{
     ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
+    TransactionsConfig, WatchConfig,
 };
 use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback, split_address};
 
@@ -19,7 +20,7 @@ use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback
 const PREFIX: &str = "MERIDIAN__";
 
 /// Sections whose keys are fixed.
-const PLAIN: [(&str, &[&str]); 9] = [
+const PLAIN: [(&str, &[&str]); 11] = [
     ("cluster", CLUSTER_KEYS),
     ("dc", DC_KEYS),
     (RaftConfig::SECTION, RaftConfig::KEYS),
@@ -27,6 +28,8 @@ const PLAIN: [(&str, &[&str]); 9] = [
     (GossipConfig::SECTION, GossipConfig::KEYS),
     (LimitsConfig::SECTION, LimitsConfig::KEYS),
     (SessionsConfig::SECTION, SessionsConfig::KEYS),
+    (TransactionsConfig::SECTION, TransactionsConfig::KEYS),
+    (WatchConfig::SECTION, WatchConfig::KEYS),
     (ClockConfig::SECTION, ClockConfig::KEYS),
     (LogConfig::SECTION, LogConfig::KEYS),
 ];

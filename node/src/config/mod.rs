@@ -17,6 +17,7 @@ pub use error::{ConfigError, Problem, nearest};
 pub use reader::Setting;
 pub use settings::{
     ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
+    TransactionsConfig, WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};
 pub use units::{ByteSize, format_duration, parse_duration};
@@ -51,6 +52,10 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Tokens, waiting and request ids.
     pub sessions: SessionsConfig,
+    /// Interactive transactions.
+    pub transactions: TransactionsConfig,
+    /// Streams of changes.
+    pub watch: WatchConfig,
     /// How far clocks are trusted.
     pub clock: ClockConfig,
     /// What the process writes about itself.
@@ -117,6 +122,8 @@ impl Config {
             (GossipConfig::SECTION, self.gossip.show()),
             (LimitsConfig::SECTION, self.limits.show()),
             (SessionsConfig::SECTION, self.sessions.show()),
+            (TransactionsConfig::SECTION, self.transactions.show()),
+            (WatchConfig::SECTION, self.watch.show()),
             (ClockConfig::SECTION, self.clock.show()),
             (LogConfig::SECTION, self.log.show()),
         ]
@@ -142,6 +149,8 @@ impl Config {
         let gossip = settings!(GossipConfig);
         let limits = settings!(LimitsConfig);
         let sessions = settings!(SessionsConfig);
+        let transactions = settings!(TransactionsConfig);
+        let watch = settings!(WatchConfig);
         let clock = settings!(ClockConfig);
         let log = settings!(LogConfig);
         settings::check_pairs(&raft, &gossip, &limits, &sessions, findings);
@@ -169,6 +178,8 @@ impl Config {
             gossip,
             limits,
             sessions,
+            transactions,
+            watch,
             clock,
             log,
             warnings,

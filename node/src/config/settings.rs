@@ -185,12 +185,51 @@ section! {
 }
 
 section! {
-    /// `[sessions]`: how long requests wait for what their tokens demand.
+    /// `[sessions]`: how long requests wait for what their tokens demand, and connections of the native protocol.
     SessionsConfig = "sessions" {
         /// How long a request waits for what its token demands, unless it says `Meridian-Wait`. 0 to 30 s, default 2 s.
         wait_default: Duration = WAIT_DEFAULT, ms(0) => WAIT_MAX;
         /// The longest `Meridian-Wait`. 0 to 30 s, default 30 s.
         wait_max: Duration = WAIT_MAX, ms(0) => WAIT_MAX;
+        /// Most requests of one connection of the native protocol that are worked on at once; at the bound its frames
+        /// are not read until one is answered. 1 to 65,536, default 256. Raise it for few connections with much to do.
+        in_flight_max: u64 = 256, 1 => 65_536;
+        /// How often a client of the native protocol that is silent is asked whether it is still there; after two
+        /// intervals without a sign it is dropped. 100 ms to 10 min, default 10 s.
+        ping_interval: Duration = secs(10), ms(100) => secs(600);
+    }
+}
+
+section! {
+    /// `[transactions]`: interactive transactions that are open on this node.
+    TransactionsConfig = "transactions" {
+        /// Most transactions that are open at once; one more is `overloaded`. 1 to 100,000, default 1000. Each may hold
+        /// about twice `limits.txn_bytes_max` of memory.
+        open_max: u64 = 1000, 1 => 100_000;
+        /// How long a transaction may stay open; then it ends with `conflict`. 100 ms to 5 min, default 10 s: while it
+        /// is open, what others overwrite keeps its room on the disk.
+        life_max: Duration = secs(10), ms(100) => secs(300);
+    }
+}
+
+section! {
+    /// `[watch]`: streams of changes.
+    WatchConfig = "watch" {
+        /// Watches open at once on this node; a further one is refused with `overloaded`. 1 to 100,000, default 1000.
+        /// Each may read `chunk_bytes` ahead while it catches up. Raise it together with `limits.connections_max`.
+        watches_max: u64 = 1000, 1 => 100_000;
+        /// Bytes of txns that one watch reads at a time. 4 KiB to 4 MiB, default 256 KiB: larger ones catch up faster
+        /// and take more memory.
+        chunk_bytes: ByteSize = ByteSize::kib(256), ByteSize::kib(4) => ByteSize::mib(4);
+        /// How often a watch that has nothing to show tells how far it is, if it has come further. 100 ms to 10 min,
+        /// default 10 s: it is what a client that resumes does not have to go through again.
+        progress_interval: Duration = secs(10), ms(100) => secs(600);
+        /// How long a stream may be silent before a comment shows that it lives. 100 ms to 15 s, default 10 s: below
+        /// what proxies wait.
+        keep_alive: Duration = secs(10), ms(100) => secs(15);
+        /// How long a watch of the native protocol waits for its client to take an event; then it ends with `overloaded`
+        /// and the cursor to resume from. 100 ms to 10 min, default 5 s.
+        slow_after: Duration = secs(5), ms(100) => secs(600);
     }
 }
 

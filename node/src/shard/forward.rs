@@ -8,15 +8,15 @@ use meridian_crdt::{Condition, Dot, Key, Mutation, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::digests::Note;
-use crate::txn::Answer;
+use crate::txn::{Answer, ClientTxn, ReadCheck, RequestId};
 
 const VERSION: u8 = 1;
 
 /// A client's write on its way to the leader.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WriteRequest {
     /// The client's request id.
-    pub id: Option<String>,
+    pub id: Option<RequestId>,
     /// What must hold before.
     pub conditions: Vec<(Key, Condition)>,
     /// What is done.
@@ -27,6 +27,25 @@ pub struct WriteRequest {
     pub wait_ms: u64,
     /// About how large the request is, in bytes.
     pub bytes: usize,
+    /// What an interactive transaction has read.
+    #[serde(default)]
+    pub reads: Vec<ReadCheck>,
+    /// Nothing is asked but what became of the request of this id.
+    #[serde(default)]
+    pub settle: bool,
+}
+
+impl WriteRequest {
+    /// What apply is asked, without its stamp.
+    pub(super) fn into_txn(self) -> ClientTxn {
+        let (id, number) = match self.id {
+            Some(RequestId::Free(id)) => (Some(id), None),
+            Some(RequestId::Numbered(number)) => (None, Some(number)),
+            None => (None, None),
+        };
+        let WriteRequest { conditions, ops, reads, settle, .. } = self;
+        ClientTxn { id, number, hlc: 0, conditions, ops, reads, settle }
+    }
 }
 
 /// What is asked of the leader.

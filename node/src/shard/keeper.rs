@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::clock::ClockGuard;
 use super::forward::{Lag, Request, Response};
-use super::{LagSeen, Shard, digests, scrubber};
+use super::{LagSeen, Shard, digests, scrubber, transactions};
 use crate::storage::StorageError;
 use crate::txn::{Item, ShardState, oplog};
 
@@ -70,6 +70,7 @@ impl Keeper {
                 clock_guard.run(&shard),
                 digests::run(&shard),
                 scrubber::run(&shard, scrub_interval),
+                transactions::expire(&shard),
             )
         };
         tokio::select! {

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod proposer;
 pub mod published;
 mod scrubber;
+pub mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,12 +35,14 @@ use forward::{Request, Response};
 use health::Health;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
+use transactions::Transactions;
 
 use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
 use crate::seams::{BoxStream, Seams};
 use crate::storage::{Folder, StateStore, StateView};
-use crate::txn::{Answer, ClientTxn, Item, Outcome};
+use crate::txn::{Answer, Item, Outcome};
+use crate::watch::Watches;
 
 /// How long a request waits for a leader to be elected. Above the longest election, below the two seconds in which a
 /// client should learn that there is no majority.
@@ -79,6 +82,10 @@ pub struct Shard {
     pub health: Health,
     /// Whether the disk has room for writes.
     pub room: watch::Sender<bool>,
+    /// The interactive transactions that are open on this node.
+    pub transactions: Transactions,
+    /// The watches of this node.
+    pub watches: Arc<Watches>,
 }
 
 /// The leader's word on how far the others are, and when it was given.
@@ -173,8 +180,8 @@ impl Shard {
         if wait_for_dots(&mut applied, &request.session, wait).await.is_none() {
             return Err(Attempt::Final(self.not_caught_up(&applied.borrow(), &request.session)));
         }
-        let txn = ClientTxn { id: request.id, hlc: 0, conditions: request.conditions, ops: request.ops };
-        match self.proposer.submit(Item::Client(txn), request.bytes).await {
+        let bytes = request.bytes;
+        match self.proposer.submit(Item::Client(request.into_txn()), bytes).await {
             Ok(Outcome::Client(answer)) => Ok(answer),
             Ok(other) => {
                 tracing::error!(?other, "a write got the outcome of something else");

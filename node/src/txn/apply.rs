@@ -8,6 +8,7 @@ use meridian_crdt::{
 
 use super::bounds::{HEADERS_KEPT_TXNS, limits};
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
+use super::reads::{self, ReadCheck};
 use super::state::ShardState;
 use super::{oplog, remote, requests};
 
@@ -94,18 +95,15 @@ fn apply_client<C: Cells>(
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
     // Before the first life nothing can be decided, and so nothing is worth remembering.
-    let Some(id) = txn.id.clone().filter(|_| state.own.is_some()) else { return decide(state, cells, txn) };
+    let Some(id) = txn.request_id().filter(|_| state.own.is_some()) else { return decide(state, cells, txn) };
     let fingerprint = match txn.fingerprint() {
         Ok(fingerprint) => fingerprint,
         Err(e) => return Ok(refused(ApiError::new(ErrorCode::BadValue, e.to_string()), Vector::new())),
     };
-    match requests::recall(cells, &id, fingerprint).map_err(StoreError::Cells)? {
-        requests::Recall::Answered(answer) => return Ok(*answer),
-        requests::Recall::Reused => {
-            let message = "this request id was used for another request; take a fresh one";
-            return Ok(refused(ApiError::new(ErrorCode::RequestIdReused, message), Vector::new()));
-        }
-        requests::Recall::New => {}
+    let asked = (!txn.settle).then_some(fingerprint);
+    let known = requests::recall(cells, &id, asked).map_err(StoreError::Cells)?;
+    if let Some(answer) = known.into_answer() {
+        return Ok(answer);
     }
     let answer = decide(state, cells, txn)?;
     requests::remember(state, cells, &id, fingerprint, &answer).map_err(StoreError::Cells)?;
@@ -131,20 +129,37 @@ fn touched<'k, C: Cells>(
     Ok(dots)
 }
 
+/// The dots of everything that a transaction looks at. Who has looked at a range has looked at all of it, and depends on
+/// the whole vector.
+fn looked_at<C: Cells>(
+    cells: &C,
+    stable: &Vector,
+    vector: &Vector,
+    txn: &ClientTxn,
+) -> Result<Vector, StoreError<C::Error>> {
+    if txn.reads.iter().any(|read| read.key().is_none()) {
+        return Ok(vector.clone());
+    }
+    let read = txn.reads.iter().filter_map(ReadCheck::key);
+    let keys = txn.conditions.iter().map(|(key, _)| key).chain(txn.ops.iter().map(|(key, _)| key));
+    touched(cells, stable, read.chain(keys))
+}
+
 fn decide<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
-    let stable = state.stable.clone();
-    let looked_at = |txn: &ClientTxn, cells: &C| {
-        let keys = txn.conditions.iter().map(|(key, _)| key).chain(txn.ops.iter().map(|(key, _)| key));
-        touched(cells, &stable, keys)
-    };
+    let (stable, before) = (state.stable.clone(), state.vector.clone());
+    let looked_at = |txn: &ClientTxn, cells: &C| looked_at(cells, &stable, &before, txn);
     let Some(dot) = state.next_own_dot() else {
         let error = ApiError::new(ErrorCode::NoLeader, "this datacenter has not begun its first life yet");
         return Ok(refused(error, Vector::new()));
     };
+    // Whoever asks what became of a request has been told by now if it was done.
+    if txn.settle {
+        return Ok(refused(reads::not_open(), Vector::new()));
+    }
     let mut failed = Vec::new();
     for (i, (key, condition)) in txn.conditions.iter().enumerate() {
         if !meridian_crdt::check(cells, key, condition)? {
@@ -154,6 +169,9 @@ fn decide<C: Cells>(
     if !failed.is_empty() {
         let message = format!("{} of {} preconditions do not hold", failed.len(), txn.conditions.len());
         let error = ApiError::new(ErrorCode::PreconditionFailed, message).with("failed", failed);
+        return Ok(refused(error, looked_at(&txn, cells)?));
+    }
+    if let Some(error) = reads::validate(cells, &txn.reads)? {
         return Ok(refused(error, looked_at(&txn, cells)?));
     }
     let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc).saturating_add(1));
@@ -204,7 +222,7 @@ fn commit<C: Cells>(
     oplog::append(state, cells, ctx.dot, &encoded).map_err(StoreError::Cells)
 }
 
-fn refusal_error(op: usize, ops: usize, refusal: &Refusal) -> ApiError {
+pub(super) fn refusal_error(op: usize, ops: usize, refusal: &Refusal) -> ApiError {
     let (code, message) = match refusal {
         Refusal::WrongType { live, asked } => (
             ErrorCode::WrongType,

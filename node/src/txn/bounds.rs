@@ -21,7 +21,25 @@ const HEAD_BYTES_MAX: usize = 96 << 10;
 const _: () =
     assert!(TXN_BYTES_MAX + TXN_EFFECTS_MAX * EFFECT_OVERHEAD_BYTES + HEAD_BYTES_MAX <= ENTRY_BYTES_MAX);
 
-/// The newest version of apply that this program has.
+/// The most things that a transaction has read and wants checked when it commits.
+pub const TXN_CHECKS_MAX: usize = 10_000;
+
+/// The most rows of listings that a transaction has looked at and wants looked at again when it commits.
+pub const TXN_SCANNED_ROWS_MAX: usize = 10_000;
+
+/// The most rows of listings that apply looks at again for one transaction. A range that has grown beyond this since it
+/// was listed counts as changed, which it almost certainly has: only rows of absent keys could be what it grew by.
+pub const TXN_RECHECKED_ROWS_MAX: usize = 4 * TXN_SCANNED_ROWS_MAX;
+
+/// How many of the keys and prefixes that have changed a conflict names.
+pub const CONFLICTS_NAMED_MAX: usize = 10;
+
+/// The most rows that the writes of an open transaction may have changed provisionally.
+pub const TXN_PROVISIONAL_ROWS_MAX: usize = 200_000;
+
+/// The newest version of apply that this program has. (Checks of what was read, numbered request ids and their
+/// settling came without raising it: entries without them apply as before, and a program that does not know them
+/// cannot read an entry that has them, and stops.)
 pub const APPLY_VERSION: u32 = 1;
 
 /// How far one entry may move log time, in milliseconds: a leader with a wild clock expires no request id early.
@@ -38,6 +56,24 @@ pub const REQUESTS_KEPT_MAX: u64 = if cfg!(test) { 60 } else { 1_000_000 };
 
 /// How many old answers are dropped for each one that is added, so that the memory shrinks again after a burst.
 pub const REQUESTS_DROPPED_PER_ADDED: usize = 4;
+
+/// How many of the latest answers of each client are kept for its numbered requests.
+pub const CLIENT_ANSWERS_KEPT: u64 = 256;
+
+/// How coarsely the last use of a client is noted, in milliseconds of log time.
+pub const CLIENT_USE_NOTED_MS: u64 = 60 * 1000;
+
+/// How long it is remembered up to which number everything of an idle client is forgotten, in milliseconds of log time.
+pub const CLIENTS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How often idle clients are looked for, in milliseconds of log time.
+pub const CLIENTS_LOOKED_AT_EVERY_MS: u64 = 1_000;
+
+/// How many clients are remembered at most; past it the longest idle ones go.
+pub const CLIENTS_KEPT_MAX: u64 = if cfg!(test) { 8 } else { 100_000 };
+
+/// How many answers to numbered requests are kept at most; past it the longest idle clients lose theirs.
+pub const CLIENT_SLOTS_MAX: u64 = if cfg!(test) { 600 } else { 1_000_000 };
 
 /// How many of the newest txns stay in the oplog although every member has them, for watches that resume.
 pub const OPLOG_KEPT_TXNS: u64 = if cfg!(test) { 40 } else { 10_000 };

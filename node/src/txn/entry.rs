@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::reads::ReadCheck;
+
 const VERSION: u8 = 1;
 
 /// The largest encoded entry. Requests and txns are kept below it, so that whatever one datacenter has committed can
@@ -55,7 +57,7 @@ pub enum Item {
 }
 
 /// A client's transaction with everything that is not deterministic already resolved by the leader.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClientTxn {
     /// The client's request id, if it gave one.
     pub id: Option<String>,
@@ -65,10 +67,38 @@ pub struct ClientTxn {
     pub conditions: Vec<(Key, Condition)>,
     /// What is done.
     pub ops: Vec<(Key, Mutation)>,
+    /// What the transaction has read, to be checked before anything is done. (This field and those below it came
+    /// later: entries that were written before lack them.)
+    #[serde(default)]
+    pub reads: Vec<ReadCheck>,
+    /// The client's numbered request id, if it gave one; `id` is then none.
+    #[serde(default)]
+    pub number: Option<Numbered>,
+    /// Nothing is asked but what became of the request of this id. One that has not been applied yet never will be.
+    #[serde(default)]
+    pub settle: bool,
+}
+
+/// A request id of a client that counts its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// The client, by a random number of its own.
+    pub client: u128,
+    /// The request. A client counts upwards and has fewer than 256 requests under way.
+    pub number: u64,
+}
+
+/// The id by which a retry is told from a new request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestId {
+    /// Any text of at most 64 bytes.
+    Free(String),
+    /// A client's number.
+    Numbered(Numbered),
 }
 
 /// What a client's transaction takes in an entry beyond its conditions and operations, at most.
-const FRAME_BYTES: usize = 128;
+pub const FRAME_BYTES: usize = 128;
 
 /// Counts what is written to it and keeps nothing.
 struct Counted(usize);
@@ -95,11 +125,31 @@ impl ClientTxn {
         Ok(count.0)
     }
 
-    /// A hash of what is asked, by which a reused request id is noticed.
+    /// How many bytes these parts of an interactive transaction take in the log, without its frame.
+    pub fn part_bytes(ops: &[(Key, Mutation)], reads: &[ReadCheck]) -> Result<usize, EntryError> {
+        let mut count = Counted(0);
+        rmp_serde::encode::write(&mut count, &(ops, reads)).map_err(|e| EntryError(e.to_string()))?;
+        Ok(count.0)
+    }
+
+    /// The request's id, of either kind.
+    pub fn request_id(&self) -> Option<RequestId> {
+        match (self.number, &self.id) {
+            (Some(number), _) => Some(RequestId::Numbered(number)),
+            (None, Some(id)) => Some(RequestId::Free(id.clone())),
+            (None, None) => None,
+        }
+    }
+
+    /// A hash of what is asked, by which a reused request id is noticed. That of a request which has read nothing is
+    /// the same as before there were checks of what was read.
     pub fn fingerprint(&self) -> Result<u64, EntryError> {
-        let bytes =
-            rmp_serde::to_vec(&(&self.conditions, &self.ops)).map_err(|e| EntryError(e.to_string()))?;
-        Ok(xxh3_64(&bytes))
+        let bytes = if self.reads.is_empty() {
+            rmp_serde::to_vec(&(&self.conditions, &self.ops))
+        } else {
+            rmp_serde::to_vec(&(&self.conditions, &self.ops, &self.reads))
+        };
+        Ok(xxh3_64(&bytes.map_err(|e| EntryError(e.to_string()))?))
     }
 }
 
@@ -148,6 +198,16 @@ pub enum Answer {
         /// What the caller has learnt by the refusal: the dots of the keys that were looked at.
         touched: Vector,
     },
+}
+
+impl Answer {
+    /// The answer to a session that depends on `dots` too.
+    #[must_use]
+    pub fn having_seen(mut self, dots: &Vector) -> Self {
+        let (Answer::Done { touched, .. } | Answer::Refused { touched, .. }) = &mut self;
+        touched.join(dots);
+        self
+    }
 }
 
 /// What one operation answered.
@@ -201,20 +261,47 @@ mod tests {
     use meridian_client::wire::ErrorCode;
     use meridian_crdt::CounterOp;
 
-    #[test]
-    fn entries_round_trip_and_their_bytes_do_not_change() {
+    /// The bytes of [`sample`]: what begins the client's transaction, and what ends it, came to differ.
+    fn golden(begins: &str, ends: &str) -> String {
+        let key = "92a764656661756c74a16b";
+        let txn =
+            format!("{begins}a27231099192{key}a6416273656e749192{key}81a7436f756e74657281a341646405{ends}");
+        format!("0192079281a6436c69656e74{txn}81a4546964799103")
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn sample() -> Entry {
         let key = Key::new("default", "k").expect("valid key");
         let txn = ClientTxn {
             id: Some("r1".into()),
             hlc: 9,
             conditions: vec![(key.clone(), Condition::Absent)],
             ops: vec![(key, Mutation::Counter(CounterOp::Add(5)))],
+            reads: Vec::new(),
+            number: None,
+            settle: false,
         };
-        let entry = Entry { now_ms: 7, items: vec![Item::Client(txn), Item::Tidy { rows_max: 3 }] };
+        Entry { now_ms: 7, items: vec![Item::Client(txn), Item::Tidy { rows_max: 3 }] }
+    }
+
+    #[test]
+    fn entries_round_trip_and_their_bytes_do_not_change() {
+        let entry = sample();
         let bytes = entry.encode().expect("encodes");
         assert_eq!(Entry::decode(&bytes).expect("decodes"), entry);
-        assert_eq!(bytes[..3], [1, 0x92, 7]);
+        assert_eq!(hex(&bytes), golden("97", "90c0c2"));
         assert!(Entry::decode(&[2]).is_err() && Entry::decode(&[]).is_err());
+    }
+
+    #[test]
+    fn entries_that_were_written_before_there_were_reads_and_numbers_still_decode() {
+        let old = golden("94", "");
+        let byte = |at: usize| u8::from_str_radix(&old[at..at + 2], 16).expect("hexadecimal");
+        let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();
+        assert_eq!(Entry::decode(&old).expect("decodes"), sample());
     }
 
     #[test]

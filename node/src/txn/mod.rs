@@ -7,20 +7,38 @@
 
 pub mod apply;
 pub mod bounds;
+pub mod clients;
 pub mod entry;
+pub mod interactive;
 pub mod oplog;
 pub mod peers;
+pub mod reads;
 pub mod remote;
 pub mod requests;
 pub mod state;
 
 #[cfg(test)]
+mod anomaly_tests;
+#[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod interactive_property_tests;
+#[cfg(test)]
+mod interactive_tests;
+#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]
+mod watch_tests;
+#[cfg(test)]
 mod world_tests;
 
 pub use apply::apply_entry;
-pub use entry::{Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, Item, OpResult, Outcome, RemoteOutcome, Reply};
+pub use entry::{
+    Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, Item, Numbered, OpResult, Outcome, RemoteOutcome, Reply,
+    RequestId,
+};
+pub use interactive::{Commit, Interactive, InteractiveBounds, InteractiveError, Isolation};
+pub use reads::ReadCheck;
 pub use state::{ShardState, state_fingerprint, tables};

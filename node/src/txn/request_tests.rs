@@ -97,7 +97,7 @@ fn ids_are_forgotten_by_log_time_which_moves_by_bounded_steps() {
 fn nothing_is_remembered_before_the_first_life() {
     let mut node = ShardState::new();
     let mut cells = meridian_crdt::MemCells::new();
-    let txn = ClientTxn { id: Some("r".into()), hlc: 1, conditions: Vec::new(), ops: add(1) };
+    let txn = ClientTxn { id: Some("r".into()), hlc: 1, ops: add(1), ..ClientTxn::default() };
     let mint = Item::Mint { name: name("eu", 1), lost: None };
     let items = vec![Item::Client(txn.clone()), mint.clone(), mint, Item::Client(txn)];
     let reply = super::apply_entry(&mut node, &mut cells, super::Entry { now_ms: 1, items }).expect("memory");
@@ -230,12 +230,19 @@ fn the_bytes_of_the_state_row_do_not_change() {
     dc.apply(vec![Item::Report { member: name("us", 2).origin(), vector }]);
     let (_, _, row) = dc.cells().iter().find(|(table, _, _)| *table == tables::META).expect("a state row");
     let hex: String = row.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, GOLDEN_STATE);
+    assert_eq!(hex, format!("01dc0011{GOLDEN_STATE}94000000cf000001a3185c5000"));
+    let old = format!("01dc0010{GOLDEN_STATE}");
+    let byte = |at: usize| u8::from_str_radix(&old[at..at + 2], 16).expect("hexadecimal");
+    let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();
+    let mut state = dc.state().clone();
+    dc.put_row(tables::META, b"shard", &old);
+    state.clients = super::state::ClientCounts::default();
+    assert_eq!(ShardState::load(dc.cells()).expect("memory"), Ok(state), "from before clients had numbers");
 }
 
 /// A datacenter that has met another and has written one txn, which the other has.
 const GOLDEN_STATE: &str = concat!(
-    "01dc001001ce41c650f981ce41c650f90182ce41c650f99492a26575c41000000000000000000000000000000001cfa3f309",
+    "01ce41c650f981ce41c650f90182ce41c650f99492a26575c41000000000000000000000000000000001cfa3f309",
     "9bce61f88c80ce40000001cec9d58c359492a27573c4100000000000000000000000000000000200800081a2757395cec9d5",
     "8c359081ce41c650f901c081ce41c650f90181ce41c650f90181ce41c650f901cf000001a3185c50000101800001c20000",
 );

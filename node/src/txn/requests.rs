@@ -1,10 +1,14 @@
 //! The memory of request ids: a retry within the window gets the first answer, whatever it was.
+//!
+//! Free-form ids are kept for a time and up to a number of them; numbered ones as [`super::clients`] says.
 
-use meridian_crdt::Cells;
+use meridian_client::wire::{ApiError, ErrorCode};
+use meridian_crdt::{Cells, ReadCells, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{REQUESTS_DROPPED_PER_ADDED, REQUESTS_KEPT_MAX, REQUESTS_KEPT_MS};
-use super::entry::Answer;
+use super::clients;
+use super::entry::{Answer, RequestId};
 use super::state::{ShardState, tables};
 
 #[derive(Serialize, Deserialize)]
@@ -15,26 +19,68 @@ struct Remembered {
 
 /// What is known of a request id.
 pub enum Recall {
-    /// Nothing.
+    /// Nothing: no request of this id was applied.
     New,
     /// The same request was answered before.
     Answered(Box<Answer>),
     /// Another request was answered under this id.
     Reused,
+    /// It may have been answered before; by now that is forgotten.
+    Forgotten,
 }
 
-/// Looks `id` up.
-pub fn recall<C: Cells>(cells: &C, id: &str, fingerprint: u64) -> Result<Recall, C::Error> {
+impl Recall {
+    /// The answer that this comes to without applying anything; none for a new request.
+    pub fn into_answer(self) -> Option<Answer> {
+        let error = match self {
+            Recall::New => return None,
+            Recall::Answered(answer) => return Some(*answer),
+            Recall::Reused => {
+                let message = "this request id was used for another request; take a fresh one";
+                ApiError::new(ErrorCode::RequestIdReused, message)
+            }
+            Recall::Forgotten => {
+                let message = "the client has numbered many requests since this one, or was idle for long: what became \
+                               of it is forgotten, and it is not done again";
+                ApiError::new(ErrorCode::OutcomeUnknown, message).with("reason", "forgotten")
+            }
+        };
+        Some(Answer::Refused { error, touched: Vector::new() })
+    }
+}
+
+/// Looks `id` up. Without a fingerprint whatever was answered under it is the answer.
+pub fn recall<C: ReadCells>(cells: &C, id: &RequestId, fingerprint: Option<u64>) -> Result<Recall, C::Error> {
+    let id = match id {
+        RequestId::Free(id) => id,
+        RequestId::Numbered(id) => return clients::recall(cells, *id, fingerprint),
+    };
     let Some(row) = cells.get(tables::REQUESTS, id.as_bytes())? else { return Ok(Recall::New) };
     // A row that does not decode was written by another version: the id counts as used, which is the safe side.
     Ok(match rmp_serde::from_slice::<Remembered>(&row) {
-        Ok(known) if known.fingerprint == fingerprint => Recall::Answered(Box::new(known.answer)),
+        Ok(known) if fingerprint.is_none_or(|fingerprint| fingerprint == known.fingerprint) => {
+            Recall::Answered(Box::new(known.answer))
+        }
         _ => Recall::Reused,
     })
 }
 
-/// Keeps `answer` for `id` and drops what is too old or too much.
+/// Keeps `answer` for `id`, which [`recall`] has found to be new, and drops what is too old or too much.
 pub fn remember<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    id: &RequestId,
+    fingerprint: u64,
+    answer: &Answer,
+) -> Result<(), C::Error> {
+    match id {
+        RequestId::Free(id) => remember_free(state, cells, id, fingerprint, answer)?,
+        RequestId::Numbered(id) => clients::remember(state, cells, *id, fingerprint, answer)?,
+    }
+    expire(state, cells, REQUESTS_DROPPED_PER_ADDED)
+}
+
+fn remember_free<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
     id: &str,
@@ -48,10 +94,10 @@ pub fn remember<C: Cells>(
     order.extend_from_slice(id.as_bytes());
     cells.put(tables::REQUEST_ORDER, &state.requests_end.to_be_bytes(), &order)?;
     state.requests_end += 1;
-    expire(state, cells, REQUESTS_DROPPED_PER_ADDED)
+    Ok(())
 }
 
-/// Drops at most `max` answers that are too old or too many.
+/// Drops at most `max` answers to free-form ids that are too old or too many, and about as many rows of idle clients.
 pub fn expire<C: Cells>(state: &mut ShardState, cells: &mut C, max: usize) -> Result<(), C::Error> {
     for _ in 0..max {
         if state.requests_first == state.requests_end {
@@ -71,5 +117,5 @@ pub fn expire<C: Cells>(state: &mut ShardState, cells: &mut C, max: usize) -> Re
         cells.remove(tables::REQUEST_ORDER, &number)?;
         state.requests_first += 1;
     }
-    Ok(())
+    clients::expire(state, cells, max)
 }

@@ -27,6 +27,12 @@ pub mod tables {
     pub const REQUESTS: Table = Table(19);
     /// Number u64 -> (log time, request id), in the order of arrival.
     pub const REQUEST_ORDER: Table = Table(20);
+    /// (client u128, number modulo 256) -> number, fingerprint and answer of the client's latest request there.
+    pub const CLIENT_SLOTS: Table = Table(21);
+    /// Client u128 -> when it was last used, and what of it is forgotten.
+    pub const CLIENTS: Table = Table(22);
+    /// (0 or 1, number u64) -> client: those with answers, then those without, each the longest idle first.
+    pub const CLIENT_ORDER: Table = Table(23);
 }
 
 const VERSION: u8 = 1;
@@ -88,6 +94,22 @@ pub struct ShardState {
     /// In how many of these the winner came from elsewhere with a stamp ahead of the clock here, by more than clocks
     /// may differ: conflicts that a clock fault has won.
     pub lww_future_wins: u64,
+    /// What is remembered of clients that number their requests. (It came later: states from before lack it.)
+    #[serde(default)]
+    pub clients: ClientCounts,
+}
+
+/// How much is remembered of clients that number their requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCounts {
+    /// The clients of which anything is remembered.
+    pub known: u64,
+    /// The answers that are kept.
+    pub slots: u64,
+    /// The next number in the order of clients.
+    pub order_end: u64,
+    /// The log time at which idle clients were last looked for and none was left.
+    pub looked_ms: u64,
 }
 
 impl ShardState {

@@ -45,7 +45,14 @@ pub(super) fn key(k: &str) -> Key {
 
 /// The rows that are content: all but the state row and the memory of requests.
 pub(super) fn content_rows(cells: &MemCells) -> Vec<(Table, Vec<u8>, Bytes)> {
-    let bookkeeping = [tables::META, tables::REQUESTS, tables::REQUEST_ORDER];
+    let bookkeeping = [
+        tables::META,
+        tables::REQUESTS,
+        tables::REQUEST_ORDER,
+        tables::CLIENT_SLOTS,
+        tables::CLIENTS,
+        tables::CLIENT_ORDER,
+    ];
     cells
         .iter()
         .filter(|(table, _, _)| !bookkeeping.contains(table))
@@ -135,9 +142,14 @@ impl TestDc {
         conditions: Vec<(Key, meridian_crdt::Condition)>,
         ops: Vec<(Key, Mutation)>,
     ) -> Answer {
+        self.submit(ClientTxn { id: id.map(str::to_owned), conditions, ops, ..ClientTxn::default() })
+    }
+
+    /// A transaction of any kind, which the leader stamps.
+    pub fn submit(&mut self, txn: ClientTxn) -> Answer {
         self.hlc += 1;
         let content = content_rows(self.cells());
-        let txn = ClientTxn { id: id.map(str::to_owned), hlc: self.hlc, conditions, ops };
+        let txn = ClientTxn { hlc: self.hlc, ..txn };
         let Some(Outcome::Client(answer)) = self.apply(vec![Item::Client(txn)]).pop() else {
             panic!("a client's txn has a client's answer");
         };

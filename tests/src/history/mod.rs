@@ -5,6 +5,10 @@
 //! is not known is recorded as unknown and stays so. Values are numbers that are unique per key in a history, so that
 //! each read says which write it saw.
 
+pub mod edn;
+pub mod files;
+pub mod plume;
+pub mod porcupine;
 mod recorder;
 
 use std::collections::BTreeSet;
@@ -190,4 +194,17 @@ impl History {
     pub fn keys(&self) -> BTreeSet<&str> {
         self.ops.iter().flat_map(|op| &op.actions).map(Action::key).collect()
     }
+}
+
+/// Only the actions that a format has a word for, of keys that nobody deletes; operations without any are left out.
+fn narrow(history: &History, keep: impl Fn(&Action) -> bool) -> History {
+    let actions = history.ops.iter().flat_map(|op| &op.actions);
+    let deleted: BTreeSet<&str> =
+        actions.filter(|action| matches!(action, Action::Delete { .. })).map(Action::key).collect();
+    let narrow = |op: &Op| {
+        let fits = |action: &&Action| keep(action) && !deleted.contains(action.key());
+        let actions: Vec<Action> = op.actions.iter().filter(fits).cloned().collect();
+        (!actions.is_empty()).then(|| Op { actions, ..op.clone() })
+    };
+    History { ops: history.ops.iter().filter_map(narrow).collect() }
 }

@@ -1,0 +1,339 @@
+//! What requests about data do, whatever transport they came by: read, list, write.
+//!
+//! A call takes typed arguments and the session's terms, and returns a body of values with the dots that the session
+//! depends on from here on; errors carry dots too. It knows nothing of HTTP, JSON or frames: binary things are bytes
+//! here, and each transport writes them in its own way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use meridian_client::wire::frame::RequestId;
+use meridian_client::wire::headers::{Commit, Consistency};
+use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
+use meridian_crdt::{
+    Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
+};
+
+use super::Api;
+use crate::shard::WriteRequest;
+use crate::storage::{StateView, StorageError};
+use crate::txn::{Answer as TxnAnswer, Numbered, OpResult, RequestId as LogId};
+
+/// The fields of an answer.
+pub type Body = BTreeMap<String, Value>;
+
+/// What a request asks for beside its verb: what its session depends on, and what may be answered when.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// What the session depends on.
+    pub dots: Vector,
+    /// What a read may return.
+    pub consistency: Consistency,
+    /// How long the request may wait for what it depends on.
+    pub wait: Duration,
+    /// How many datacenters, this one included, are to hold a write before it is answered.
+    pub holders: usize,
+    /// The client's name for this mutation.
+    pub request_id: Option<RequestId>,
+}
+
+/// A request that was done.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// What it came to.
+    pub body: Body,
+    /// What it read and wrote.
+    pub touched: Vector,
+}
+
+/// A request that was refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Why.
+    pub error: ApiError,
+    /// What it has looked at all the same.
+    pub touched: Vector,
+}
+
+impl From<ApiError> for Box<Refused> {
+    fn from(error: ApiError) -> Self {
+        Box::new(Refused { error, touched: Vector::new() })
+    }
+}
+
+/// What a call returns.
+pub type Result<T = Done> = std::result::Result<T, Box<Refused>>;
+
+fn refused<T>(error: ApiError, touched: Vector) -> Result<T> {
+    Err(Box::new(Refused { error, touched }))
+}
+
+/// The terms of a request, with everything that it leaves open at this node's defaults.
+pub fn session(
+    api: &Api,
+    token: Option<Token>,
+    consistency: Consistency,
+    wait: Option<Duration>,
+    commit: Commit,
+    request_id: Option<RequestId>,
+) -> std::result::Result<Session, ApiError> {
+    Ok(Session {
+        dots: token.map_or_else(|| Ok(Vector::new()), |token| known_dots(api, token))?,
+        consistency,
+        wait: wait.unwrap_or(api.bounds.wait_default).min(api.bounds.wait_max),
+        holders: api.shard.level_count(commit)?,
+        request_id,
+    })
+}
+
+/// The dots of a token, once it is known to be of this cluster and to name only lives that this datacenter knows, or
+/// may still come to know.
+fn known_dots(api: &Api, token: Token) -> std::result::Result<Vector, ApiError> {
+    let foreign = |why: String| ApiError::new(ErrorCode::ForeignToken, why);
+    if token.cluster != api.cluster {
+        return Err(foreign(
+            "the session token comes from another cluster; start a new session without one".into(),
+        ));
+    }
+    let state = api.shard.publisher.applied().borrow().state.clone();
+    let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
+    let unknown = token.dots.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin));
+    match unknown {
+        None => Ok(token.dots),
+        Some(dot) => Err(foreign(format!(
+            "the session token names {}, which is no life of a datacenter of this cluster; start a new session",
+            dot.origin
+        ))),
+    }
+}
+
+/// The token of an answer: what the session depended on, and what the request touched.
+pub fn token_after(api: &Api, session: &Session, touched: &Vector) -> Token {
+    let mut token = Token { cluster: api.cluster, dots: session.dots.clone() };
+    token.dots.join(touched);
+    token
+}
+
+/// Reads a key.
+pub async fn read(api: &Api, session: &Session, key: &Key, query: &ReadQuery) -> Result {
+    let view = view(api, session).await?;
+    let reading = meridian_crdt::read(&view, key, query).map_err(unreadable)?;
+    let touched = seen(api, reading.touched);
+    match reading.content {
+        Some(content) => Ok(Done { body: content_body(&content), touched }),
+        None => refused(not_found(key), touched),
+    }
+}
+
+/// Lists keys. The body's `cursor`, if there is more, is the last key of the page.
+pub async fn list(
+    api: &Api,
+    session: &Session,
+    space: &str,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result {
+    let view = view(api, session).await?;
+    let listing = meridian_crdt::list(&view, space, prefix, after, limit).map_err(unreadable)?;
+    // A listing has looked at everything: its session depends on the whole vector.
+    let touched = crate::txn::ShardState::load(&view)
+        .map_err(|e| unreadable(StoreError::Cells(e)))?
+        .map(|state| state.vector)
+        .unwrap_or_default();
+    let mut body = listing_body(&listing);
+    // A watch from here misses nothing that comes after this page was read; of several pages the first one's counts.
+    body.insert("watch_cursor".into(), text(Cursor::new(api.cluster, touched.clone()).to_text()));
+    Ok(Done { body, touched })
+}
+
+/// Does one mutation.
+pub async fn write(api: &Api, session: &Session, key: Key, mutation: Mutation) -> Result {
+    let (results, touched) = propose(api, session, Vec::new(), vec![(key, mutation)]).await?;
+    let body = results.first().map(result_body).unwrap_or_default();
+    Ok(Done { body, touched })
+}
+
+/// Does many mutations if all conditions hold.
+pub async fn txn(
+    api: &Api,
+    session: &Session,
+    conditions: Vec<(Key, Condition)>,
+    ops: Vec<(Key, Mutation)>,
+) -> Result {
+    let (results, touched) = propose(api, session, conditions, ops).await?;
+    Ok(Done { body: results_body(&results), touched })
+}
+
+/// What a session depends on that has looked at a key with these dots. A key without any may have been forgotten by
+/// stability; another node of this datacenter that lags may still show it.
+pub fn seen(api: &Api, touched: Vector) -> Vector {
+    if touched.is_empty() { api.shard.publisher.applied().borrow().state.stable.clone() } else { touched }
+}
+
+/// The state to read, once it satisfies the session's terms.
+pub async fn view(api: &Api, session: &Session) -> Result<StateView> {
+    let view = api.shard.read(session.consistency, &session.dots, session.wait).await;
+    Ok(view?)
+}
+
+async fn propose(
+    api: &Api,
+    session: &Session,
+    conditions: Vec<(Key, Condition)>,
+    ops: Vec<(Key, Mutation)>,
+) -> Result<(Vec<OpResult>, Vector)> {
+    let bytes = api.bounds.request.check(&conditions, &ops)?;
+    let request = WriteRequest {
+        id: session.request_id.clone().map(log_id),
+        conditions,
+        ops,
+        session: session.dots.clone(),
+        wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
+        bytes,
+        ..WriteRequest::default()
+    };
+    committed(api, session, api.shard.write(request).await?).await
+}
+
+/// What a write came to, once as many datacenters hold it as its session asks for.
+pub async fn committed(api: &Api, session: &Session, answer: TxnAnswer) -> Result<(Vec<OpResult>, Vector)> {
+    match answer {
+        TxnAnswer::Done { results, touched, dot } => {
+            if let Some(dot) = dot
+                && let Err(error) = api.shard.held_by(dot, session.holders, session.wait).await
+            {
+                return refused(error, touched);
+            }
+            Ok((results, touched))
+        }
+        TxnAnswer::Refused { error, touched } => refused(error, touched),
+    }
+}
+
+/// A request id as the log knows it.
+pub fn log_id(id: RequestId) -> LogId {
+    match id {
+        RequestId::Text(text) => LogId::Free(text),
+        RequestId::Number { client, number } => {
+            LogId::Numbered(Numbered { client: u128::from_be_bytes(client), number })
+        }
+    }
+}
+
+fn text(text: impl Into<String>) -> Value {
+    Value::Str(text.into())
+}
+
+fn count(n: u64) -> Value {
+    Value::Int(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+/// `{"version":..,"result":..}`
+fn result_body(result: &OpResult) -> Body {
+    let value = result.result.clone().unwrap_or(Value::Nil);
+    Body::from([("version".to_owned(), text(result.version.to_string())), ("result".to_owned(), value)])
+}
+
+/// `{"version":..,"results":[..]}`
+pub fn results_body(results: &[OpResult]) -> Body {
+    let version = results.last().map_or(Value::Nil, |last| text(last.version.to_string()));
+    let results = results.iter().map(|result| Value::Map(result_body(result))).collect();
+    Body::from([("version".to_owned(), version), ("results".to_owned(), Value::Array(results))])
+}
+
+/// `{"keys":[{"key":..,"type":..,"version":..}],"cursor":..}`
+pub fn listing_body(listing: &meridian_crdt::Listing) -> Body {
+    let key = |key: &meridian_crdt::Listed| {
+        Value::Map(Body::from([
+            ("key".to_owned(), text(&key.key)),
+            ("type".to_owned(), text(key.ty.name())),
+            ("version".to_owned(), text(key.version.to_string())),
+        ]))
+    };
+    let mut body = Body::from([("keys".to_owned(), Value::Array(listing.keys.iter().map(key).collect()))]);
+    if let (true, Some(last)) = (listing.more, &listing.cursor) {
+        body.insert("cursor".into(), text(last));
+    }
+    body
+}
+
+/// `{"type":..,"value":..,"version":..}` and what belongs to pages. The `cursor` is bytes.
+pub fn content_body(content: &Content) -> Body {
+    let mut body = Body::from([
+        ("type".to_owned(), text(content.ty.name())),
+        ("version".to_owned(), text(content.version.to_string())),
+    ]);
+    match content.present {
+        Some(present) => body.insert("present".into(), Value::Bool(present)),
+        None => body.insert("value".into(), read_value(&content.value)),
+    };
+    if let Some(size) = content.size {
+        body.insert("size".into(), count(size));
+    }
+    if let Some(cursor) = &content.cursor {
+        body.insert("cursor".into(), Value::Bytes(cursor.clone()));
+    }
+    body
+}
+
+fn read_value(value: &ReadValue) -> Value {
+    match value {
+        ReadValue::Map(fields) => {
+            let field = |(name, (ty, value)): (&String, &(meridian_crdt::Type, ReadValue))| {
+                let shown = [("type".to_owned(), text(ty.name())), ("value".to_owned(), read_value(value))];
+                (name.clone(), Value::Map(shown.into()))
+            };
+            Value::Map(fields.iter().map(field).collect())
+        }
+        other => other.to_value(),
+    }
+}
+
+/// The error of a key without a value.
+pub fn not_found(key: &Key) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("{key} has no value"))
+}
+
+/// The error of a state that cannot be read.
+pub fn unreadable(error: StoreError<StorageError>) -> ApiError {
+    tracing::error!(%error, "the state cannot be read");
+    ApiError::new(ErrorCode::Internal, "the state of this node cannot be read; its log says why")
+}
+
+/// One request being worked on; counted until it is dropped, also when its client goes away in the middle.
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// Counts a request, whatever its number.
+    pub fn count(api: &Api) -> (InFlight, usize) {
+        let before = api.in_flight.fetch_add(1, Ordering::AcqRel);
+        (InFlight(api.in_flight.clone()), before)
+    }
+
+    /// Counts a request, unless the node works on as many as it takes.
+    pub fn enter(api: &Api) -> std::result::Result<InFlight, ApiError> {
+        let (counted, before) = Self::count(api);
+        if before < api.bounds.in_flight_max { Ok(counted) } else { Err(overloaded()) }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The error of a request too many.
+pub fn overloaded() -> ApiError {
+    let message = "this node is working on as many requests as it takes";
+    ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(100)
+}
+
+/// The error of a request that took longer than any may.
+pub fn took_too_long() -> ApiError {
+    let message = "the request took too long; a mutation may or may not have taken place";
+    ApiError::new(ErrorCode::OutcomeUnknown, message)
+}

@@ -1,0 +1,101 @@
+//! All watches of this node: how many there may be, what they share, and what is counted of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use meridian_client::wire::{ApiError, Cursor, ErrorCode};
+use tokio::sync::watch;
+
+use super::recent::Recent;
+use super::walk::Expired;
+use crate::txn::oplog::ReadBounds;
+
+/// Rows of the oplog that one read looks at, wanted or not.
+const READ_ROWS_MAX: usize = 10_000;
+
+/// Bounds of the watches of one node; from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchBounds {
+    /// Open watches; a further one is refused.
+    pub watches_max: u64,
+    /// Bytes of txns that a watch reads ahead of what its client takes.
+    pub chunk_bytes: usize,
+    /// How often a watch whose cursor moves without a txn to show tells where it stands.
+    pub progress_interval: Duration,
+    /// How long a stream may be silent.
+    pub keep_alive: Duration,
+}
+
+/// What is counted of watches, since the process began.
+#[derive(Debug, Default)]
+pub struct WatchCounts {
+    /// Open now.
+    pub open: AtomicU64,
+    /// Refused because there were too many.
+    pub refused: AtomicU64,
+    /// Events with a txn.
+    pub txns: AtomicU64,
+    /// Events with a cursor alone.
+    pub cursors: AtomicU64,
+    /// Watches that ended, or did not begin, because the oplog no longer reached back.
+    pub expired: AtomicU64,
+    /// Watches that were dropped while there was something that their client did not take.
+    pub cut_off: AtomicU64,
+}
+
+/// All watches of this node.
+#[derive(Debug)]
+pub struct Watches {
+    /// Bounds from the configuration.
+    pub bounds: WatchBounds,
+    /// What is counted.
+    pub counts: WatchCounts,
+    /// The short id of the cluster, in cursors.
+    pub cluster: u32,
+    pub(super) recent: Recent,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Watches {
+    /// No watches yet; all that come end when `stop` turns true.
+    pub fn new(cluster: u32, bounds: WatchBounds, stop: watch::Receiver<bool>) -> Self {
+        Self { bounds, counts: WatchCounts::default(), cluster, recent: Recent::default(), stop }
+    }
+
+    pub(super) fn read_bounds(&self) -> ReadBounds {
+        ReadBounds { bytes_max: self.bounds.chunk_bytes, rows_max: READ_ROWS_MAX }
+    }
+
+    /// Counts a watch in, unless there are too many.
+    pub(super) fn open(self: &Arc<Self>) -> Result<Open, ApiError> {
+        let before = self.counts.open.fetch_add(1, Ordering::AcqRel);
+        // Counted out again by its drop, also when it is refused.
+        let open = Open(self.clone());
+        if before < self.bounds.watches_max {
+            return Ok(open);
+        }
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        let message = "this node has as many watches open as it takes; watch at another node";
+        Err(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(1_000))
+    }
+
+    /// The error of a watch to whose cursor the oplog no longer reaches back; it carries a fresh one.
+    pub(super) fn expired(&self, expired: Expired) -> ApiError {
+        self.counts.expired.fetch_add(1, Ordering::Relaxed);
+        let message = "txns after the cursor are no longer kept; read what you watch again, then watch from its \
+                       watch_cursor, or from the cursor here if what came between does not matter";
+        let fresh = Cursor::new(self.cluster, *expired.0).to_text();
+        ApiError::new(ErrorCode::CursorExpired, message).with("cursor", fresh)
+    }
+}
+
+/// One open watch; counted until it is dropped.
+#[derive(Debug)]
+pub(super) struct Open(Arc<Watches>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counts.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
