@@ -14,6 +14,7 @@ use super::{Fault, World};
 use crate::checkers::convergence::{self, Contents, View};
 use crate::client::{Ask, Client};
 use crate::history::Outcome;
+use crate::history::files::write_if_asked;
 use crate::loads::{Load, Plan, Rest, Running, join_text, panic_text};
 
 /// Quiet between two strikes, in milliseconds.
@@ -152,7 +153,8 @@ impl RowPlan {
             }
         };
         row.whole_after = struck.elapsed();
-        for done in done {
+        for mut done in done {
+            done.catch_up(&nodes).await;
             let judging = done.clone();
             let rest: Vec<Rest> = rest.clone();
             let judged = tokio::task::spawn_blocking(move || judging.judge(&rest)).await;
@@ -168,6 +170,10 @@ impl RowPlan {
                 unknown: done.history.count(Outcome::Unknown),
                 violations,
             };
+            write_if_asked(
+                &done.history,
+                &format!("{}-{}-{}", self.fault.name(), done.load.name(), self.seed),
+            );
             row.cells.insert(done.load, cell);
         }
         if !row.all_violations().is_empty() {

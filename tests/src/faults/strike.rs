@@ -72,7 +72,10 @@ impl Fault {
 impl<'w> Striking<'w> {
     async fn strike(&mut self, fault: Fault) -> Result<(), String> {
         match fault {
-            Fault::None => Ok(self.last(LASTS_MS).await),
+            Fault::None => {
+                self.last(LASTS_MS).await;
+                Ok(())
+            }
             Fault::KillLeader | Fault::KillFollower => self.kill_one(fault == Fault::KillLeader).await,
             Fault::KillDc => {
                 let dc = self.dc();

@@ -6,10 +6,12 @@ use serde_json::Value;
 
 use super::session::{Kind, seen};
 use super::txns::ACCOUNTS;
+use super::watching::Watched;
 use super::{DCS, Done, Load};
 use crate::checkers::linearizable::{self, Verdict};
 use crate::checkers::{
     Law, Violation, bank, counters, exactly_once, isolation, resurrection, serializable, sessions, set_full,
+    watch,
 };
 use crate::history::{Action, History, Op, Outcome};
 
@@ -62,8 +64,20 @@ impl Done {
             }
             Load::Fork | Load::Claims => by_dc(history, serializable::Demand::StrongSession),
             Load::Txn => by_dc(history, serializable::Demand::Strict),
+            Load::Watch => self.watched.iter().flat_map(|watched| self.stream(watched)).collect(),
             Load::Moves | Load::Recreate => Vec::new(),
         }
+    }
+}
+
+impl Done {
+    fn stream(&self, watched: &Watched) -> Vec<Violation> {
+        let mut violations = watch::check(&self.history, |_| true, &watched.events());
+        if !watched.is_whole() {
+            println!("a watcher was told that its cursor has expired");
+            violations.retain(|violation| violation.law != Law::Lost);
+        }
+        violations
     }
 }
 
@@ -217,6 +231,7 @@ mod tests {
             refusals: BTreeMap::new(),
             broken: Vec::new(),
             prefix: "p".into(),
+            watched: Vec::new(),
         }
     }
 

@@ -8,10 +8,11 @@ mod judge;
 mod session;
 mod simple;
 mod txns;
+mod watching;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -21,6 +22,7 @@ pub use judge::Rest;
 use crate::client::Client;
 use crate::history::{History, Outcome};
 use session::{Ground, Session};
+use watching::Watched;
 
 /// The DCs that loads write to.
 const DCS: [&str; 3] = ["eu-west", "us-east", "ap-south"];
@@ -50,11 +52,13 @@ pub enum Load {
     Claims,
     /// What is deleted stays deleted, and what is made again stays.
     Recreate,
+    /// Watchers that move are shown each change once, whole and in order.
+    Watch,
 }
 
 impl Load {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Set,
         Self::Counter,
         Self::Register,
@@ -66,6 +70,7 @@ impl Load {
         Self::Moves,
         Self::Claims,
         Self::Recreate,
+        Self::Watch,
     ];
 
     /// Its name on the command line and in the matrix.
@@ -82,6 +87,7 @@ impl Load {
             Self::Moves => "moves",
             Self::Claims => "claims",
             Self::Recreate => "recreate",
+            Self::Watch => "watch",
         }
     }
 
@@ -119,6 +125,9 @@ impl Load {
             Self::Recreate => {
                 "keys set, deleted and made again by a session that moves between DCs: exactly what it left"
             }
+            Self::Watch => {
+                "watchers that move between nodes and DCs: each change once, each transaction whole, in causal order"
+            }
         }
     }
 
@@ -131,7 +140,7 @@ impl Load {
         match self {
             Self::Set | Self::Counter | Self::Register => 4,
             Self::Linear | Self::Bank | Self::Txn | Self::Claims => 6,
-            Self::Causal | Self::Moves => 5,
+            Self::Causal | Self::Moves | Self::Watch => 5,
             Self::Fork => 6,
             Self::Recreate => 3,
         }
@@ -172,6 +181,7 @@ pub struct Done {
     pub broken: Vec<String>,
     /// Begins the names of its keys.
     prefix: String,
+    watched: Vec<Watched>,
 }
 
 impl Load {
@@ -199,6 +209,7 @@ impl Load {
             Self::Txn => sessions.spawn(txns::lists(session)),
             Self::Claims => sessions.spawn(txns::claims(session)),
             Self::Recreate => sessions.spawn(txns::recreate(session)),
+            Self::Watch => sessions.spawn(watching::watching(session)),
             Self::Moves => sessions.spawn(simple::moves(session)),
         };
     }
@@ -230,6 +241,19 @@ impl Running {
             refusals: self.ground.refusals(),
             broken,
             prefix: self.ground.prefix.clone(),
+            watched: self.ground.watched.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}
+
+impl Done {
+    /// Lets its watchers read what they have not been shown yet, at any node; everything must have come to rest.
+    pub async fn catch_up(&mut self, nodes: &[(String, Client)]) {
+        for (i, watched) in self.watched.iter_mut().enumerate() {
+            let (name, node) = &nodes[i * nodes.len() / 2 % nodes.len()];
+            if let Err(why) = watched.catch_up(node.server()).await {
+                self.broken.push(format!("a watcher cannot catch up at {name}: {why}"));
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use super::watching::Watched;
 use crate::client::{Ask, Client, Outcome as Told, Reply, outcome};
 use crate::history::{Action, Outcome, Recorder, Started};
 
@@ -37,6 +38,8 @@ pub(super) struct Ground {
     pub(super) round: AtomicUsize,
     /// How often each error was met.
     pub(super) refusals: Mutex<BTreeMap<String, usize>>,
+    /// What the watchers among the sessions were shown, once they have ended.
+    pub(super) watched: Mutex<Vec<Watched>>,
 }
 
 impl Ground {
@@ -49,6 +52,7 @@ impl Ground {
             pace,
             round: AtomicUsize::new(0),
             refusals: Mutex::default(),
+            watched: Mutex::default(),
         }
     }
 
@@ -271,7 +275,8 @@ impl Session {
         }
     }
 
-    fn count(&self, error: &str) {
+    /// Counts an error.
+    pub(super) fn count(&self, error: &str) {
         // Without addresses, which would make each node's error one of its own.
         let error = error.split("127.0.0.1").next().unwrap_or_default().trim_end().to_string();
         let mut refusals = self.ground.refusals.lock().unwrap_or_else(PoisonError::into_inner);
