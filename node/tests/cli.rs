@@ -111,7 +111,7 @@ async fn answers_are_shown_for_people_and_errors_have_their_exit_codes() {
         &["counter", "add", "visits", "many"],
         &["heap", "push"],
         &["get"],
-        &["bench", "--transport", "native"],
+        &["bench", "--pipeline", "4"],
         &[],
     ] {
         assert_eq!(meridian(&server, words, "").await.status.code(), Some(2), "{words:?}");

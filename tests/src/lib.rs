@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod history;
 pub mod loads;
 pub mod moves;
+pub mod parsers;
 pub mod program;
 pub mod raw;
 pub mod sse;

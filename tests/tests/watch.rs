@@ -57,14 +57,15 @@ async fn write_chain(nodes: Vec<Vec<Client>>, stop: Arc<AtomicBool>) -> i64 {
     number
 }
 
-/// Reads a few txns here and a few there until it has been shown as many as there are, once that is known.
+/// Reads a few txns here and a few there, or stays where it is until that node dies, until it has been shown as many
+/// txns as there are, once that is known.
 async fn roam(nodes: Vec<Client>, seed: u64, total: tokio::sync::watch::Receiver<Option<usize>>) -> Watcher {
     let mut random = StdRng::seed_from_u64(seed);
     let mut watcher = Watcher::new("");
     let started = Instant::now();
     loop {
         let node = nodes.choose(&mut random).expect("nodes");
-        let most = random.random_range(1..80);
+        let most = if random.random_bool(0.85) { random.random_range(1..80) } else { 100_000 };
         // A dead node, or one that dies meanwhile, is what this is about: the watcher goes on elsewhere.
         let _ = watcher.read(node.server(), most, Duration::from_millis(300)).await;
         match *total.borrow() {
@@ -109,7 +110,7 @@ fn check(watcher: &Watcher, vector: &BTreeMap<String, u64>, history: &History, l
     }
 }
 
-/// Runs the load, three watchers and `faults`, then holds every watcher to what took place.
+/// Runs the load, five watchers and `faults`, then holds every watcher to what took place.
 async fn watch_under(fleet: &Fleet, faults: impl AsyncFnOnce(&Fleet, &Workload)) {
     let everywhere: Vec<Client> = DCS.iter().flat_map(|dc| fleet.dc(dc)).collect();
     let (total, told) = tokio::sync::watch::channel(None);
@@ -117,7 +118,7 @@ async fn watch_under(fleet: &Fleet, faults: impl AsyncFnOnce(&Fleet, &Workload))
     first.read(everywhere[0].server(), 1, Duration::from_millis(300)).await.expect("a stream");
     let beginning = first.cursor.clone().expect("a cursor");
     let watchers: Vec<_> =
-        (0..3).map(|seed| tokio::spawn(roam(everywhere.clone(), seed, told.clone()))).collect();
+        (0..5).map(|seed| tokio::spawn(roam(everywhere.clone(), seed, told.clone()))).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let chain = tokio::spawn(write_chain(DCS.map(|dc| fleet.dc(dc)).to_vec(), stop.clone()));
     let workload = Workload::start(DCS.iter().map(|dc| load(fleet, dc)).collect());
@@ -154,7 +155,7 @@ async fn watch_under(fleet: &Fleet, faults: impl AsyncFnOnce(&Fleet, &Workload))
     }
     assert!(told.windows(2).all(|pair| pair[0] == pair[1]) && !told[0].is_empty());
     println!(
-        "watch: {txns} txns, {links} in a chain; 3 watchers, {streams} streams, {broken} of them broken"
+        "watch: {txns} txns, {links} in a chain; 5 watchers, {streams} streams, {broken} of them broken"
     );
 }
 

@@ -62,7 +62,17 @@ pub fn to_vec(value: &Value) -> Vec<u8> {
 
 /// Reads a value that is all of `bytes`.
 pub fn from_slice(bytes: &[u8]) -> Result<Value, ApiError> {
-    let mut input = Input { bytes, values_left: VALUES_MAX };
+    read(bytes, VALUES_MAX)
+}
+
+/// Reads a value that is all of `bytes`, of as many values as it likes: what a node answers was in its state, and the
+/// client has bounded the answer's length.
+pub fn from_node(bytes: &[u8]) -> Result<Value, ApiError> {
+    read(bytes, usize::MAX)
+}
+
+fn read(bytes: &[u8], values_max: usize) -> Result<Value, ApiError> {
+    let mut input = Input { bytes, values_left: values_max };
     let value = input.value(0)?;
     if input.bytes.is_empty() { Ok(value) } else { Err(bad("the frame goes on behind its value")) }
 }
@@ -251,5 +261,7 @@ mod tests {
         assert!(from_slice(&[0x91; 1_000_000]).is_err());
         let many = [&[0xdd, 0, 0x0f, 0xff, 0xff][..], &[0xc0; 0xf_ffff]].concat();
         assert!(from_slice(&many).is_err());
+        assert!(from_node(&many).is_ok(), "a page of a large collection");
+        assert!(from_node(&[0xdd, 0xff, 0xff, 0xff, 0xff]).is_err());
     }
 }

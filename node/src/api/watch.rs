@@ -117,18 +117,21 @@ fn frames(watch: Watch, keep_alive: Duration) -> impl Stream<Item = Result<Bytes
 }
 
 fn event_frame(event: &WatchEvent) -> String {
-    let (cursor, name, data) = match event {
-        WatchEvent::Txn(txn) => (txn.cursor.to_text(), "txn", txn_json(txn)),
-        WatchEvent::Progress { cursor, session } => {
-            let cursor = cursor.to_text();
-            let data = json!({"cursor": &cursor, "session": session.to_text()});
-            (cursor, "cursor", data)
-        }
-    };
-    format!("id: {cursor}\nevent: {name}\ndata: {data}\n\n")
+    let (name, data) = event_data(event);
+    let id = data["cursor"].as_str().unwrap_or_default();
+    format!("id: {id}\nevent: {name}\ndata: {data}\n\n")
 }
 
-/// A txn as the data of an event.
+/// The name of an event, and its data as every interface gives it out.
+pub fn event_data(event: &WatchEvent) -> (&'static str, Json) {
+    match event {
+        WatchEvent::Txn(txn) => ("txn", txn_json(txn)),
+        WatchEvent::Progress { cursor, session } => {
+            ("cursor", json!({"cursor": cursor.to_text(), "session": session.to_text()}))
+        }
+    }
+}
+
 fn txn_json(txn: &TxnEvent) -> Json {
     json!({
         "dc": txn.dc,

@@ -258,6 +258,9 @@ pub struct BenchArgs {
     /// How the clients speak
     #[arg(long, value_enum, default_value_t = Transport::Http)]
     pub transport: Transport,
+    /// How many requests each client has in flight, with --transport native
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=200))]
+    pub pipeline: u64,
     /// Further servers, so that `--server a b c` works
     #[arg(hide = true)]
     pub more_servers: Vec<String>,

@@ -99,3 +99,41 @@ impl Drop for Open {
         self.0.counts.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meridian_crdt::{Dot, Origin, Vector};
+
+    use super::*;
+
+    fn watches(watches_max: u64) -> Arc<Watches> {
+        let second = Duration::from_secs(1);
+        let bounds =
+            WatchBounds { watches_max, chunk_bytes: 1, progress_interval: second, keep_alive: second };
+        Arc::new(Watches::new(7, bounds, watch::channel(false).1))
+    }
+
+    #[test]
+    fn a_refused_watch_takes_no_place() {
+        let watches = watches(1);
+        let open = watches.open().expect("there is room");
+        for _ in 0..3 {
+            let refused = watches.open().expect_err("there is none");
+            assert_eq!((refused.code, refused.retry_after_ms), (ErrorCode::Overloaded, Some(1_000)));
+        }
+        drop(open);
+        watches.open().expect("there is room again");
+        assert_eq!(watches.counts.refused.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn an_expired_cursor_is_answered_with_a_fresh_one() {
+        let watches = watches(1);
+        let now: Vector = [Dot::new(Origin(3), 9)].into_iter().collect();
+        let error = watches.expired(Expired(Box::new(now.clone())));
+        assert_eq!((error.code, error.code.status()), (ErrorCode::CursorExpired, 410));
+        let fresh = error.details["cursor"].as_str().expect("a cursor");
+        assert_eq!(Cursor::from_text(fresh), Ok(Cursor::new(7, now)));
+        assert_eq!(watches.counts.expired.load(Ordering::Relaxed), 1);
+    }
+}

@@ -130,3 +130,79 @@ fn share(walk: &mut Walk, txns: Vec<Arc<SeenTxn>>) -> Vec<Upcoming> {
     }
     txns.into_iter().map(Upcoming::Shared).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use meridian_crdt::{Dot, MemCells, Origin, Txn, TxnHead};
+
+    use super::super::walk::What;
+    use super::*;
+
+    const BOUNDS: ReadBounds = ReadBounds { bytes_max: 1 << 20, rows_max: 100_000 };
+
+    /// Rows with an oplog of so many txns of one origin.
+    fn grow(cells: &mut MemCells, state: &mut ShardState, txns: u64) {
+        for _ in 0..txns {
+            let dot = Dot::new(Origin(1), state.oplog_end + 1);
+            let head = TxnHead { dot, hlc: 0, prev: 0, deps: Vector::new() };
+            state.vector.advance(dot);
+            let row = Txn { head, effects: Vec::new() }.encode();
+            oplog::append(state, cells, dot, &row).expect("memory");
+        }
+        state.save(cells).expect("memory");
+    }
+
+    fn walk(next: u64) -> Walk {
+        let cursor = [Dot::new(Origin(1), next.saturating_sub(1))].into_iter().filter(|dot| dot.seq > 0);
+        Walk::new("default".into(), What::Prefix(String::new()), cursor.collect(), next)
+    }
+
+    #[test]
+    fn a_thousand_watchers_that_keep_up_read_and_decode_each_txn_once() {
+        let (mut cells, mut state) = (MemCells::new(), ShardState::new());
+        grow(&mut cells, &mut state, 30);
+        let (recent, reads) = (Recent::default(), Cell::new(0));
+        let mut walks: Vec<Walk> = (0..1_000).map(|_| walk(31)).collect();
+        for round in 1..=5 {
+            grow(&mut cells, &mut state, 10);
+            for walk in &mut walks {
+                let view = || {
+                    reads.set(reads.get() + 1);
+                    Ok(cells.clone())
+                };
+                let upcoming = recent.fetch(walk, view, BOUNDS).expect("memory");
+                assert_eq!(upcoming.len(), 10);
+                assert!(upcoming.iter().all(|txn| matches!(txn, Upcoming::Shared(_))));
+            }
+            assert_eq!(reads.get(), round);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_a_watcher_far_behind_reads_for_itself_until_it_has_caught_up() {
+        let (mut cells, mut state) = (MemCells::new(), ShardState::new());
+        let (recent, mut live, mut behind) = (Recent::default(), walk(1), walk(0));
+        for _ in 0..5 {
+            grow(&mut cells, &mut state, TXNS_MAX / 2);
+            let live = recent.fetch(&mut live, || Ok(cells.clone()), BOUNDS).expect("memory");
+            assert_eq!(live.len() as u64, TXNS_MAX / 2);
+        }
+        assert_eq!(recent.0.lock().expect("whole").txns.len() as u64, TXNS_MAX);
+        let bounds = ReadBounds { bytes_max: 10_000, rows_max: 100_000 };
+        let (mut own, mut shared) = (0, 0);
+        while behind.next() <= state.oplog_end {
+            for upcoming in recent.fetch(&mut behind, || Ok(cells.clone()), bounds).expect("memory") {
+                let (dot, count) = match &upcoming {
+                    Upcoming::Shared(txn) => (txn.dot, &mut shared),
+                    Upcoming::Own(_, row) => (TxnHead::decode(row).expect("own").dot, &mut own),
+                };
+                *count += 1;
+                assert!(behind.pass(dot));
+            }
+        }
+        assert_eq!(own + shared, state.oplog_end);
+        assert!(own >= state.oplog_end - TXNS_MAX && shared > 0, "{own} read alone, {shared} shared");
+    }
+}

@@ -69,7 +69,7 @@ impl Frame {
     /// Reads a frame of a node. Further items at its end are left to later versions.
     pub fn decode(frame: &[u8]) -> Result<Frame, ApiError> {
         let shape = || ApiError::new(ErrorCode::BadMsgpack, "the node sent a frame of an unknown shape");
-        let mut items = msgpack::from_slice(frame)?.into_items().ok_or_else(shape)?.into_iter();
+        let mut items = msgpack::from_node(frame)?.into_items().ok_or_else(shape)?.into_iter();
         let mut next = || items.next().ok_or_else(shape);
         let id = next()?.as_integer().and_then(|id| u64::try_from(id).ok()).ok_or_else(shape)?;
         let word = next()?;

@@ -19,12 +19,11 @@ pub async fn answer(api: &Api, txns: &Owned, request: Request) -> Vec<u8> {
     let id = request.id;
     let done = accounted(api, request, |api, request, own| async move {
         match call(&api, txns, request, own).await {
-            frame @ Frame::Answer { outcome: Err(_), .. } => Err(frame),
+            frame @ Frame::Answer { outcome: Err(_), .. } => Err(Box::new(frame)),
             frame => Ok(frame),
         }
     });
-    let (Ok(frame) | Err(frame)) = done.await;
-    encode(id, frame)
+    encode(id, done.await.unwrap_or_else(|refusal| *refusal))
 }
 
 /// Counts a request, refuses it when the node has too many, bounds its time and measures it. The request is handed on
@@ -33,22 +32,22 @@ pub async fn accounted<T, F>(
     api: &Api,
     request: Request,
     act: impl FnOnce(Api, Request, Option<Vec<u8>>) -> F,
-) -> Result<T, Frame>
+) -> Result<T, Box<Frame>>
 where
-    F: Future<Output = Result<T, Frame>>,
+    F: Future<Output = Result<T, Box<Frame>>>,
 {
     let (id, route) = (request.id, request.verb.name());
     let started_ms = api.shard.seams.clock.monotonic_ms();
     let own = own_token(api, &request);
     let done = match InFlight::enter(api) {
-        Err(error) => Err(refusal(id, error, own)),
+        Err(error) => Err(Box::new(refusal(id, error, own))),
         Ok(_counted) => {
             let acting = act(api.clone(), request, own.clone());
             let acting = tokio::time::timeout(api.bounds.request_timeout, acting);
-            acting.await.unwrap_or_else(|_| Err(refusal(id, calls::took_too_long(), own)))
+            acting.await.unwrap_or_else(|_| Err(Box::new(refusal(id, calls::took_too_long(), own))))
         }
     };
-    let status = match &done {
+    let status = match done.as_ref().map_err(Box::as_ref) {
         Err(Frame::Answer { outcome: Err(error), .. }) => error.code.status(),
         _ => 200,
     };

@@ -70,7 +70,7 @@ pub async fn run<S>(api: &Api, outbox: &Outbox, request: Request, place: &Place,
     let opened = verbs::accounted(api, request, |api, request, own| async move {
         match open(&api, &request).await {
             Ok(watch) => Ok(watch),
-            Err(error) => Err(verbs::refusal(id, error, own)),
+            Err(error) => Err(Box::new(verbs::refusal(id, error, own))),
         }
     });
     let mut watch = match opened.await {

@@ -1,0 +1,210 @@
+//! Spaces: where handles, listings, transactions and watches come from.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+
+use super::call::Kind;
+use super::error::Error;
+use super::handle::{At, Raw, handles};
+use super::read::{self, Listed};
+use super::session::{Session, address};
+use super::txn::{OneShot, Transaction, TransactionOptions};
+use super::watching::{Watch, WatchOptions};
+use crate::wire::frame::{SPACE_DEFAULT, Verb, Watched};
+
+/// How many keys of a listing are asked for at once.
+const PAGE: usize = 1000;
+
+/// A space of a session.
+#[derive(Clone)]
+pub struct Space {
+    session: Session,
+    name: String,
+}
+
+/// Keys in the order of their bytes, read page by page as they are taken; the pages are not one snapshot.
+pub struct Keys {
+    stream: BoxStream<'static, Result<Listed, Error>>,
+}
+
+impl Stream for Keys {
+    type Item = Result<Listed, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.poll_next_unpin(cx)
+    }
+}
+
+impl Keys {
+    /// All keys that are still to come.
+    ///
+    /// # Errors
+    /// If a page cannot be read.
+    pub async fn all(self) -> Result<Vec<Listed>, Error> {
+        self.stream.try_collect().await
+    }
+}
+
+impl Space {
+    pub(crate) fn new(session: Session, name: String) -> Space {
+        Space { session, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    handles!(Session, at);
+
+    /// A key of whatever type.
+    pub fn raw(&self, key: impl Into<String>) -> Raw<Session> {
+        Raw { at: self.at(key.into()) }
+    }
+
+    fn at(&self, key: String) -> At<Session> {
+        At::new(self.session.clone(), address(&self.name, &key))
+    }
+
+    /// The keys that start with `prefix`; all of them if it is empty.
+    pub fn keys(&self, prefix: impl Into<String>) -> Keys {
+        let start = (self.clone(), prefix.into(), VecDeque::new(), Some(None));
+        let stream = stream::try_unfold(start, |(space, prefix, mut page, mut next)| async move {
+            loop {
+                if let Some(key) = page.pop_front() {
+                    return Ok(Some((key, (space, prefix, page, next))));
+                }
+                let Some(after) = next else { return Ok(None) };
+                let (keys, more) = space.keys_page(&prefix, after, PAGE).await?;
+                (page, next) = (keys.into(), more.map(Some));
+            }
+        });
+        Keys { stream: stream.boxed() }
+    }
+
+    /// One page of at most `limit` keys, and the key after which the next one goes on.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn keys_page(
+        &self,
+        prefix: &str,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<(Vec<Listed>, Option<String>), Error> {
+        let verb = Verb::List {
+            space: self.name.clone(),
+            prefix: prefix.to_owned(),
+            after,
+            limit,
+            txn: None,
+            ops: Vec::new(),
+        };
+        let done = self.session.call(Kind::Read).run(verb).await?;
+        self.session.understood(done.dc, read::listing(done.body))
+    }
+
+    /// A transaction of one request: conditions, then mutations.
+    pub fn txn(&self) -> OneShot {
+        OneShot::new(self.session.clone(), self.name.clone())
+    }
+
+    /// Runs an interactive transaction: `body` reads from one snapshot and writes through the [`Transaction`] that it is
+    /// given, and what it wrote takes place as a whole when it returns `Ok`. If another transaction has changed what
+    /// this one read, `body` is run again; so it must have no other effects.
+    ///
+    /// ```no_run
+    /// # async fn run(client: meridian_client::Client) -> Result<(), meridian_client::Error> {
+    /// use meridian_client::Error;
+    ///
+    /// let moved = client
+    ///     .transaction(|txn| async move {
+    ///         if *txn.counter("alice").value().await? < 30 {
+    ///             return Ok::<_, Error>(false);
+    ///         }
+    ///         txn.counter("alice").add(-30);
+    ///         txn.counter("bob").add(30);
+    ///         Ok(true)
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What `body` returns; [`Error::Conflict`] if it met conflicts at every attempt; [`Error::OutcomeUnknown`] if the
+    /// answer to the commit was lost and the datacenter could not be asked again.
+    pub async fn transaction<T, E, F, Fut>(&self, body: F) -> Result<T, E>
+    where
+        F: FnMut(Transaction) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: From<Error>,
+    {
+        self.transaction_with(TransactionOptions::default(), body).await
+    }
+
+    /// As [`Space::transaction`], with other bounds or another isolation.
+    ///
+    /// # Errors
+    /// As [`Space::transaction`].
+    pub async fn transaction_with<T, E, F, Fut>(&self, options: TransactionOptions, body: F) -> Result<T, E>
+    where
+        F: FnMut(Transaction) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: From<Error>,
+    {
+        options.run(&self.session, &self.name, body).await
+    }
+
+    /// Every change of the keys that start with `prefix`, from now on.
+    pub fn watch_prefix(&self, prefix: impl Into<String>) -> Watch {
+        self.watch(Watched::Prefix(prefix.into()), WatchOptions::default())
+    }
+
+    /// Every change of a key, from now on.
+    pub fn watch_key(&self, key: impl Into<String>) -> Watch {
+        self.watch(Watched::Key(key.into()), WatchOptions::default())
+    }
+
+    /// Every change of what is watched, from where the options say.
+    pub fn watch(&self, watched: Watched, options: WatchOptions) -> Watch {
+        Watch::new(self.session.clone(), self.name.clone(), watched, options)
+    }
+}
+
+/// The default space.
+impl Session {
+    handles!(Session, at);
+
+    /// A key of whatever type.
+    pub fn raw(&self, key: impl Into<String>) -> Raw<Session> {
+        Raw { at: self.at(key.into()) }
+    }
+
+    fn at(&self, key: String) -> At<Session> {
+        At::new(self.clone(), address(SPACE_DEFAULT, &key))
+    }
+
+    fn default_space(&self) -> Space {
+        self.space(SPACE_DEFAULT)
+    }
+
+    /// The keys that start with `prefix`; all of them if it is empty.
+    pub fn keys(&self, prefix: impl Into<String>) -> Keys {
+        self.default_space().keys(prefix)
+    }
+
+    /// Every change of the keys that start with `prefix`, from now on.
+    pub fn watch_prefix(&self, prefix: impl Into<String>) -> Watch {
+        self.default_space().watch_prefix(prefix)
+    }
+
+    /// Every change of a key, from now on.
+    pub fn watch_key(&self, key: impl Into<String>) -> Watch {
+        self.default_space().watch_key(key)
+    }
+}
