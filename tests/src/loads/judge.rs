@@ -63,7 +63,7 @@ impl Done {
                 bank::check(history, &accounts, 0)
             }
             Load::Fork | Load::Claims => by_dc(history, serializable::Demand::StrongSession),
-            Load::Txn => by_dc(history, serializable::Demand::Strict),
+            Load::Txn | Load::Interactive => by_dc(history, serializable::Demand::Strict),
             Load::Watch => self.watched.iter().flat_map(|watched| self.stream(watched)).collect(),
             Load::Moves | Load::Recreate => Vec::new(),
         }

@@ -4,6 +4,7 @@
 //! runs. Its sessions are few and paced, so that all loads run side by side on one cluster. Everything that a session
 //! draws comes from a seed and its number; when its answers come does not.
 
+mod interactive;
 mod judge;
 mod session;
 mod simple;
@@ -46,6 +47,8 @@ pub enum Load {
     Fork,
     /// Transactions that append to lists are serializable in their DC.
     Txn,
+    /// Interactive transactions through the Rust client are serializable in their DC.
+    Interactive,
     /// Sessions that move between all nodes keep the four guarantees.
     Moves,
     /// A name that must be absent is claimed by one.
@@ -58,7 +61,7 @@ pub enum Load {
 
 impl Load {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Set,
         Self::Counter,
         Self::Register,
@@ -67,6 +70,7 @@ impl Load {
         Self::Causal,
         Self::Fork,
         Self::Txn,
+        Self::Interactive,
         Self::Moves,
         Self::Claims,
         Self::Recreate,
@@ -84,6 +88,7 @@ impl Load {
             Self::Causal => "causal",
             Self::Fork => "fork",
             Self::Txn => "txn",
+            Self::Interactive => "interactive",
             Self::Moves => "moves",
             Self::Claims => "claims",
             Self::Recreate => "recreate",
@@ -116,6 +121,9 @@ impl Load {
             Self::Txn => {
                 "transactions that read lists, append, and commit if nothing changed: strict serializability in the DC"
             }
+            Self::Interactive => {
+                "interactive transactions over the native protocol that read lists and append: strict serializability in the DC"
+            }
             Self::Moves => {
                 "sessions that move between all nodes with their token: the four session guarantees"
             }
@@ -139,7 +147,7 @@ impl Load {
     fn sessions(self) -> usize {
         match self {
             Self::Set | Self::Counter | Self::Register => 4,
-            Self::Linear | Self::Bank | Self::Txn | Self::Claims => 6,
+            Self::Linear | Self::Bank | Self::Txn | Self::Interactive | Self::Claims => 6,
             Self::Causal | Self::Moves | Self::Watch => 5,
             Self::Fork => 6,
             Self::Recreate => 3,
@@ -207,6 +215,7 @@ impl Load {
             Self::Causal => sessions.spawn(txns::chains(session)),
             Self::Fork => sessions.spawn(txns::fork(session)),
             Self::Txn => sessions.spawn(txns::lists(session)),
+            Self::Interactive => sessions.spawn(interactive::interactive(session)),
             Self::Claims => sessions.spawn(txns::claims(session)),
             Self::Recreate => sessions.spawn(txns::recreate(session)),
             Self::Watch => sessions.spawn(watching::watching(session)),
