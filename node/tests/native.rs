@@ -409,6 +409,11 @@ async fn each_reason_to_close_has_its_code() {
     let mut client = node.client().await;
     client.send(&Request::new(2, hello())).await;
     assert_eq!(client.close_code().await, close::HELLO_TWICE);
+    // A client that says goodbye itself gets its goodbye back.
+    let mut client = node.client().await;
+    client.socket.close(None).await.expect("sent");
+    assert!(matches!(client.message().await, Some(Ok(Message::Close(_)))));
+    assert!(client.message().await.is_none(), "closed in good order");
     let mut client = node.client().await;
     client.socket.send(Message::text("hello")).await.expect("sent");
     assert_eq!(client.close_code().await, close::TEXT_MESSAGE);

@@ -248,6 +248,24 @@ impl Client {
         if reply.code() == "not_found" { Value::Null } else { reply.ok().value().clone() }
     }
 
+    /// One value of `/metrics`, as in `meridian_txns_open`; none while the node does not show it.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn metric(&self, name: &str) -> Option<u64> {
+        let call = Call {
+            method: Method::GET,
+            server: &self.server,
+            path: "/metrics",
+            headers: &[],
+            body: Bytes::new(),
+            deadline: DEADLINE,
+        };
+        let page = self.http.send(call).await.unwrap_or_else(|e| panic!("{}: {e}", self.server));
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+
     /// `/v1/status`.
     ///
     /// # Errors

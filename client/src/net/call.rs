@@ -76,6 +76,12 @@ pub(crate) fn judge(code: ErrorCode, kind: Kind) -> Verdict {
     }
 }
 
+/// The error of a request above the node's limit.
+pub(crate) fn too_large(limit: usize) -> Error {
+    let message = format!("the request is above the {limit} bytes that a node takes");
+    ApiError::new(ErrorCode::TooLarge, message).with("limit", limit).into()
+}
+
 /// A request on its way.
 pub(crate) struct Call<'a> {
     pub fleet: &'a Fleet,
@@ -204,6 +210,7 @@ impl Call<'_> {
             Err(Unanswered::NotSent(why)) => Attempt::NotSent(why),
             Err(Unanswered::Lost(why)) if self.kind == Kind::Read => Attempt::NotSent(why),
             Err(Unanswered::Lost(why)) => Attempt::Unknown(why),
+            Err(Unanswered::TooLarge(limit)) => Attempt::Failed(too_large(limit)),
         }
     }
 

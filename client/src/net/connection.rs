@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use meridian_crdt::Value;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
@@ -25,6 +25,8 @@ use crate::wire::request::Document;
 
 /// How many requests of one connection may wait for their answers; the next one waits for its turn.
 const IN_FLIGHT_MAX: usize = 256;
+/// How many of the requests that a node works on at once are left to probes and to ends of watches and transactions.
+const PROBES_RESERVED: usize = 4;
 /// How many encoded requests may wait to be written; the next one waits for its turn.
 const QUEUE_MAX: usize = 64;
 /// How many events of one watch may wait to be taken; a watch with more is cut off and goes on from its cursor.
@@ -52,6 +54,8 @@ pub(crate) enum Unanswered {
     NotSent(String),
     /// The node may have got it.
     Lost(String),
+    /// It is larger than the node takes; sending it would have ended the connection.
+    TooLarge(usize),
 }
 
 /// What a stream brings.
@@ -109,6 +113,7 @@ pub(crate) struct Connection {
     task: AbortHandle,
     /// The datacenter that the node says it is of.
     pub dc: String,
+    frame_bytes_max: usize,
 }
 
 impl Drop for Connection {
@@ -150,12 +155,14 @@ impl Connection {
         let (mut socket, _) = client_async_with_config(url, stream, Some(config))
             .await
             .map_err(|e| format!("no WebSocket there: {e}"))?;
-        let dc = hello(&mut socket).await?;
+        let Welcome { dc, frame_bytes_max, in_flight_max } = hello(&mut socket).await?;
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::new(Shared { pending: Mutex::default(), over: watch::Sender::new(false) });
         let task = tokio::spawn(drive(socket, requests, EndOnDrop(Arc::clone(&shared)))).abort_handle();
-        let permits = Semaphore::new(IN_FLIGHT_MAX);
-        Ok(Connection { shared, queue, permits, next_id: AtomicU64::new(1), task, dc })
+        // Probes take no permit; the node must still have places for them.
+        let permits = in_flight_max.saturating_sub(PROBES_RESERVED).clamp(1, IN_FLIGHT_MAX);
+        let (permits, next_id) = (Semaphore::new(permits), AtomicU64::new(1));
+        Ok(Connection { shared, queue, permits, next_id, task, dc, frame_bytes_max })
     }
 
     /// Whether it can still be used.
@@ -179,17 +186,30 @@ impl Connection {
     /// Sends `request` under an id of this connection and waits for its answer until `deadline`. Dropping the future
     /// ends the wait.
     pub async fn call(&self, request: Request, deadline: Instant) -> Result<Answer, Unanswered> {
+        self.start(request, deadline).await?.answer(deadline).await
+    }
+
+    /// Puts `request` into the queue; requests are written in the order in which this returns.
+    pub async fn start(&self, request: Request, deadline: Instant) -> Result<InFlight<'_>, Unanswered> {
         let waits = || Unanswered::NotSent("too many requests wait for this node".into());
         let permit = timeout_at(deadline, self.permits.acquire()).await.map_err(|_| waits())?;
-        let _permit = permit.map_err(|_| waits())?;
+        self.start_with(request, Some(permit.map_err(|_| waits())?), deadline).await
+    }
+
+    /// As [`Connection::call`], past the bound on requests in flight: for probes.
+    pub async fn probe(&self, request: Request, deadline: Instant) -> Result<Answer, Unanswered> {
+        self.start_with(request, None, deadline).await?.answer(deadline).await
+    }
+
+    async fn start_with<'a>(
+        &'a self,
+        request: Request,
+        permit: Option<SemaphorePermit<'a>>,
+        deadline: Instant,
+    ) -> Result<InFlight<'a>, Unanswered> {
         let (tell, told) = oneshot::channel();
         let waiting = self.post(request, Waiter::Answer(tell), deadline).await?;
-        let reason = match timeout_at(deadline, told).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(_)) => self.reason(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        Err(if waiting.leave() { Unanswered::Lost(reason) } else { Unanswered::NotSent(reason) })
+        Ok(InFlight { waiting, told, _permit: permit })
     }
 
     /// Sends a request that is answered by a stream.
@@ -220,6 +240,10 @@ impl Connection {
     ) -> Result<Waiting<'_>, Unanswered> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         request.id = id;
+        let bytes = Bytes::from(request.encode());
+        if bytes.len() > self.frame_bytes_max {
+            return Err(Unanswered::TooLarge(self.frame_bytes_max));
+        }
         {
             let mut pending = self.shared.pending();
             if let Some(reason) = &pending.over {
@@ -228,7 +252,6 @@ impl Connection {
             pending.waiting.insert(id, Entry { sent: false, waiter });
         }
         let waiting = Waiting { connection: self, id };
-        let bytes = Bytes::from(request.encode());
         match timeout_at(deadline, self.queue.send((id, bytes))).await {
             Ok(Ok(())) => Ok(waiting),
             Ok(Err(_)) => Err(Unanswered::NotSent(self.reason())),
@@ -238,6 +261,25 @@ impl Connection {
 
     fn reason(&self) -> String {
         self.shared.pending().over.clone().unwrap_or_else(|| "the connection ended".into())
+    }
+}
+
+/// A request that is in the queue or on its way; dropping it ends the wait.
+pub(crate) struct InFlight<'a> {
+    waiting: Waiting<'a>,
+    told: oneshot::Receiver<Answer>,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl InFlight<'_> {
+    /// Waits for the answer.
+    pub async fn answer(self, deadline: Instant) -> Result<Answer, Unanswered> {
+        let reason = match timeout_at(deadline, self.told).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(_)) => self.waiting.connection.reason(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        Err(if self.waiting.leave() { Unanswered::Lost(reason) } else { Unanswered::NotSent(reason) })
     }
 }
 
@@ -270,7 +312,29 @@ impl Drop for Streaming {
     }
 }
 
-async fn hello(socket: &mut Socket) -> Result<String, String> {
+/// What a node says of itself at hello.
+struct Welcome {
+    dc: String,
+    frame_bytes_max: usize,
+    in_flight_max: usize,
+}
+
+/// Reads it; a limit that is not told does not bind.
+fn welcome(mut body: BTreeMap<String, Value>) -> Result<Welcome, String> {
+    let dc = body.remove("dc").and_then(|dc| dc.as_text().map(str::to_owned));
+    let limits = body.remove("limits").and_then(Value::into_fields).unwrap_or_default();
+    let limit = |name: &str| {
+        let told = limits.get(name).and_then(Document::as_integer);
+        told.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+    };
+    Ok(Welcome {
+        dc: dc.ok_or("the node does not say of which datacenter it is")?,
+        frame_bytes_max: limit("frame_bytes_max"),
+        in_flight_max: limit("in_flight_max"),
+    })
+}
+
+async fn hello(socket: &mut Socket) -> Result<Welcome, String> {
     let verb = Verb::Hello {
         versions: vec![VERSION],
         client: concat!("meridian-client-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -285,10 +349,7 @@ async fn hello(socket: &mut Socket) -> Result<String, String> {
             _ => continue,
         };
         return match Frame::decode(&bytes) {
-            Ok(Frame::Answer { outcome: Ok(mut body), .. }) => {
-                let dc = body.remove("dc").and_then(|dc| dc.as_text().map(str::to_owned));
-                dc.ok_or_else(|| "the node does not say of which datacenter it is".into())
-            }
+            Ok(Frame::Answer { outcome: Ok(body), .. }) => welcome(body),
             Ok(Frame::Answer { outcome: Err(error), .. }) => Err(format!("refused at hello: {error}")),
             Ok(Frame::Event { .. }) => Err("an event instead of an answer to hello".into()),
             Err(e) => Err(format!("the answer to hello is not understood: {e}")),

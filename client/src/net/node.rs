@@ -98,7 +98,7 @@ impl Node {
         loop {
             let asked = Instant::now();
             let status = Request::new(0, Verb::Status);
-            match connection.call(status, asked + settings.probe_timeout).await {
+            match connection.probe(status, asked + settings.probe_timeout).await {
                 Ok(answer) => {
                     let ready = says_ready(&answer);
                     served |= ready;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use futures_util::future::try_join_all;
 use meridian_client::net::TransactionOptions;
 use meridian_client::{Client, Error, Session, Space};
 use meridian_examples::playground::{self, Failure, Playground, Where};
@@ -24,6 +25,8 @@ const START: i64 = 1_000;
 const AMOUNT_MAX: i64 = 100;
 /// How long one transfer may be run again.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Pause of a reader between two looks, so that the readers leave the machine to the transfers.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Moves money between hot accounts and counts it in every DC.
 #[derive(Clone, Debug, Parser)]
@@ -159,10 +162,10 @@ async fn transfer(
     let moved = space.transaction_with(options, |txn| async move {
         counts.runs.fetch_add(1, Ordering::Relaxed);
         let (giver, taker) = (txn.counter(account(from)), txn.counter(account(to)));
-        if *giver.value().await? < amount {
+        let (balance, _) = tokio::try_join!(giver.value(), taker.value())?;
+        if *balance < amount {
             return Ok::<_, Error>(false);
         }
-        taker.value().await?;
         giver.add(-amount);
         taker.add(amount);
         Ok(true)
@@ -185,17 +188,16 @@ async fn read_all(
         if last {
             return Ok((dc, times));
         }
+        tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 
 async fn check(dc: &str, session: &Session, args: &Args) -> Result<(), Failure> {
     let count = args.accounts;
     let read = |txn: meridian_client::Transaction| async move {
-        let mut balances = Vec::new();
-        for n in 0..count {
-            balances.push(txn.counter(account(n)).value().await?.into_inner());
-        }
-        Ok::<_, Error>(balances)
+        let accounts: Vec<_> = (0..count).map(|n| txn.counter(account(n))).collect();
+        let balances = try_join_all(accounts.iter().map(|account| account.value())).await?;
+        Ok::<_, Error>(balances.into_iter().map(|balance| balance.into_inner()).collect::<Vec<_>>())
     };
     let balances = bank(session).transaction(read).await?;
     let (total, expected) = (balances.iter().sum::<i64>(), START * i64::from(count));

@@ -2,7 +2,8 @@
 //!
 //! The promise of request ids (a retry returns the first answer) and of replication (nothing is lost, applied twice or
 //! invented), checked on what is read when everything has come to rest. For sets, lists and counters that nobody deletes
-//! from, and for registers that are not deleted: those must hold a value that nothing surely later replaced.
+//! from, and for registers that are not deleted: those must hold a value that nothing surely later replaced, where sessions
+//! carry their tokens or stay in one DC.
 
 use std::collections::BTreeMap;
 

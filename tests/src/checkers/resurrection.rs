@@ -1,9 +1,9 @@
 //! What was deleted stays deleted.
 //!
-//! A deletion takes out what it observed, for ever: a write is *observed* by a deletion if the deletion's session knew of it,
-//! or if it was answered by the same DC before the deletion was asked there. Once the deletion is acknowledged, no read at
-//! rest shows such a write, in any DC, however long a DC was away (the failure of stores that drop tombstones by time).
-//! Concurrent writes, and writes made after the deletion, are free to show.
+//! A deletion takes out what it observed, for ever: a write is *observed* by a deletion if the deletion's session knew of it
+//! (and carried its token), or if it was answered by the same DC before the deletion was asked there. Once the deletion is
+//! acknowledged, no read at rest shows such a write, in any DC, however long a DC was away (the failure of stores that drop
+//! tombstones by time). Concurrent writes, and writes made after the deletion, are free to show.
 
 use super::{Law, Violation, sessions};
 use crate::history::{Action, History, Op};

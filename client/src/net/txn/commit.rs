@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Place, Transaction};
 use crate::net::backoff::Backoff;
-use crate::net::call::{Kind, Verdict, judge};
+use crate::net::call::{Kind, Verdict, judge, too_large};
 use crate::net::connection::{Connection, Unanswered};
 use crate::net::error::Error;
 use crate::wire::ErrorCode;
@@ -125,6 +125,7 @@ impl Transaction {
             Ok(answer) => answer,
             Err(Unanswered::NotSent(why)) => return Ended::NotDone(why),
             Err(Unanswered::Lost(why)) => return Ended::Unknown(why),
+            Err(Unanswered::TooLarge(limit)) => return Ended::Known(Err(too_large(limit))),
         };
         if let Err(error) = session.shared.learn(&answer) {
             return Ended::Known(Err(error));

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub use one_shot::OneShot;
 pub use options::TransactionOptions;
 
-use super::call::Kind;
+use super::call::{Kind, too_large};
 use super::connection::{Connection, Unanswered};
 use super::error::Error;
 use super::handle::{At, Raw, handles};
@@ -58,7 +58,7 @@ struct Inner {
     isolation: Isolation,
     deadline: Instant,
     state: Mutex<State>,
-    /// Requests of one transaction go one after the other.
+    /// Requests of one transaction are written one after the other.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -168,15 +168,15 @@ impl Transaction {
 
     /// Sends a read with the mutations that wait. What fails is noted, except that a key has no value.
     async fn ask(&self, verb: impl FnOnce(Option<u64>, Ops) -> Verb) -> Result<Body, Error> {
-        let _turn = self.inner.turn.lock().await;
-        let outcome = self.ask_in_turn(verb).await;
+        let outcome = self.ask_now(verb).await;
         match &outcome {
             Err(Error::Refused(error)) if error.code == ErrorCode::NotFound => outcome,
             _ => self.keep_failure(outcome),
         }
     }
 
-    async fn ask_in_turn(&self, verb: impl FnOnce(Option<u64>, Ops) -> Verb) -> Result<Body, Error> {
+    async fn ask_now(&self, verb: impl FnOnce(Option<u64>, Ops) -> Verb) -> Result<Body, Error> {
+        let turn = self.inner.turn.lock().await;
         let place = self.place().await?;
         let ops = {
             let mut state = self.state();
@@ -188,10 +188,18 @@ impl Transaction {
         let call = session.call(Kind::Read);
         let request = call.request(verb(Some(place.id), ops), None);
         let until = self.inner.deadline.min(Instant::now() + call.attempt_time());
-        let answer = place.connection.call(request, until).await.map_err(|why| {
-            let (Unanswered::NotSent(reason) | Unanswered::Lost(reason)) = why;
-            Error::Unavailable { reason: format!("the transaction's node is lost: {reason}"), error: None }
-        })?;
+        let lost = |why| match why {
+            Unanswered::TooLarge(limit) => too_large(limit),
+            Unanswered::NotSent(reason) | Unanswered::Lost(reason) => {
+                let reason = format!("the transaction's node is lost: {reason}");
+                Error::Unavailable { reason, error: None }
+            }
+        };
+        let in_flight = place.connection.start(request, until).await.map_err(lost)?;
+        // The node does the requests of a transaction in the order in which they were written, so the next one need
+        // not wait for this one's answer.
+        drop(turn);
+        let answer = in_flight.answer(until).await.map_err(lost)?;
         session.shared.learn(&answer)?;
         Ok(answer.outcome?)
     }

@@ -65,6 +65,8 @@ pub async fn serve(api: Api, socket: Socket, port: Port) {
             linger(socket).await;
         }
     } else {
+        // A client that has said goodbye is answered by the socket itself, which is read once more for that.
+        tokio::time::timeout(DISCARD_TIME_MAX, source.next()).await.ok();
         writer.abort();
     }
 }
