@@ -54,7 +54,8 @@ impl Wire {
         let open = async {
             let stream = TcpStream::connect(server).await.map_err(|e| e.to_string())?;
             let url = format!("ws://{server}/v1/session");
-            let (socket, _) = tokio_tungstenite::client_async(url, stream).await.map_err(|e| e.to_string())?;
+            let (socket, _) =
+                tokio_tungstenite::client_async(url, stream).await.map_err(|e| e.to_string())?;
             let mut wire = Wire { socket, next_id: 1 };
             let hello = Verb::Hello { versions: vec![VERSION], client: "test".into() };
             wire.ask(Request::new(0, hello)).await?.outcome.map_err(|e| e.to_string())?;

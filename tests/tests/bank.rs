@@ -64,7 +64,14 @@ enum Rule {
     Merge,
 }
 
-async fn transfer(space: &Space, tally: &Tally, rule: Rule, from: usize, to: usize, amount: i64) -> Result<bool, Error> {
+async fn transfer(
+    space: &Space,
+    tally: &Tally,
+    rule: Rule,
+    from: usize,
+    to: usize,
+    amount: i64,
+) -> Result<bool, Error> {
     let options = TransactionOptions::default().attempts_max(ATTEMPTS_MAX).timeout(TRANSFER_LIMIT);
     let body = |txn: Transaction| {
         tally.runs.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +188,11 @@ async fn trade(fleet: &Fleet, clients: &Clients, rule: Rule, dcs: &[usize], txns
         fleet.cluster().kill(&leader).await.expect("killed");
         let killed = (Instant::now(), tally.committed());
         reached(&tally, killed.1 + CLIENTS as u64 + 1).await;
-        println!("{rule:?}: {leader} was killed after {} transfers; all went on within {:?}", killed.1, killed.0.elapsed());
+        println!(
+            "{rule:?}: {leader} was killed after {} transfers; all went on within {:?}",
+            killed.1,
+            killed.0.elapsed()
+        );
         reached(&tally, txns * 3 / 4).await;
         fleet.cluster().restart(&leader).await.expect("restarted");
     }
@@ -230,8 +241,10 @@ async fn at_rest(fleet: &Fleet, clients: &Clients, rule: Rule) {
     }
     for node in fleet.node_names() {
         let client = fleet.node(&node);
-        let [committed, conflicts] =
-            [client.metric("meridian_txns_committed_total").await, client.metric("meridian_txns_conflicts_total").await];
+        let [committed, conflicts] = [
+            client.metric("meridian_txns_committed_total").await,
+            client.metric("meridian_txns_conflicts_total").await,
+        ];
         println!(
             "{rule:?}: {node} since its start: {} committed, {} conflicts",
             committed.unwrap_or_default(),

@@ -59,9 +59,10 @@ impl Probe {
     /// Sends it; returns `ok` or the code of the refusal.
     async fn answer(self) -> String {
         match self {
-            Probe::Native(mut wire, request) => {
-                wire.ask(*request).await.map_or_else(|e| panic!("no answer: {e}"), |said| said.word().to_string())
-            }
+            Probe::Native(mut wire, request) => wire
+                .ask(*request)
+                .await
+                .map_or_else(|e| panic!("no answer: {e}"), |said| said.word().to_string()),
             Probe::Http(client, ask) => {
                 let reply = client.ask(ask.within(GIVEN_UP)).await;
                 if reply.status == 200 { "ok".into() } else { format!("{} {}", reply.status, reply.code()) }
@@ -241,7 +242,11 @@ async fn send_all(when: &'static str, probes: Probes, slowest: &mut Slowest) -> 
 }
 
 /// One call of the SDK must end in its time, with what it returns or with an error that says what to do.
-async fn told_in_time<T: Debug>(when: &'static str, what: &'static str, call: impl Future<Output = Result<T, Error>>) {
+async fn told_in_time<T: Debug>(
+    when: &'static str,
+    what: &'static str,
+    call: impl Future<Output = Result<T, Error>>,
+) {
     let start = Instant::now();
     let outcome = tokio::time::timeout(GIVEN_UP, call).await;
     let outcome = outcome.unwrap_or_else(|_| panic!("{when}: {what} of the SDK hangs"));
@@ -279,7 +284,9 @@ struct Stopped(Vec<Pid>);
 impl Stopped {
     fn stop(fleet: &Fleet, nodes: &[&str]) -> Stopped {
         let dcs = fleet.cluster().description().dcs;
-        let all = dcs.iter().flat_map(|dc| dc.nodes.iter().map(|node| (format!("{}/{}", dc.name, node.id), node.pid)));
+        let all = dcs
+            .iter()
+            .flat_map(|dc| dc.nodes.iter().map(|node| (format!("{}/{}", dc.name, node.id), node.pid)));
         let pids: BTreeMap<String, Option<u32>> = all.collect();
         let pid = |node: &&str| {
             let pid = pids.get(*node).copied().flatten().expect("it runs");

@@ -39,7 +39,10 @@ pub async fn two_hundred_that_are_left_open_cost_nothing_once_their_connections_
     })
     .await;
     assert_eq!(node.metric("meridian_txns_expired_total").await, expired, "none lived to its end");
-    println!("abandoned: {} open transactions ended {took:?} after their connections", CONNECTIONS * TXNS_EACH);
+    println!(
+        "abandoned: {} open transactions ended {took:?} after their connections",
+        CONNECTIONS * TXNS_EACH
+    );
 }
 
 /// The closure's first run takes longer than a transaction may; its second run commits.

@@ -148,7 +148,9 @@ pub async fn causality_a_reply_is_never_seen_before_its_post(world: &World) {
     thread.over.store(true, Ordering::Relaxed);
     let looks: usize = readers.join_all().await.iter().sum();
     world.fleet.cluster().heal(None).expect("healed");
-    println!("causality: {POSTS} replies directly, {POSTS_RELAYED} with the post relayed; {looks} looks, 0 orphans");
+    println!(
+        "causality: {POSTS} replies directly, {POSTS_RELAYED} with the post relayed; {looks} looks, 0 orphans"
+    );
 }
 
 /// A refusal that says, soon, that the session's guarantees cannot be kept.

@@ -200,7 +200,8 @@ pub async fn read_skew_the_keys_of_a_snapshot_are_all_of_one_moment(world: &Worl
 
 /// Two doctors are on call; each goes home if the other stays.
 pub async fn write_skew_is_prevented_at_serializable_and_happens_at_snapshot(world: &World) {
-    for (level, second, on_call) in [(Isolation::Serializable, CONFLICT, 1), (Isolation::Snapshot, Ok(()), 0)] {
+    for (level, second, on_call) in [(Isolation::Serializable, CONFLICT, 1), (Isolation::Snapshot, Ok(()), 0)]
+    {
         let scene = Scene::new(world, "write-skew", level, &[("x", 1), ("y", 1)]).await;
         let (one, two) = (scene.begin(0, level).await, scene.begin(1, level).await);
         assert_eq!(one.get("x").await + one.get("y").await, 2);
@@ -293,7 +294,10 @@ pub async fn sessions_keep_their_guarantees_over_all_nodes_of_a_dc(world: &World
                     // Who sees the reply sees the post, at any node.
                     mine.join(&theirs.token()).expect("a token of this cluster");
                     let other = moved(&mine, &world.eu[(node + 2) % 3], PATIENCE / 3).space("in-dc");
-                    assert_eq!((get(&other, "reply").await, get(&other, "post").await), (Some(round), Some(round)));
+                    assert_eq!(
+                        (get(&other, "reply").await, get(&other, "post").await),
+                        (Some(round), Some(round))
+                    );
                 }
             }
         }

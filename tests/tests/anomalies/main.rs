@@ -36,7 +36,11 @@ impl World {
         let fleet = Fleet::start_with(BINARY, 3, 3, LATENCY, CONFIG).await;
         let nodes = async |dc: &str| {
             let [one, two, three] = [1, 2, 3].map(|id| format!("{dc}/{id}"));
-            [sdk::client(&fleet, &[one]).await, sdk::client(&fleet, &[two]).await, sdk::client(&fleet, &[three]).await]
+            [
+                sdk::client(&fleet, &[one]).await,
+                sdk::client(&fleet, &[two]).await,
+                sdk::client(&fleet, &[three]).await,
+            ]
         };
         let (eu, us, ap) = (nodes(EU).await, nodes(US).await, nodes(AP).await);
         World { fleet, eu, us, ap }
