@@ -1,6 +1,7 @@
 //! A cluster of real processes for one test, and looks at all of its nodes.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use meridian::cli::http::{HttpClient, encode};
@@ -27,6 +28,7 @@ pub struct Fleet {
     cluster: Cluster,
     http: HttpClient,
     folder: TempDir,
+    keep: AtomicBool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -50,18 +52,34 @@ impl Fleet {
         latency: Duration,
         extra_config: &str,
     ) -> Self {
+        let prepare = |folder: &Path| {
+            Ok(ClusterOptions {
+                dcs: Some(dcs),
+                nodes: Some(nodes),
+                latency,
+                extra_config: extra_config.into(),
+                ..ClusterOptions::new(binary, folder)
+            })
+        };
+        Self::start_prepared(prepare).await.expect("nothing is prepared")
+    }
+
+    /// Starts what `prepare` says, once it has prepared the cluster's folder, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    ///
+    /// # Panics
+    /// When the cluster does not start or become ready.
+    pub async fn start_prepared(
+        prepare: impl FnOnce(&Path) -> Result<ClusterOptions, String>,
+    ) -> Result<Self, String> {
         let turn = TURN.lock().await;
         let folder = tempfile::tempdir().expect("a folder for the cluster");
-        let options = ClusterOptions {
-            dcs: Some(dcs),
-            nodes: Some(nodes),
-            latency,
-            extra_config: extra_config.into(),
-            ..ClusterOptions::new(binary, folder.path())
-        };
+        let options = prepare(folder.path())?;
         let cluster = Cluster::start(options).await.expect("the cluster starts");
         cluster.wait_ready(READY_LIMIT).await.expect("the cluster becomes ready");
-        Self { cluster, http: HttpClient::new(), folder, _turn: turn }
+        Ok(Self { cluster, http: HttpClient::new(), folder, keep: AtomicBool::new(false), _turn: turn })
     }
 
     /// The cluster, to cut, heal, kill and restart.
@@ -72,6 +90,11 @@ impl Fleet {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         self.cluster.folder()
+    }
+
+    /// Keeps the cluster's files when it ends, and says where they are.
+    pub fn keep_files(&self) {
+        self.keep.store(true, Ordering::Relaxed);
     }
 
     /// The client of a node such as `eu-west/1`.
@@ -173,7 +196,7 @@ impl Fleet {
 impl Drop for Fleet {
     /// What a failed test leaves behind is kept: the nodes' logs say more than the test can.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.keep.load(Ordering::Relaxed) {
             println!("the cluster's files are kept in {}", self.folder.path().display());
             self.folder.disable_cleanup(true);
         }

@@ -6,8 +6,10 @@
 
 pub mod checkers;
 pub mod client;
+pub mod faults;
 pub mod fleet;
 pub mod history;
+pub mod loads;
 pub mod moves;
 pub mod native;
 pub mod parsers;

@@ -200,7 +200,15 @@ pub fn log_entries(bytes: &[u8]) {
 
 fn entry_samples() -> Vec<Vec<u8>> {
     let conditions = vec![(Key::new("space", "k").expect("a key"), Condition::Value(Value::Int(4)))];
-    let client = ClientTxn { id: Some("request".into()), hlc: 8, conditions, ops: mutations() };
+    let client = ClientTxn {
+        id: Some("request".into()),
+        hlc: 8,
+        conditions,
+        ops: mutations(),
+        reads: Vec::new(),
+        number: None,
+        settle: false,
+    };
     let items = vec![
         Item::Client(client),
         Item::Remote(Bytes::from(txn_samples().remove(0))),
@@ -231,6 +239,8 @@ fn forward_samples() -> Vec<Vec<u8>> {
         session: vector(),
         wait_ms: 250,
         bytes: 99,
+        reads: Vec::new(),
+        settle: false,
     };
     let requests = [
         forward::encode(&forward::Request::Write(write)),

@@ -88,6 +88,8 @@ pub struct ClusterOptions {
     pub latency: Duration,
     /// Whether ports 7400 ... and 7500 ... are taken when all are free; else the system chooses.
     pub usual_ports: bool,
+    /// Whether the nodes of a DC reach each other through proxies too, so that tests can cut a DC in itself.
+    pub network_inside: bool,
     /// Lines added to each node's configuration file, such as `[raft]` with other settings.
     pub extra_config: String,
 }
@@ -102,6 +104,7 @@ impl ClusterOptions {
             nodes: None,
             latency: Duration::from_millis(80),
             usual_ports: false,
+            network_inside: false,
             extra_config: String::new(),
         }
     }
@@ -120,6 +123,7 @@ struct Inner {
     shape: Shape,
     nodes: Vec<Node>,
     wan: Wan,
+    inside: Option<Wan>,
     children: Children,
     http: HttpClient,
     /// Whether `cluster.json` is there. Held while it is written, so that an older state never replaces a newer one.
@@ -142,13 +146,16 @@ impl Cluster {
         let ports =
             layout::choose_ports(count, options.usual_ports).await.map_err(io_error("cannot get ports"))?;
         let wan = Wan::new(options.latency);
-        let nodes = place(&folder, &secret, shape, ports, &wan, &options.extra_config).await?;
+        let inside = options.network_inside.then(|| Wan::new(Duration::ZERO));
+        let extra = &options.extra_config;
+        let nodes = place(&folder, &secret, shape, ports, &wan, inside.as_ref(), extra).await?;
         let inner = Arc::new(Inner {
             binary: options.binary,
             folder,
             shape,
             nodes,
             wan,
+            inside,
             children: Children::new().map_err(io_error("cannot start a thread"))?,
             http: HttpClient::new(),
             published: Mutex::new(false),
@@ -173,6 +180,12 @@ impl Cluster {
     /// The network between the DCs.
     pub fn wan(&self) -> &Wan {
         &self.inner.wan
+    }
+
+    /// The network between the nodes of a DC, whose places are nodes such as `eu-west/1`; none unless asked for with
+    /// [`ClusterOptions::network_inside`].
+    pub fn inside(&self) -> Option<&Wan> {
+        self.inner.inside.as_ref()
     }
 
     /// Where the nodes are and which of them run, as in `cluster.json`.
@@ -264,13 +277,42 @@ impl Cluster {
         self.inner.buried(index, process.pid).map_err(io_error("cannot write cluster.json"))
     }
 
+    /// Stops a node for a while without its noticing (SIGSTOP), until it is resumed, restarted or killed.
+    ///
+    /// # Errors
+    /// When there is no such node or it does not run.
+    pub async fn pause(&self, node: &str) -> Result<(), DevError> {
+        self.inner.signal(node, Signal::SIGSTOP).await
+    }
+
+    /// Lets a paused node go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When there is no such node or it does not run.
+    pub async fn resume(&self, node: &str) -> Result<(), DevError> {
+        self.inner.signal(node, Signal::SIGCONT).await
+    }
+
     /// Kills all nodes at once, as a power cut does. Nodes that are dead already are passed over.
     ///
     /// # Errors
     /// When `cluster.json` cannot be written.
     pub async fn kill_all(&self) -> Result<(), DevError> {
+        self.kill_where(|_| true).await
+    }
+
+    /// Kills all nodes of a DC at once. Nodes that are dead already are passed over.
+    ///
+    /// # Errors
+    /// When `cluster.json` cannot be written.
+    pub async fn kill_dc(&self, dc: &str) -> Result<(), DevError> {
+        self.kill_where(|node| node.dc == dc).await
+    }
+
+    async fn kill_where(&self, chosen: impl Fn(&Node) -> bool) -> Result<(), DevError> {
+        let nodes = self.inner.nodes.iter().enumerate().filter(|(_, node)| chosen(node));
         let running: Vec<(usize, Process)> =
-            self.inner.nodes.iter().enumerate().filter_map(|(i, node)| Some((i, node.process()?))).collect();
+            nodes.filter_map(|(i, node)| Some((i, node.process()?))).collect();
         join_all(running.iter().map(|(_, process)| process.signal(Signal::SIGKILL))).await;
         for (index, process) in running {
             process.wait().await;
@@ -402,6 +444,15 @@ impl Inner {
             let names: Vec<String> = self.nodes.iter().map(Node::name).collect();
             DevError::Unknown(format!("there is no node {name:?}; the nodes are {}", names.join(", ")))
         })
+    }
+
+    async fn signal(&self, node: &str, signal: Signal) -> Result<(), DevError> {
+        let index = self.find(node)?;
+        let Some(process) = self.nodes[index].process() else {
+            return Err(DevError::Failed(format!("{node} does not run")));
+        };
+        process.signal(signal).await;
+        Ok(())
     }
 
     fn check_pair(&self, a: &str, b: &str) -> Result<(), DevError> {

@@ -1,5 +1,6 @@
 //! What a cluster of `dev` looks like on disk: names, folders, ports, and the configuration file of each node.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -135,6 +136,8 @@ pub(super) struct NodeFile<'a> {
     pub(super) id: u64,
     /// Every node of the DC: id, client address, peer address.
     pub(super) nodes: Vec<(u64, SocketAddr, SocketAddr)>,
+    /// The proxies by which this node reaches others of its DC, by id; the others are reached directly.
+    pub(super) inside: BTreeMap<u64, SocketAddr>,
     /// Every other DC, and the proxy of each of its nodes by id.
     pub(super) remotes: Vec<(String, Vec<(u64, SocketAddr)>)>,
     /// Further lines, for tests that tune settings.
@@ -179,6 +182,9 @@ impl NodeFile<'_> {
                 node_name(self.dc, *id),
                 quoted(&data),
             ));
+            if let Some(proxy) = self.inside.get(id) {
+                text.push_str(&format!("peer_advertise = \"{proxy}\"\n"));
+            }
         }
         for (dc, peers) in &self.remotes {
             let peers: Vec<String> = peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
@@ -217,6 +223,7 @@ mod tests {
             dc: "eu-west",
             id: 2,
             nodes: (1..=3).map(|id| (id, address(7000 + id as u16), address(8000 + id as u16))).collect(),
+            inside: BTreeMap::from([(3, address(9103))]),
             remotes: vec![("us-east".into(), vec![(1, address(9001))])],
             extra: "[raft]\nheartbeat = \"100ms\"",
         };
@@ -225,6 +232,7 @@ mod tests {
         let config = Config::load(&path, Some("eu-west-2"), std::iter::empty(), &[]).expect("valid");
         assert_eq!((config.node.id, config.peers.len(), config.cluster.name.as_str()), (2, 3, "dev"));
         assert_eq!(config.remotes["us-east"][&1], "127.0.0.1:9001");
+        assert_eq!((&*config.peers[&1], &*config.peers[&3]), ("127.0.0.1:8001", "127.0.0.1:9103"));
         assert_eq!(config.cluster.secret.len(), 2 * SECRET_BYTES);
         assert_eq!(config.node.data_dir, folder.path().join("eu-west/2/data"));
     }

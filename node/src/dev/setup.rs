@@ -1,6 +1,7 @@
 //! Everything of a cluster that is there before its first process: the locked folder, its shape, the ports, the proxies
 //! and the configuration files.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -78,13 +79,15 @@ pub(super) fn decide_shape(folder: &Path, options: &ClusterOptions) -> Result<Sh
     Ok(shape)
 }
 
-/// Opens a proxy for each pair of DCs and node, and writes each node's configuration file.
+/// Opens a proxy for each pair of DCs and node, and with a network inside DCs for each pair of nodes there, and writes
+/// each node's configuration file.
 pub(super) async fn place(
     folder: &Path,
     secret_file: &Path,
     shape: Shape,
     ports: Vec<Ports>,
     wan: &Wan,
+    inside: Option<&Wan>,
     extra: &str,
 ) -> Result<Vec<Node>, DevError> {
     let addresses: Vec<(SocketAddr, SocketAddr)> = ports.iter().map(|p| (p.client, p.peer)).collect();
@@ -110,12 +113,17 @@ pub(super) async fn place(
         }
         for ((id, _, _), ports) in of_dc(from).zip(ports.by_ref().take(shape.nodes)) {
             let nodes_of_dc = of_dc(from).collect();
+            let proxies = match inside {
+                Some(inside) => proxies_of_node(inside, &dc, id, of_dc(from)).await?,
+                None => BTreeMap::new(),
+            };
             let file = NodeFile {
                 folder,
                 secret_file,
                 dc: &dc,
                 id,
                 nodes: nodes_of_dc,
+                inside: proxies,
                 remotes: remotes.clone(),
                 extra,
             };
@@ -126,4 +134,20 @@ pub(super) async fn place(
         }
     }
     Ok(nodes)
+}
+
+/// The proxies by which one node reaches the others of its DC.
+async fn proxies_of_node(
+    inside: &Wan,
+    dc: &str,
+    id: u64,
+    nodes: impl Iterator<Item = (u64, SocketAddr, SocketAddr)>,
+) -> Result<BTreeMap<u64, SocketAddr>, DevError> {
+    let mut proxies = BTreeMap::new();
+    for (other, _, peer) in nodes.filter(|(other, _, _)| *other != id) {
+        let (from, to) = (format!("{dc}/{id}"), format!("{dc}/{other}"));
+        let proxy = inside.open(&from, &to, peer).await.map_err(io_error("cannot open a proxy"))?;
+        proxies.insert(other, proxy);
+    }
+    Ok(proxies)
 }
