@@ -10,7 +10,7 @@ use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, StoreError, Vecto
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bounds::{APPLY_VERSION, LOG_TIME_STEP_MS_MAX};
+use super::bounds::{APPLY_VERSION, Kept, LOG_TIME_STEP_MS_MAX};
 use super::peers::Peer;
 
 /// The node's own tables; their numbers are part of the format on disk.
@@ -88,6 +88,9 @@ pub struct ShardState {
     /// In how many of these the winner came from elsewhere with a stamp ahead of the clock here, by more than clocks
     /// may differ: conflicts that a clock fault has won.
     pub lww_future_wins: u64,
+    /// How much is kept by count; no part of the state that is written.
+    #[serde(skip)]
+    pub kept: Kept,
 }
 
 impl ShardState {
