@@ -19,7 +19,7 @@ use super::world::{Cluster, Ev, SimEnv};
 /// The space of all keys.
 pub const SPACE: &str = "s";
 /// How long a session waits for an answer.
-const GIVE_UP_MS: u64 = 2_500;
+const GIVE_UP_MS: u64 = 1_200;
 /// How often a write is tried.
 const TRIES_MAX: u32 = 6;
 /// How many keys each group has.
@@ -145,9 +145,11 @@ impl Clients {
         self.claims.retain(|(of, _), _| *of != dc);
         self.swaps.retain(|(of, _, _), _| *of != dc);
         for session in &mut self.sessions {
-            let gone = session.token.dots.iter().any(|dot| {
-                !left.covers(dot) && !elsewhere.iter().any(|v| v.covers(dot))
-            });
+            let gone = session
+                .token
+                .dots
+                .iter()
+                .any(|dot| !left.covers(dot) && !elsewhere.iter().any(|v| v.covers(dot)));
             if gone || lost.iter().any(|number| session.known.contains(*number)) {
                 session.token = Token::new(CLUSTER);
                 session.known = Facts::default();
@@ -176,7 +178,7 @@ impl Cluster {
             self.hand_over(number, env);
         }
         let home = self.clients.sessions[number].home;
-        let dc = if env.rng.chance(1, 5) { env.rng.below(self.dcs.len() as u64) as usize } else { home };
+        let dc = if env.rng.chance(1, 8) { env.rng.below(self.dcs.len() as u64) as usize } else { home };
         if env.rng.chance(1, 15) {
             self.clients.sessions[number].home = dc;
         }
@@ -191,7 +193,8 @@ impl Cluster {
         if to == from || self.clients.sessions[to].pending.is_some() {
             return;
         }
-        let (token, known) = (self.clients.sessions[from].token.clone(), self.clients.sessions[from].known.clone());
+        let (token, known) =
+            (self.clients.sessions[from].token.clone(), self.clients.sessions[from].known.clone());
         let other = &mut self.clients.sessions[to];
         other.token.merge(&token).unwrap_or_else(|e| panic!("tokens of one cluster merge: {e}"));
         other.known.join(&known);
@@ -326,9 +329,10 @@ impl Cluster {
         self.clients.tally.retries += u64::from(pending.tries > 1);
         let dc = pending.dc;
         let node = 1 + env.rng.below(self.options.nodes[dc]);
-        let wait_ms = [0, 200, 1000][env.rng.below(3) as usize];
+        let wait_ms = [0, 50, 500][env.rng.below(3) as usize];
         let token = session.token.to_text();
-        let request = Box::new(Request { session: number, attempt, token, wait_ms, ask: pending.ask.clone() });
+        let request =
+            Box::new(Request { session: number, attempt, token, wait_ms, ask: pending.ask.clone() });
         env.note(&format!("s{number} #{attempt} to {dc}/{node}: {:?}", pending.ask));
         if !lost {
             let delay = 1 + env.rng.below(5);
@@ -383,6 +387,10 @@ impl Cluster {
             Said::NotDone(error) => {
                 self.clients.tally.not_done += 1;
                 self.stuck(number, error.code);
+                // Where it would have to wait for long, a session does something else, unless it must know.
+                if error.code == ErrorCode::NotCaughtUp && !pending.unknown {
+                    pending.tries = TRIES_MAX;
+                }
                 self.again_or_end(number, pending, env);
             }
             Said::Unknown => {

@@ -119,8 +119,7 @@ impl Dc {
         self.leader = Some(node);
         self.log.push(None);
         let (term, first) = (self.term, self.log.len() as u64);
-        let reign =
-            Reign { term, first, speaks: false, queue: VecDeque::new(), in_flight: VecDeque::new() };
+        let reign = Reign { term, first, speaks: false, queue: VecDeque::new(), in_flight: VecDeque::new() };
         let leader = self.node_mut(node);
         leader.leader = Some(node);
         leader.reign = Some(reign);
@@ -247,7 +246,10 @@ impl Dc {
 /// What one entry may do to the state: I3 and I2 by the txns that it added to the oplog, I5, and I8.
 fn check_step(before: &ShardState, after: &ShardState, rows: &MemCells) {
     assert!(after.vector.covers_all(&before.vector), "the vector falls");
-    assert!(after.acked.covers_all(&before.acked) && after.stable.covers_all(&before.stable), "I5: neither falls");
+    assert!(
+        after.acked.covers_all(&before.acked) && after.stable.covers_all(&before.stable),
+        "I5: neither falls"
+    );
     assert!(after.acked.covers_all(&after.oplog_floor), "I8: the oplog is cut past acked");
     let mut vector = before.vector.clone();
     let mut deps: BTreeMap<Origin, Vector> =

@@ -129,7 +129,10 @@ impl Ledger {
         let fact = &mut self.facts[number];
         fact.outcome = Outcome::Done;
         fact.dot = dot;
-        assert!(dot.is_some() || fact.removes.is_some(), "the write {number} was acknowledged and changed nothing");
+        assert!(
+            dot.is_some() || fact.removes.is_some(),
+            "the write {number} was acknowledged and changed nothing"
+        );
         if let Some(dot) = dot {
             let known = *self.dots.entry(dot).or_insert(number);
             assert_eq!(known, number, "two writes became the txn {dot}");
@@ -206,7 +209,10 @@ impl Ledger {
                     None => 0,
                     Some(other) => panic!("{who}: {key:?} holds {other:?}"),
                 };
-                assert!(least <= value && value <= most, "{who}: {key:?} is {value}, not in {least}..={most}");
+                assert!(
+                    least <= value && value <= most,
+                    "{who}: {key:?} is {value}, not in {least}..={most}"
+                );
             }
         }
     }

@@ -143,7 +143,8 @@ impl Node {
     pub fn apply(&mut self, entry: Option<&Bytes>) -> Reply {
         self.applied += 1;
         let Some(bytes) = entry else { return Reply::default() };
-        let entry = Entry::decode(bytes).unwrap_or_else(|e| panic!("an entry of the log does not decode: {e}"));
+        let entry =
+            Entry::decode(bytes).unwrap_or_else(|e| panic!("an entry of the log does not decode: {e}"));
         apply_entry(&mut self.state, &mut self.rows, entry)
             .unwrap_or_else(|e| panic!("apply met rows that it cannot read: {e}"))
     }

@@ -73,8 +73,8 @@ impl Options {
             entries_in_flight_max: 1 + rng.below(4) as usize,
             checkpoint_ms: 300 + rng.below(2500),
             snapshot_gap: *rng.pick(&[20, 60, 1000]),
-            sessions: 4 + rng.below(5) as usize,
-            think_ms: 40 + rng.below(120),
+            sessions: 4 + rng.below(8) as usize,
+            think_ms: 10 + rng.below(70),
             answers_lost: *rng.pick(&[0, 10, 50]),
             chaos_ms: 5000 + rng.below(3000),
             fault_every_ms: 150 + rng.below(900),
@@ -113,7 +113,11 @@ impl Options {
 impl std::fmt::Display for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let gossip = &self.gossip;
-        writeln!(f, "nodes {:?}  delay {:?} ms  commit {:?} ms  lag {:?} ms", self.nodes, self.delay_ms, self.commit_ms, self.lag_ms)?;
+        writeln!(
+            f,
+            "nodes {:?}  delay {:?} ms  commit {:?} ms  lag {:?} ms",
+            self.nodes, self.delay_ms, self.commit_ms, self.lag_ms
+        )?;
         writeln!(
             f,
             "duplicates {}/1000  resets {}/1000  answers lost {}/1000  a fault every {} ms  clocks jump {}  tail loss {}",
@@ -122,12 +126,23 @@ impl std::fmt::Display for Options {
         writeln!(
             f,
             "tiny {}  credit {} B  gate {} B  oplog kept {}  headers kept {}  tidy rows {}",
-            self.tiny, gossip.credit_bytes, gossip.gate_bytes_max, self.kept.oplog_txns, self.kept.headers_txns, self.tidy_rows_max
+            self.tiny,
+            gossip.credit_bytes,
+            gossip.gate_bytes_max,
+            self.kept.oplog_txns,
+            self.kept.headers_txns,
+            self.tidy_rows_max
         )?;
         write!(
             f,
             "entry items {}  in flight {}  checkpoint every {} ms  snapshot gap {}  sessions {}  think {} ms  chaos {} ms",
-            self.entry_items_max, self.entries_in_flight_max, self.checkpoint_ms, self.snapshot_gap, self.sessions, self.think_ms, self.chaos_ms
+            self.entry_items_max,
+            self.entries_in_flight_max,
+            self.checkpoint_ms,
+            self.snapshot_gap,
+            self.sessions,
+            self.think_ms,
+            self.chaos_ms
         )
     }
 }

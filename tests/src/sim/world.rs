@@ -297,7 +297,8 @@ impl Cluster {
 
     fn found(&mut self, at: At, env: &mut SimEnv<'_>) {
         let node = self.node(at);
-        let idle = node.reign.as_ref().is_some_and(|r| r.speaks && r.in_flight.is_empty() && r.queue.is_empty());
+        let idle =
+            node.reign.as_ref().is_some_and(|r| r.speaks && r.in_flight.is_empty() && r.queue.is_empty());
         let members: Vec<String> =
             self.dcs.iter().filter(|dc| dc.id != at.dc).map(|dc| dc.name.clone()).collect();
         let item = if node.state.own.is_none() {
@@ -319,21 +320,28 @@ impl Cluster {
     }
 
     /// Somebody learns what became of an item; `Err` says whether it may have been proposed.
-    fn answer_ticket(&mut self, at: At, ticket: Ticket, outcome: Result<Outcome, bool>, env: &mut SimEnv<'_>) {
+    fn answer_ticket(
+        &mut self,
+        at: At,
+        ticket: Ticket,
+        outcome: Result<Outcome, bool>,
+        env: &mut SimEnv<'_>,
+    ) {
         match ticket {
             Ticket::Nobody => {}
             Ticket::Client(request) => self.answer_write(at, *request, outcome, env),
             Ticket::Gossip { ticket, part } => {
                 let life = self.node(at).life;
-                let result = match outcome.map_err(|_| "the leader changed".to_owned()).and_then(gossip_outcome) {
-                    Ok(outcome) => {
-                        let Some(proposal) = self.proposals.get_mut(&(at, life, ticket)) else { return };
-                        proposal.outcomes[part] = Some(outcome);
-                        let Some(all) = proposal.outcomes.iter().cloned().collect() else { return };
-                        Ok(all)
-                    }
-                    Err(why) => Err(why),
-                };
+                let result =
+                    match outcome.map_err(|_| "the leader changed".to_owned()).and_then(gossip_outcome) {
+                        Ok(outcome) => {
+                            let Some(proposal) = self.proposals.get_mut(&(at, life, ticket)) else { return };
+                            proposal.outcomes[part] = Some(outcome);
+                            let Some(all) = proposal.outcomes.iter().cloned().collect() else { return };
+                            Ok(all)
+                        }
+                        Err(why) => Err(why),
+                    };
                 if self.proposals.remove(&(at, life, ticket)).is_some() {
                     env.give(at, Event::Proposed { ticket, result });
                 }
@@ -398,7 +406,9 @@ fn gossip_outcome(outcome: Outcome) -> Result<GossipOutcome, String> {
         Outcome::Done | Outcome::Remote(RemoteOutcome::Applied) => GossipOutcome::Applied,
         Outcome::Remote(RemoteOutcome::Duplicate) => GossipOutcome::Duplicate,
         Outcome::Remote(RemoteOutcome::Early) => return Err("it came early".into()),
-        Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => GossipOutcome::Refused { why },
+        Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => {
+            GossipOutcome::Refused { why }
+        }
         Outcome::Client(_) => GossipOutcome::Refused { why: "a client's answer to a remote txn".into() },
     })
 }
