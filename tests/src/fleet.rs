@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::check::{Contents, View, agreement};
+use crate::checkers::convergence::{self, Contents, View};
 use crate::client::{Ask, Client};
 use crate::wait;
 
@@ -164,7 +164,7 @@ impl Fleet {
     pub async fn agreed(&self, limit: Duration) -> (Contents, Duration) {
         let took = self.converged(limit).await;
         let mut views = self.views().await;
-        let violations = agreement(&views);
+        let violations = convergence::check(&views);
         assert!(violations.is_empty(), "{violations:#?}");
         (views.swap_remove(0).contents, took)
     }

@@ -5,9 +5,12 @@
 //! the production code of whole clusters in one thread. Nothing in it sleeps to let
 //! something happen: it waits for conditions, within limits.
 
-pub mod check;
+pub mod checkers;
 pub mod client;
 pub mod fleet;
+pub mod history;
+pub mod moves;
+pub mod parsers;
 pub mod program;
 pub mod raw;
 pub mod sim;

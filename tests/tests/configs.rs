@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meridian::cli::http::HttpClient;
-use meridian_tests::check::{View, agreement};
+use meridian_tests::checkers::convergence::{self, View};
 use meridian_tests::client::{Ask, Client, add, add_element};
 use meridian_tests::fleet::contents;
 use meridian_tests::program::{Port, Running};
@@ -111,8 +111,8 @@ async fn nine_nodes_start_from_the_files_of_three_regions_and_all_take_writes() 
                 contents: contents(client).await,
             });
         }
-        let violations = agreement(&views);
-        if violations.is_empty() { Ok(views) } else { Err(violations.join("\n")) }
+        let violations = convergence::check(&views);
+        if violations.is_empty() { Ok(views) } else { Err(format!("{violations:#?}")) }
     })
     .await;
     println!("configs: nine nodes from three files agree {took:?} after the last write");

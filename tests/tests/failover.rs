@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_tests::check;
+use meridian_tests::checkers::acknowledged;
 use meridian_tests::client::{Ask, set};
 use meridian_tests::fleet::Fleet;
 use meridian_tests::wait;
@@ -46,7 +46,7 @@ async fn lose_a_leader(fleet: &Fleet, dcs: &[&str], dc: &str, run: &str) {
         settle(&mut history, dc, &fleet.dc(dc), PATIENCE).await;
     }
     let (contents, took) = fleet.agreed(PATIENCE).await;
-    let violations = check::history(&history, &contents);
+    let violations = acknowledged::check(&history, &contents);
     assert!(violations.is_empty(), "{violations:#?}");
     let repeated = history.operations.iter().filter(|op| op.attempts > 1).count();
     println!(

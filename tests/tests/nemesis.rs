@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meridian_tests::check;
+use meridian_tests::checkers::acknowledged;
 use meridian_tests::fleet::Fleet;
 use meridian_tests::workload::{Load, Workload, settle};
 use rand::rngs::StdRng;
@@ -82,7 +82,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_under_faults_in_random_order() 
         settle(&mut history, dc, &fleet.dc(dc), PATIENCE).await;
     }
     let (contents, took) = fleet.agreed(PATIENCE).await;
-    let violations = check::history(&history, &contents);
+    let violations = acknowledged::check(&history, &contents);
     assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
     println!(
         "nemesis: {} acknowledged, {} unknown, all nine agree after {took:?}",

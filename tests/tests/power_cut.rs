@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_tests::check;
+use meridian_tests::checkers::acknowledged;
 use meridian_tests::client::Outcome;
 use meridian_tests::fleet::Fleet;
 use meridian_tests::workload::{Load, Workload, settle};
@@ -46,7 +46,7 @@ async fn nothing_acknowledged_is_lost_when_all_processes_are_killed_at_once() {
         let (contents, _) = fleet.agreed(PATIENCE).await;
         let recovered = start.elapsed();
         told.extend(history.clone());
-        let violations = check::history(&told, &contents);
+        let violations = acknowledged::check(&told, &contents);
         assert!(violations.is_empty(), "{round}: {violations:#?}");
 
         // What was under way is repeated with its id: it counts once, whether or not it had been done.
@@ -60,7 +60,7 @@ async fn nothing_acknowledged_is_lost_when_all_processes_are_killed_at_once() {
         told.operations.truncate(told.operations.len() - history.operations.len());
         told.extend(history);
         let (contents, _) = fleet.agreed(PATIENCE).await;
-        let violations = check::history(&told, &contents);
+        let violations = acknowledged::check(&told, &contents);
         assert!(violations.is_empty(), "{round}, after the repeats: {violations:#?}");
         println!(
             "{round} power cut: {acked_before} acknowledged, {open} under way, {settled} of them repeated; \

@@ -108,8 +108,13 @@ async fn a_bounded_wait_ends_when_it_says(us: &Client, token: &str) {
 
 async fn tokens_demand_only_what_was_touched(eu: &Client, us: &Client, everywhere: &str) {
     // eu-west is ahead by now, but these sessions have not seen what it is ahead by.
+    let start = Instant::now();
     let written = us.ask(Ask::read("everywhere").after(everywhere).wait("0ms")).await.ok();
     assert_eq!(written.value(), "here");
+    println!(
+        "session: a session of a DC that is cut off, which touched only what is here, answered in {:?}",
+        start.elapsed()
+    );
     let read = eu.ask(Ask::read("everywhere")).await.ok();
     us.ask(Ask::read("everywhere").after(read.token()).wait("0ms")).await.ok();
     let refused = eu.ask(Ask::mutate("everywhere", &add(1))).await;

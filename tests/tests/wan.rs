@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_tests::check;
+use meridian_tests::checkers::acknowledged;
 use meridian_tests::client::{Ask, Client, add, add_element, set};
 use meridian_tests::fleet::Fleet;
 use meridian_tests::wait::{self, median, percentile};
@@ -98,7 +98,7 @@ async fn every_dc_takes_writes_while_all_are_cut_off(fleet: &Fleet) {
     let took = healed.elapsed();
     let (contents, _) = fleet.agreed(PATIENCE).await;
     println!("heal: all nine nodes equal {took:?} after it (goal 2 s), {} writes apart", history.acked());
-    let violations = check::history(&history, &contents);
+    let violations = acknowledged::check(&history, &contents);
     assert!(violations.is_empty(), "{violations:#?}");
     assert!(took < HEAL_LIMIT, "it took {took:?}");
 }

@@ -1,0 +1,264 @@
+//! Everything that parses bytes from outside a process, each as one function over bytes.
+//!
+//! The fuzz targets in `fuzz/` and the property test in `tests/parsers.rs` call the same functions. Each must return,
+//! whatever it is given: no panic, no overflow of the stack, no memory out of proportion. And what it accepts must mean
+//! the same after it was written and read once more.
+
+use bytes::Bytes;
+use meridian::config::Config;
+use meridian::shard::forward;
+use meridian::txn::entry::{ClientTxn, Entry, Item};
+use meridian_client::wire::{Token, headers, json, request, token};
+use meridian_crdt::{
+    Add, Condition, CounterOp, Ctx, Dot, Key, KeyEffect, Limits, MapOp, MemCells, Mutation, Origin,
+    OriginName, RegisterOp, SetOp, Txn, TxnHead, Value, Vector, apply, execute, validate,
+};
+use meridian_gossip::proto::message::Message;
+
+/// A parser of bytes from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Parser {
+    /// Its name: the fuzz target's.
+    pub name: &'static str,
+    /// Parses, and checks what it accepts.
+    pub parse: fn(&[u8]),
+    /// Bytes that are accepted, to start from.
+    pub samples: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const PARSERS: [Parser; 8] = [
+    Parser { name: "http_bodies", parse: http_bodies, samples: http_samples },
+    Parser { name: "http_headers", parse: http_headers, samples: header_samples },
+    Parser { name: "tokens", parse: tokens, samples: token_samples },
+    Parser { name: "gossip_messages", parse: gossip_messages, samples: gossip_samples },
+    Parser { name: "txns", parse: txns, samples: txn_samples },
+    Parser { name: "log_entries", parse: log_entries, samples: entry_samples },
+    Parser { name: "forwarded_requests", parse: forwarded_requests, samples: forward_samples },
+    Parser { name: "config_files", parse: config_files, samples: config_samples },
+];
+
+/// Bodies of `POST` requests: values, mutations and txns in JSON.
+pub fn http_bodies(bytes: &[u8]) {
+    let Ok(body) = serde_json::from_slice::<serde_json::Value>(bytes) else { return };
+    if let Ok(value) = json::to_value(&body) {
+        let again = json::to_value(&json::from_value(&value)).expect("what was written can be read");
+        assert_eq!(again, value);
+        let bytes = value.to_bytes();
+        assert_eq!(Value::from_bytes(&bytes).expect("what was written can be read"), value);
+    }
+    request::mutation(body.clone()).ok();
+    request::txn("space", body).ok();
+}
+
+fn http_samples() -> Vec<Vec<u8>> {
+    [
+        r#"{"type":"counter","op":"add","by":-5}"#,
+        r#"{"type":"map","op":"update","field":"name","do":{"type":"register","op":"set","value":"Ann"}}"#,
+        r#"{"type":"set","op":"add_all","elements":[1,2.5,"x",null,{"$bytes":"AAEC"},[true]]}"#,
+        r#"{"if":[{"key":"k","absent":true},{"key":"k","value":[1]}],"ops":[{"key":"k","op":"delete"}]}"#,
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+/// Values of the `Meridian-*` headers, keys, spaces and versions.
+pub fn http_headers(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    headers::consistency(text).ok();
+    headers::commit(text).ok();
+    headers::wait(text).ok();
+    headers::request_id(text).ok();
+    request::version(text).ok();
+    let (space, key) = text.split_at(text.floor_char_boundary(text.len() / 2));
+    if let Ok(read) = request::key(space, key) {
+        assert_eq!((read.space.as_str(), read.key.as_str()), (space, key));
+    }
+}
+
+fn header_samples() -> Vec<Vec<u8>> {
+    ["linearizable", "dcs:2", "all", "250ms", "30s", "request-17", "9f3c0000000000000000000000000000", "ab"]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec()
+}
+
+/// Session tokens, as bytes and as text.
+pub fn tokens(bytes: &[u8]) {
+    if let Ok(token) = Token::from_bytes(bytes) {
+        assert_eq!(token.to_bytes(), bytes, "a token has one form");
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(token) = Token::from_text(text)
+    {
+        assert_eq!(Token::from_text(&token.to_text()).expect("what was written can be read"), token);
+    }
+}
+
+fn token_samples() -> Vec<Vec<u8>> {
+    let mut token = Token::new(token::cluster_id("shop"));
+    let empty = token.to_bytes();
+    token.dots = vector();
+    vec![empty, token.to_bytes(), token.to_text().into_bytes()]
+}
+
+/// Messages between DCs.
+pub fn gossip_messages(bytes: &[u8]) {
+    let Ok(message) = Message::decode(bytes) else { return };
+    // What was just below the limit may be above it in its longer, regular form.
+    if let Ok(written) = message.encode() {
+        assert_eq!(Message::decode(&written).expect("what was written can be read"), message);
+    }
+    if let Message::Txns(txns_in) = message {
+        txns_in.iter().for_each(|txn| txns(txn));
+    }
+}
+
+fn gossip_samples() -> Vec<Vec<u8>> {
+    let name = OriginName { dc: "eu-west".into(), epoch: uuid::Uuid::from_u128(7) };
+    let txn = Bytes::from(txn_samples().remove(0));
+    [
+        Message::Refuse { why: "no".into() },
+        Message::Origins(vec![name]),
+        Message::Txns(vec![txn.clone()]),
+        Message::Part { total: 1 << 20, data: txn },
+        Message::Ack(vector()),
+        Message::Want { have: vector(), upto: vector() },
+    ]
+    .iter()
+    .map(|message| message.encode().expect("a small message").to_vec())
+    .collect()
+}
+
+/// Encoded txns: what is valid can also be applied.
+pub fn txns(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    TxnHead::decode(&bytes).ok();
+    let Ok(txn) = Txn::decode(&bytes) else { return };
+    assert_eq!(Txn::decode(&txn.encode()).expect("what was written can be read"), txn);
+    if validate(&txn).is_ok() {
+        let mut deps = txn.head.deps.clone();
+        deps.set(txn.head.dot.origin, txn.head.dot.seq - 1);
+        let stable = Vector::new();
+        let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 1, stable: &stable };
+        apply(&mut MemCells::new(), &ctx, &txn.effects).expect("memory does not fail");
+    }
+}
+
+fn mutations() -> Vec<(Key, Mutation)> {
+    let key = |name: &str| Key::new("space", name).expect("a key");
+    let update = |field: &str, mutation| {
+        Mutation::Map(MapOp::Update { field: field.into(), mutation: Box::new(mutation) })
+    };
+    vec![
+        (key("counter"), Mutation::Counter(CounterOp::Add(5))),
+        (key("map"), update("a", update("b", Mutation::Register(RegisterOp::Set(Value::Int(1)))))),
+        (
+            key("register"),
+            Mutation::Register(RegisterOp::Set(Value::Array(vec![Value::Nil, Value::Bool(true)]))),
+        ),
+        (key("set"), Mutation::Set(SetOp::Add(Value::Str("x".into())))),
+    ]
+}
+
+fn txn_samples() -> Vec<Vec<u8>> {
+    let (deps, stable) = (vector(), Vector::new());
+    let dot = Dot::new(Origin(3), 1);
+    let ctx = Ctx { dot, hlc: 77, deps: &deps, index: 1, stable: &stable };
+    let done = execute(&MemCells::new(), &ctx, &mutations(), &Limits::default()).expect("accepted");
+    let head = TxnHead { dot, hlc: 77, prev: 9, deps: deps.clone() };
+    let removal = KeyEffect {
+        space: "space".into(),
+        key: "set".into(),
+        removes: done.effects.iter().flat_map(|effect| &effect.adds).take(1).map(removal).collect(),
+        adds: Vec::new(),
+    };
+    let effects = [done.effects, vec![removal]];
+    effects.map(|effects| Txn { head: head.clone(), effects }.encode().to_vec()).to_vec()
+}
+
+fn removal(add: &Add) -> meridian_crdt::Removal {
+    meridian_crdt::Removal { path: add.path.clone(), prefix: false }
+}
+
+/// Entries of the Raft log, as other nodes of the DC send them.
+pub fn log_entries(bytes: &[u8]) {
+    let Ok(entry) = Entry::decode(bytes) else { return };
+    let written = entry.encode().expect("what was read can be written");
+    // Floats that are no number are not equal to themselves: the bytes are compared.
+    let again = Entry::decode(&written).expect("what was written can be read");
+    assert_eq!(again.encode().expect("what was read can be written"), written);
+    for item in &entry.items {
+        match item {
+            Item::Client(txn) => {
+                txn.fingerprint().ok();
+            }
+            Item::Remote(txn) => txns(txn),
+            _ => {}
+        }
+    }
+}
+
+fn entry_samples() -> Vec<Vec<u8>> {
+    let conditions = vec![(Key::new("space", "k").expect("a key"), Condition::Value(Value::Int(4)))];
+    let client = ClientTxn { id: Some("request".into()), hlc: 8, conditions, ops: mutations() };
+    let items = vec![
+        Item::Client(client),
+        Item::Remote(Bytes::from(txn_samples().remove(0))),
+        Item::Report { member: Origin(3), vector: vector() },
+        Item::Members(vec!["eu-west".into()]),
+        Item::Tidy { rows_max: 10 },
+    ];
+    vec![Entry { now_ms: 1, items }.encode().expect("a small entry").to_vec()]
+}
+
+/// What nodes of a DC ask each other on behalf of clients, and answer.
+pub fn forwarded_requests(bytes: &[u8]) {
+    if let Ok(request) = forward::decode::<forward::Request>(bytes) {
+        let written = forward::encode(&request).expect("what was read can be written");
+        forward::decode::<forward::Request>(&written).expect("what was written can be read");
+    }
+    if let Ok(response) = forward::decode::<forward::Response>(bytes) {
+        let written = forward::encode(&response).expect("what was read can be written");
+        forward::decode::<forward::Response>(&written).expect("what was written can be read");
+    }
+}
+
+fn forward_samples() -> Vec<Vec<u8>> {
+    let write = forward::WriteRequest {
+        id: None,
+        conditions: Vec::new(),
+        ops: mutations(),
+        session: vector(),
+        wait_ms: 250,
+        bytes: 99,
+    };
+    let requests = [
+        forward::encode(&forward::Request::Write(write)),
+        forward::encode(&forward::Request::Held { dot: Dot::new(Origin(1), 2), count: 2, wait_ms: 5 }),
+        forward::encode(&forward::Response::Held(vec!["eu-west".into()])),
+        forward::encode(&forward::Response::Lag(
+            [("eu-west".into(), forward::Lag { txns: 1, ms: 2 })].into(),
+        )),
+    ];
+    requests.into_iter().map(|bytes| bytes.expect("a small message").to_vec()).collect()
+}
+
+/// Configuration files.
+pub fn config_files(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(error) = Config::parse("fuzz.toml", text, None, std::iter::empty(), &[]) {
+        assert!(!error.problems.is_empty(), "a refusal says what is wrong");
+    }
+}
+
+fn config_samples() -> Vec<Vec<u8>> {
+    vec![
+        include_bytes!("../../configs/single.toml").to_vec(),
+        include_bytes!("../../configs/three-node.toml").to_vec(),
+        include_bytes!("../../configs/eu-west.toml").to_vec(),
+    ]
+}
+
+fn vector() -> Vector {
+    [Dot::new(Origin(1), 7), Dot::new(Origin(0xffff_ffff), 1 << 40)].into_iter().collect()
+}
