@@ -13,8 +13,10 @@ use meridian_gossip::sim::At;
 use super::draw;
 use super::facts::{Facts, Group, KeyId, Ledger, Outcome};
 use super::options::Options;
+use super::record::{Asked, Record, read_action};
 use super::request::{Answered, Ask, CLUSTER, Request, Said};
 use super::world::{Cluster, Ev, SimEnv};
+use crate::history::{Action, Outcome as Ended};
 
 /// The space of all keys.
 pub const SPACE: &str = "s";
@@ -40,6 +42,7 @@ pub fn key_of((group, number): KeyId) -> Key {
         Group::Count => "count",
         Group::Claim => "claim",
         Group::Cas => "cas",
+        Group::Grave => "grave",
     };
     key(&format!("{name}/{number}"))
 }
@@ -54,11 +57,37 @@ enum Plan {
     Read { keys: Vec<KeyId>, level: Consistency, must: Facts },
     List { level: Consistency },
     Write { fact: usize, cas: Option<Version> },
+    Bury { key: KeyId },
     Loose,
+}
+
+impl Plan {
+    fn fact(&self) -> Option<usize> {
+        if let Plan::Write { fact, .. } = self { Some(*fact) } else { None }
+    }
+}
+
+/// A write in the words of the history; carts have none, since it has no word for their removals.
+fn actions(ledger: &Ledger, plan: &Plan) -> Vec<Action> {
+    let Some(fact) = plan.fact() else {
+        let Plan::Bury { key } = plan else { return Vec::new() };
+        return vec![Action::Delete { key: key_of(*key).key }];
+    };
+    let action = |id: &KeyId| {
+        let (key, value) = (key_of(*id).key, fact as i64);
+        match id.0 {
+            Group::Cart => None,
+            Group::Log => Some(Action::Insert { key, element: value }),
+            Group::Count => Some(Action::Add { key, by: ledger.facts[fact].by }),
+            _ => Some(Action::Set { key, value }),
+        }
+    };
+    ledger.facts[fact].keys.iter().filter_map(action).collect()
 }
 
 #[derive(Clone, Debug)]
 struct Pending {
+    asked: Asked,
     ask: Ask,
     plan: Plan,
     dc: usize,
@@ -104,6 +133,8 @@ pub struct Clients {
     pub ledger: Ledger,
     /// What clients did.
     pub tally: Tally,
+    /// The history.
+    pub record: Record,
     /// For each datacenter what was acknowledged or read linearizably there.
     settled: Vec<Facts>,
     claims: BTreeMap<(usize, KeyId), usize>,
@@ -127,6 +158,7 @@ impl Clients {
             sessions: (0..options.sessions).map(session).collect(),
             ledger: Ledger::default(),
             tally: Tally::default(),
+            record: Record::default(),
             settled: vec![Facts::default(); options.nodes.len()],
             claims: BTreeMap::new(),
             swaps: BTreeMap::new(),
@@ -139,12 +171,13 @@ impl Clients {
     }
 
     /// A datacenter has lost what is not in `left`; what is not in `elsewhere` either may be gone for good.
-    pub fn lose(&mut self, dc: usize, left: &Vector, elsewhere: &[Vector]) {
+    pub fn lose(&mut self, dc: usize, left: &Vector, elsewhere: &[Vector], now_ms: u64) {
         let lost = self.ledger.lose(left, elsewhere);
         self.settled[dc] = Facts::default();
         self.claims.retain(|(of, _), _| *of != dc);
         self.swaps.retain(|(of, _, _), _| *of != dc);
-        for session in &mut self.sessions {
+        lost.iter().for_each(|number| self.record.lose(*number));
+        for (number, session) in self.sessions.iter_mut().enumerate() {
             let gone = session
                 .token
                 .dots
@@ -153,12 +186,14 @@ impl Clients {
             if gone || lost.iter().any(|number| session.known.contains(*number)) {
                 session.token = Token::new(CLUSTER);
                 session.known = Facts::default();
+                self.record.begin_anew(number);
             }
             session.versions.clear();
             // The memory of request ids is lost too: who repeats a write now may do it twice.
-            if session.pending.as_ref().is_some_and(|pending| pending.dc == dc) {
-                session.pending = None;
+            if let Some(pending) = session.pending.take_if(|pending| pending.dc == dc) {
                 session.attempt += 1;
+                let (fact, actions) = (pending.plan.fact(), actions(&self.ledger, &pending.plan));
+                self.record.end_write(fact, pending.asked, now_ms, Ended::Unknown, actions);
             }
         }
         for settled in &mut self.settled {
@@ -183,7 +218,9 @@ impl Cluster {
             self.clients.sessions[number].home = dc;
         }
         let (plan, ask) = self.draw(number, dc, env);
-        self.clients.sessions[number].pending = Some(Pending { ask, plan, dc, tries: 0, unknown: false });
+        let asked = self.clients.record.ask(number, dc, env.now_ms);
+        self.clients.sessions[number].pending =
+            Some(Pending { asked, ask, plan, dc, tries: 0, unknown: false });
         self.send(number, env);
     }
 
@@ -215,7 +252,7 @@ impl Cluster {
     }
 
     fn draw_read(&mut self, level: Consistency, dc: usize, env: &mut SimEnv<'_>) -> (Plan, Ask) {
-        let groups = [Group::Log, Group::Cart, Group::Register, Group::Count, Group::Cas];
+        let groups = [Group::Log, Group::Cart, Group::Register, Group::Count, Group::Cas, Group::Grave];
         let mut keys: Vec<KeyId> = Vec::new();
         for _ in 0..1 + env.rng.below(4) {
             keys.push((*env.rng.pick(&groups), env.rng.below(KEYS)));
@@ -242,7 +279,12 @@ impl Cluster {
         let add = |id: KeyId| (id, Mutation::Set(SetOp::Add(value.clone())));
         let set = |id: KeyId| (id, Mutation::Register(RegisterOp::Set(value.clone())));
         let known_element = self.known_element(number, slot);
-        let ops: Vec<(KeyId, Mutation)> = match env.rng.below(20) {
+        if env.rng.chance(1, 25) {
+            let key = (Group::Grave, slot);
+            let ops = vec![(key_of(key), Mutation::Delete(None))];
+            return (Plan::Bury { key }, Ask::Write { id: None, conditions, ops });
+        }
+        let ops: Vec<(KeyId, Mutation)> = match env.rng.below(21) {
             0..=3 => vec![add((Group::Log, slot))],
             4..=6 => {
                 by = 1 + env.rng.below(5) as i64;
@@ -264,6 +306,7 @@ impl Cluster {
                 }
                 None => vec![add((Group::Cart, slot))],
             },
+            20 => vec![set((Group::Grave, slot))],
             16..=17 => {
                 let id = (Group::Claim, env.rng.below(CLAIMS));
                 conditions.push((key_of(id), Condition::Absent));
@@ -329,6 +372,7 @@ impl Cluster {
         self.clients.tally.retries += u64::from(pending.tries > 1);
         let dc = pending.dc;
         let node = 1 + env.rng.below(self.options.nodes[dc]);
+        pending.asked.node = node;
         let wait_ms = [0, 50, 500][env.rng.below(3) as usize];
         let token = session.token.to_text();
         let request =
@@ -361,11 +405,12 @@ impl Cluster {
         }
         let who = format!("session {number} at {}, request {attempt}", pending.dc);
         match answered.said {
-            Said::Values(values) => self.take_values(number, pending, values, &who),
+            Said::Values(values) => self.take_values(number, pending, values, env.now_ms, &who),
             Said::Keys(keys) => self.take_listing(number, &pending, &keys, &who),
             Said::Done { dot, versions } => {
                 self.clients.tally.writes += 1;
                 self.clients.sessions[number].stuck = 0;
+                self.ended(&pending, Ended::Ok, env.now_ms);
                 let Plan::Write { fact, cas } = pending.plan else { return };
                 self.clients.ledger.done(fact, dot);
                 self.clients.sessions[number].known.insert(fact);
@@ -376,6 +421,7 @@ impl Cluster {
                 self.clients.tally.refused += 1;
                 let expected = [ErrorCode::PreconditionFailed, ErrorCode::WrongType, ErrorCode::Overflow];
                 assert!(expected.contains(&error.code), "{who}: refused with {error}");
+                self.ended(&pending, Ended::Failed, env.now_ms);
                 if let Plan::Write { fact, cas } = pending.plan {
                     assert!(error.code == ErrorCode::PreconditionFailed, "{who}: refused with {error}");
                     self.clients.ledger.facts[fact].outcome = Outcome::Not;
@@ -410,6 +456,7 @@ impl Cluster {
             session.known = Facts::default();
             session.versions.clear();
             session.stuck = 0;
+            self.clients.record.begin_anew(number);
         }
     }
 
@@ -422,6 +469,8 @@ impl Cluster {
             self.send(number, env);
             return;
         }
+        let outcome = if pending.unknown { Ended::Unknown } else { Ended::Failed };
+        self.ended(&pending, outcome, env.now_ms);
         if let Plan::Write { fact, .. } = pending.plan {
             self.clients.tally.unknown += u64::from(pending.unknown);
             if !pending.unknown {
@@ -430,7 +479,21 @@ impl Cluster {
         }
     }
 
-    fn take_values(&mut self, number: usize, pending: Pending, values: Vec<Option<Content>>, who: &str) {
+    /// A write has ended.
+    fn ended(&mut self, pending: &Pending, outcome: Ended, now_ms: u64) {
+        let actions = actions(&self.clients.ledger, &pending.plan);
+        let (fact, asked) = (pending.plan.fact(), pending.asked.clone());
+        self.clients.record.end_write(fact, asked, now_ms, outcome, actions);
+    }
+
+    fn take_values(
+        &mut self,
+        number: usize,
+        pending: Pending,
+        values: Vec<Option<Content>>,
+        now_ms: u64,
+        who: &str,
+    ) {
         self.clients.tally.reads += 1;
         let Plan::Read { keys, level, mut must } = pending.plan else { return };
         let session = &mut self.clients.sessions[number];
@@ -442,14 +505,16 @@ impl Cluster {
             session.versions.insert(id.1, content.as_ref().map_or(Version(0), |c| c.version));
         }
         let snapshot: Vec<_> = keys.into_iter().zip(values).collect();
+        let actions: Vec<_> = snapshot.iter().filter_map(|(id, c)| read_action(*id, c.as_ref())).collect();
+        let demands = level != Consistency::Eventual;
+        self.clients.record.end(pending.asked, now_ms, Ended::Ok, demands, actions);
         let who = format!("{who}, {} read", level.as_str());
-        let seen = self.clients.ledger.check(&must, &snapshot, &who);
+        self.clients.ledger.check(&must, &snapshot, &who);
         let shown = shown(&self.clients.ledger, &snapshot);
         self.clients.sessions[number].known.join(&shown);
         if level == Consistency::Linearizable {
             self.clients.settled[pending.dc].join(&shown);
         }
-        drop(seen);
     }
 
     /// A listing shows every key of which the session knows that it exists.

@@ -60,6 +60,8 @@ pub enum Group {
     Claim,
     /// A register that is set if its version is the one that was read.
     Cas,
+    /// A register with unique values that is deleted now and then.
+    Grave,
 }
 
 /// A checked key.
@@ -200,6 +202,8 @@ impl Ledger {
                     assert!(!stale, "{who}: {key:?} shows {winner}, which {number} has replaced");
                 }
             }
+            // What was deleted stays deleted: the checker of resurrection sees to that.
+            Group::Grave => {}
             Group::Count => {
                 let least: i64 = due.map(|number| self.facts[number].by).sum();
                 let possible = written.iter().map(|n| &self.facts[*n]).filter(|f| f.outcome != Outcome::Not);

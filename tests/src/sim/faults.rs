@@ -14,11 +14,11 @@ const LEASE_MS: u64 = 600;
 impl Cluster {
     /// Draws a fault.
     pub(super) fn next_fault(&mut self, env: &mut SimEnv<'_>) {
-        if !self.chaos {
-            return;
-        }
         let delay = 1 + env.rng.below(self.options.fault_every_ms * 2);
         env.after(delay, Ev::Fault);
+        if !self.chaos || env.now_ms < self.quiet_until_ms {
+            return;
+        }
         self.counts.faults += 1;
         let dc = env.rng.below(self.dcs.len() as u64) as usize;
         let node = 1 + env.rng.below(self.options.nodes[dc]);
@@ -26,7 +26,11 @@ impl Cluster {
         let lasting = 100 + env.rng.below(4000);
         match env.rng.below(20) {
             0..=3 => self.cut_some(dc, lasting, env),
-            4 => self.flap(dc, env),
+            4 => {
+                let times = 1 + env.rng.below(6);
+                let other = self.other_dc(dc, env);
+                self.flap(dc, other, times, env);
+            }
             5 => env.reset_any(),
             6..=7 => self.depose(dc, false, env),
             8..=10 => self.depose(dc, true, env),
@@ -55,14 +59,12 @@ impl Cluster {
     }
 
     /// A link that comes and goes.
-    fn flap(&mut self, dc: usize, env: &mut SimEnv<'_>) {
-        let other = self.other_dc(dc, env);
+    pub(super) fn flap(&mut self, dc: usize, other: usize, times: u64, env: &mut SimEnv<'_>) {
         let lasting = 20 + env.rng.below(300);
         env.cut(dc, other, lasting);
         env.cut(other, dc, lasting / 2);
-        if env.rng.chance(3, 4) {
-            // The next fault comes soon, and is likely the same.
-            env.after(lasting * 2, Ev::Fault);
+        if self.chaos && times > 1 {
+            env.after(lasting * 2, Ev::Flap { dc, other, times: times - 1 });
         }
     }
 
@@ -269,6 +271,6 @@ impl Cluster {
         env.note(&format!("fault: {id} loses its tail, from {before:?} to {left:?}"));
         let own = self.dcs[id].own();
         self.dcs[id].quarantined = own.filter(|own| before.get(*own) > left.get(*own));
-        self.clients.lose(id, &left, &elsewhere);
+        self.clients.lose(id, &left, &elsewhere, env.now_ms);
     }
 }

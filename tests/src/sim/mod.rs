@@ -8,6 +8,7 @@
 //! dc.rs       one log and what its nodes applied           node.rs    one node: rows, checkpoint, clocks
 //! server.rs   what nodes do with requests                  clients.rs sessions that move, retry and check
 //! facts.rs    what was written and who must see it         draw.rs    mutations of every type
+//! record.rs   the history, for the checkers
 //! ```
 
 mod clients;
@@ -18,6 +19,7 @@ mod facts;
 mod faults;
 mod node;
 mod options;
+mod record;
 mod request;
 mod run;
 mod server;

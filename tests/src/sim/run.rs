@@ -8,6 +8,7 @@ use meridian_gossip::sim::{At, Options as Links, Sim};
 use super::clients::{SPACE, key_of};
 use super::node::Node;
 use super::options::Options;
+use super::record::read_action;
 use super::world::Cluster;
 
 /// How long everything may take to be equal after the last fault, in virtual time.
@@ -64,6 +65,11 @@ impl Run {
         self.sim.trace()
     }
 
+    /// What clients asked and were told so far.
+    pub fn history(&self) -> &crate::history::History {
+        self.sim.world.clients.record.history()
+    }
+
     /// Runs to the end; panics with what was violated.
     pub fn finish(&mut self) -> Summary {
         let options = self.sim.world.options.clone();
@@ -71,7 +77,9 @@ impl Run {
             self.sim.run(options.chaos_ms / 2);
             self.lose_a_tail();
         }
-        self.sim.run(self.sim.now_ms.max(options.chaos_ms));
+        let chaos_ms =
+            if options.tail_loss { self.sim.now_ms + options.chaos_ms / 2 } else { options.chaos_ms };
+        self.sim.run(chaos_ms);
         self.heal();
         let limit_ms = if options.tiny { CONVERGE_TINY_MS } else { CONVERGE_MS };
         self.until(limit_ms, "not converged", |sim| converged(&sim.world));
@@ -101,7 +109,7 @@ impl Run {
         self.heal();
         self.sim.run(self.sim.now_ms + QUIET_MS / 4);
         self.sim.world.chaos = true;
-        self.sim.world.options.fault_every_ms = 0;
+        self.sim.world.quiet_until_ms = self.sim.now_ms + QUIET_MS;
         let dc = self.sim.rng.below(self.sim.world.dcs.len() as u64) as usize;
         self.sim.with_world(|world, env| world.lose_tail(dc, env));
         self.sim.run(self.sim.now_ms + QUIET_MS);
@@ -121,6 +129,13 @@ impl Run {
             let snapshot: Vec<_> =
                 ledger.keys().into_iter().map(|id| (id, read_key(node, &key_of(id)))).collect();
             ledger.check(&ledger.acknowledged(), &snapshot, &format!("at the end in {}", dc.name));
+            let at_rest: Vec<_> =
+                snapshot.iter().filter_map(|(id, c)| read_action(*id, c.as_ref())).collect();
+            if dc.id == 0 {
+                let violations = self.sim.world.clients.record.violations(&at_rest, self.sim.world.tail_lost);
+                let stories: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                assert!(stories.is_empty(), "{}", stories.join("\n"));
+            }
         }
     }
 

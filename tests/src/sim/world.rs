@@ -66,6 +66,8 @@ pub enum Ev {
     GiveUp { session: usize, attempt: u64 },
     /// A session asks something.
     Think { session: usize },
+    /// A link is cut once more.
+    Flap { dc: usize, other: usize, times: u64 },
     /// Something goes wrong.
     Fault,
 }
@@ -109,6 +111,8 @@ pub struct Cluster {
     pub counts: Counts,
     /// Whether clients and faults go on.
     pub chaos: bool,
+    /// Until then nothing goes wrong.
+    pub quiet_until_ms: u64,
     /// Whether some datacenter has lost its tail.
     pub tail_lost: bool,
     pub(super) proposals: BTreeMap<(At, u64, u64), Proposal>,
@@ -123,6 +127,7 @@ impl Cluster {
             clients: Clients::new(&options),
             counts: Counts::default(),
             chaos: true,
+            quiet_until_ms: 0,
             tail_lost: false,
             proposals: BTreeMap::new(),
             time,
@@ -520,6 +525,7 @@ impl World for Cluster {
             Ev::Answer { session, attempt, answered } => self.answered(session, attempt, *answered, env),
             Ev::GiveUp { session, attempt } => self.give_up(session, attempt, env),
             Ev::Think { session } => self.think(session, env),
+            Ev::Flap { dc, other, times } => self.flap(dc, other, times, env),
             Ev::Fault => self.next_fault(env),
         }
     }
