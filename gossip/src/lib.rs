@@ -7,12 +7,15 @@
 //!   numbers, no sockets and no storage, so a seeded simulation can run it through years of faults.
 //! * [`net`] drives that machine over WebSockets on streams that the node has authenticated, and over a [`Host`]: the
 //!   node's storage and Raft group.
+//! * `sim` (feature `sim`) runs the machines of whole clusters over a virtual network with a virtual clock, from a seed.
 //!
 //! What this crate must not know: how state is stored, what an effect does, how Raft works.
 
 pub mod config;
 pub mod net;
 pub mod proto;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use config::{GossipConfig, Identity};
 pub use net::{BoxStream, GossipHandle, Host, HostError, Stream, start};

@@ -1,7 +1,8 @@
 //! What the tests of whole clusters share: clients, workloads, checkers and clusters of real processes.
 //!
 //! The tests themselves stand in `tests/`, one file per subject; each starts the program under test as a user would.
-//! This library knows a node only from outside, through its client port and its process. Nothing in it sleeps to let
+//! This library knows a node only from outside, through its client port and its process, but for [`sim`], which runs
+//! the production code of whole clusters in one thread. Nothing in it sleeps to let
 //! something happen: it waits for conditions, within limits.
 
 pub mod checkers;
@@ -16,6 +17,7 @@ pub mod parsers;
 pub mod program;
 pub mod raw;
 pub mod sdk;
+pub mod sim;
 pub mod sse;
 pub mod stepped;
 pub mod wait;

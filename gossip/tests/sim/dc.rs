@@ -13,12 +13,8 @@ pub const NODES: u64 = 3;
 /// 2024-01-01 in Unix milliseconds, where HLC stamps begin.
 const HLC_EPOCH_MS: u64 = 1_704_067_200_000;
 
-pub fn name(dc: usize) -> String {
-    format!("dc{dc}")
-}
-
 fn origin_name(dc: usize) -> OriginName {
-    OriginName { dc: name(dc), epoch: Uuid::from_u128(100 + dc as u128) }
+    OriginName { dc: meridian_gossip::sim::name(dc), epoch: Uuid::from_u128(100 + dc as u128) }
 }
 
 /// Something on its way into a DC's log.

@@ -6,7 +6,7 @@ use meridian_crdt::{
     Vector, txn_hash,
 };
 
-use super::bounds::{HEADERS_KEPT_TXNS, limits};
+use super::bounds::limits;
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
 use super::reads::{self, ReadCheck};
 use super::state::ShardState;
@@ -83,7 +83,7 @@ fn register_foreign(state: &mut ShardState, name: OriginName) -> Result<(), Stri
 fn tidy<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), StoreError<C::Error>> {
     oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
     requests::expire(state, cells, rows_max as usize).map_err(StoreError::Cells)?;
-    let keep_from = state.oplog_end.saturating_sub(HEADERS_KEPT_TXNS);
+    let keep_from = state.oplog_end.saturating_sub(state.kept.headers_txns);
     state.sweep_left = meridian_crdt::sweep(cells, &state.stable, keep_from, rows_max as usize)?.ripe_left;
     Ok(())
 }

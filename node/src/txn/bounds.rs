@@ -81,3 +81,21 @@ pub const OPLOG_KEPT_TXNS: u64 = if cfg!(test) { 40 } else { 10_000 };
 /// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read the
 /// absence can still be validated, and a session that has seen it gets its dots.
 pub const HEADERS_KEPT_TXNS: u64 = if cfg!(test) { 30 } else { 10_000 };
+
+/// How much of what nobody needs any more is kept by count.
+///
+/// A program uses the default and nothing else, on every node. A simulation that rebuilds whole clusters from their
+/// logs gives all nodes of a run smaller ones, so that what happens after ten thousand txns happens after ten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Of the oplog, see [`OPLOG_KEPT_TXNS`].
+    pub oplog_txns: u64,
+    /// Of the headers of absent keys, see [`HEADERS_KEPT_TXNS`].
+    pub headers_txns: u64,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { oplog_txns: OPLOG_KEPT_TXNS, headers_txns: HEADERS_KEPT_TXNS }
+    }
+}

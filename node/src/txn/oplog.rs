@@ -7,7 +7,6 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use meridian_crdt::{Cells, Dot, ReadCells, TxnHead, Vector};
 
-use super::bounds::OPLOG_KEPT_TXNS;
 use super::state::{ShardState, tables};
 
 fn index_key(dot: Dot) -> [u8; 12] {
@@ -28,7 +27,7 @@ pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: &[
 /// Cuts off at most `rows_max` txns that every member has. I8: never past acked.
 pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), C::Error> {
     for _ in 0..rows_max {
-        if state.oplog_first + OPLOG_KEPT_TXNS > state.oplog_end {
+        if state.oplog_first + state.kept.oplog_txns > state.oplog_end {
             break;
         }
         let position = state.oplog_first.to_be_bytes();
@@ -49,7 +48,7 @@ pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) 
 
 /// Whether [`truncate`] would cut something.
 pub fn can_truncate<C: ReadCells>(state: &ShardState, cells: &C) -> Result<bool, C::Error> {
-    if state.oplog_first + OPLOG_KEPT_TXNS > state.oplog_end {
+    if state.oplog_first + state.kept.oplog_txns > state.oplog_end {
         return Ok(false);
     }
     let oldest = cells.get(tables::OPLOG, &state.oplog_first.to_be_bytes())?;

@@ -10,7 +10,7 @@ use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, StoreError, Vecto
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bounds::{APPLY_VERSION, LOG_TIME_STEP_MS_MAX};
+use super::bounds::{APPLY_VERSION, Kept, LOG_TIME_STEP_MS_MAX};
 use super::peers::Peer;
 
 /// The node's own tables; their numbers are part of the format on disk.
@@ -97,6 +97,9 @@ pub struct ShardState {
     /// What is remembered of clients that number their requests. (It came later: states from before lack it.)
     #[serde(default)]
     pub clients: ClientCounts,
+    /// How much is kept by count; no part of the state that is written.
+    #[serde(skip)]
+    pub kept: Kept,
 }
 
 /// How much is remembered of clients that number their requests.

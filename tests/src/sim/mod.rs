@@ -1,0 +1,75 @@
+//! Deterministic simulation of whole clusters, level `dc`: datacenters are replicated logs that elect, lose leaders
+//! and forget exactly what Raft allows; everything else is the production code of the types, of apply, of replication
+//! and of sessions. One thread, one virtual clock, one virtual network; equal seeds give equal histories.
+//!
+//! ```text
+//! options.rs  the shape of a run, drawn from its seed      run.rs     chaos, healing, what must hold at the end
+//! world.rs    the way of entries through the logs          faults.rs  what goes wrong
+//! dc.rs       one log and what its nodes applied           node.rs    one node: rows, checkpoint, clocks
+//! server.rs   what nodes do with requests                  clients.rs sessions that move, retry and check
+//! facts.rs    what was written and who must see it         draw.rs    mutations of every type
+//! record.rs   the history, for the checkers
+//! ```
+
+mod clients;
+mod clock;
+mod dc;
+mod draw;
+mod facts;
+mod faults;
+mod node;
+mod options;
+mod record;
+mod request;
+mod run;
+mod server;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+pub use options::Options;
+pub use run::{Run, Summary};
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Nothing was violated.
+    Clean(Summary),
+    /// What was violated, and the hash of the trace up to there.
+    Violation {
+        /// What.
+        what: String,
+        /// The hash.
+        hash: u64,
+    },
+}
+
+static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// From now on panics are remembered instead of printed, so that output depends on the seed alone.
+pub fn keep_panics_quiet() {
+    std::panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("a panic without words");
+        let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
+        let mut last = LAST_PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *last = Some(format!("{what}{place}"));
+    }));
+}
+
+/// Runs a seed to its end. The trace is there whether it ends well or not.
+pub fn run_seed(seed: u64, traced: bool) -> (Verdict, Run) {
+    let mut run = Run::new(seed, traced);
+    let ended = catch_unwind(AssertUnwindSafe(|| run.finish()));
+    let verdict = match ended {
+        Ok(summary) => Verdict::Clean(summary),
+        Err(payload) => {
+            let words = payload.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            let noted = LAST_PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let what = noted.or(words).unwrap_or_default();
+            Verdict::Violation { what, hash: run.trace().hash() }
+        }
+    };
+    (verdict, run)
+}
