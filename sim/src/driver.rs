@@ -123,7 +123,8 @@ fn drive(options: &Options, shared: &Shared, trace: &Trace, rng: &mut SmallRng) 
             .map(|i| Session::new((dc * options.sessions + i) as u64, dc, rng.random(), shared.clone()))
             .collect();
         sim.client(shape.client_host(dc), async move {
-            for session in sessions.into_iter().map(|session| tokio::spawn(session.run())).collect::<Vec<_>>() {
+            for session in sessions.into_iter().map(|session| tokio::spawn(session.run())).collect::<Vec<_>>()
+            {
                 session.await?;
             }
             Ok(())
@@ -157,7 +158,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn step(&mut self) -> Result<u64, String> {
         self.sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
-        for what in self.machines.unexpected_ends() {
+        for what in self.machines.bury(&mut self.sim) {
             self.shared.history().violated(what);
         }
         let now_ms = u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX);

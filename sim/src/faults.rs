@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     DiskDies(Place, u64),
     /// A node is told to stop, and started again at the end.
     Stop(Place),
+    /// The process of a node is killed: other than at a power cut, what it wrote is there, and its connections close.
+    Kill(Place),
     /// Nothing passes from the first to the second, and nothing back unless it is one way.
     Cut { from: Vec<Place>, to: Vec<Place>, both_ways: bool },
     /// Connections break at this rate per message, everywhere.
@@ -40,7 +42,8 @@ pub(crate) fn plan(options: &Options, shape: &Shape, rng: &mut SmallRng) -> Vec<
     let mut all: Vec<Planned> = Vec::new();
     for _ in 0..options.faults {
         let from_ms = rng.random_range(0..options.load_ms.max(1));
-        let length_ms = if rng.random_bool(0.5) { rng.random_range(100..2000) } else { rng.random_range(2000..8000) };
+        let length_ms =
+            if rng.random_bool(0.5) { rng.random_range(100..2000) } else { rng.random_range(2000..8000) };
         let until_ms = (from_ms + length_ms).min(options.load_ms);
         let fault = draw(shape, rng);
         if let (Fault::Cut { .. }, true) = (&fault, rng.random_bool(0.3)) {
@@ -67,7 +70,8 @@ fn draw(shape: &Shape, rng: &mut SmallRng) -> Fault {
     let places = shape.places();
     let one = places.choose(rng).copied().unwrap_or(Place { dc: 0, id: 1 });
     match rng.random_range(0..100) {
-        0..20 => Fault::PowerCut(vec![one]),
+        0..10 => Fault::PowerCut(vec![one]),
+        10..20 => Fault::Kill(one),
         20..25 => Fault::PowerCut(shape.places_of(one.dc)),
         25..28 => Fault::PowerCut(places),
         28..42 => Fault::DiskDies(one, rng.random_range(0..200)),
@@ -91,7 +95,10 @@ fn cut(shape: &Shape, one: Place, mut places: Vec<Place>, rng: &mut SmallRng) ->
         // One DC from one other.
         1 => {
             let other = rng.random_range(0..shape.dcs);
-            (shape.places_of(one.dc), places.into_iter().filter(|p| p.dc == other && p.dc != one.dc).collect())
+            (
+                shape.places_of(one.dc),
+                places.into_iter().filter(|p| p.dc == other && p.dc != one.dc).collect(),
+            )
         }
         // One node from the rest of its DC.
         2 => (vec![one], shape.places_of(one.dc).into_iter().filter(|place| *place != one).collect()),

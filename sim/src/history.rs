@@ -142,7 +142,8 @@ impl History {
 
     pub(crate) fn set(&mut self, session: u64, number: u64, outcome: Outcome, known: &mut Known) {
         self.count(outcome);
-        if let Some(known) = self.registers.get_mut(&session).and_then(|all| all.get_mut(number as usize - 1)) {
+        if let Some(known) = self.registers.get_mut(&session).and_then(|all| all.get_mut(number as usize - 1))
+        {
             *known = outcome;
         }
         if outcome == Outcome::Acked {
@@ -232,7 +233,9 @@ impl History {
         for (key, (acked, unknown)) in self.counters.clone() {
             let value = contents.get(&key).and_then(Json::as_i64).unwrap_or_default();
             if value < acked || value > acked + unknown {
-                self.violated(format!("{who} reads {value} in {key}: {acked} were acked, {unknown} are unknown"));
+                self.violated(format!(
+                    "{who} reads {value} in {key}: {acked} were acked, {unknown} are unknown"
+                ));
             }
         }
     }

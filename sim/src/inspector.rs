@@ -83,7 +83,8 @@ async fn difference(nodes: &[String]) -> String {
 async fn contents(node: &str) -> Option<BTreeMap<String, Json>> {
     let mut found = BTreeMap::new();
     for key in SETS.into_iter().chain([REMOVED]).chain(COUNTERS) {
-        let get = Ask::get(format!("/v1/spaces/default/keys/{key}")).header("meridian-consistency", "eventual");
+        let get =
+            Ask::get(format!("/v1/spaces/default/keys/{key}")).header("meridian-consistency", "eventual");
         let answer = ask(node, &get, DEADLINE).await.ok()?;
         match answer.status {
             200 => {

@@ -15,7 +15,7 @@ use turmoil::Sim;
 
 use crate::faults::Fault;
 use crate::options::{Place, Shape};
-use crate::seams::{Knobs, seams};
+use crate::seams::{Connections, Knobs, seams};
 use crate::trace::Trace;
 
 /// The usual delay inside a DC, at most.
@@ -34,11 +34,30 @@ struct Machine {
 struct State {
     disk: SimDisk,
     boots: u64,
-    stop: watch::Sender<bool>,
-    /// Why the node ended by itself, if it did.
-    ended: Option<Result<(), String>>,
+    connections: Connections,
+    told: watch::Sender<Told>,
+    process: Process,
     /// Whether its disk was made to fail.
     doomed: bool,
+}
+
+/// What a process is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Run,
+    /// As by SIGTERM.
+    Stop,
+    /// As by SIGKILL.
+    Die,
+}
+
+/// What has become of a machine's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Process {
+    Running,
+    /// It has ended, as told or by itself, and the driver has not seen it yet.
+    Ended(Result<(), String>),
+    Gone,
 }
 
 impl Machine {
@@ -46,26 +65,38 @@ impl Machine {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// One life of the node.
+    /// One life of the node. It never returns: the driver removes what is left of an ended process.
     async fn live(self: Arc<Self>) {
-        let (disk, boot, mut stopped) = {
+        let (disk, boot, told, connections) = {
             let mut state = self.state();
             state.boots += 1;
-            state.ended = None;
-            state.stop = watch::Sender::new(false);
-            (state.disk.clone(), state.boots, state.stop.subscribe())
+            state.process = Process::Running;
+            state.told = watch::Sender::new(Told::Run);
+            state.connections = Connections::default();
+            (state.disk.clone(), state.boots, state.told.subscribe(), state.connections.clone())
         };
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(boot);
-        let seams = seams(&self.host, seed, disk, &self.knobs, &self.trace);
+        let seams = seams(&self.host, seed, disk.clone(), &self.knobs, connections.clone(), &self.trace);
         self.trace.note(&self.host, format_args!("boot {boot}"));
-        let stop = async move {
-            // A dropped sender belongs to an earlier life.
-            let _ = stopped.wait_for(|stop| *stop).await;
+        // A dropped sender belongs to an earlier life.
+        let told = |what: Told| {
+            let mut told = told.clone();
+            async move { drop(told.wait_for(|told| *told == what).await) }
         };
-        let ended = run(self.config.clone(), ServeOptions::default(), seams, stop.boxed()).await;
-        let ended = ended.map_err(|error| error.to_string());
+        let mut running =
+            run(self.config.clone(), ServeOptions::default(), seams, told(Told::Stop).boxed()).boxed();
+        let ended = tokio::select! {
+            biased;
+            () = told(Told::Die) => Ok(()),
+            ended = &mut running => ended.map_err(|error| error.to_string()),
+        };
+        // Nothing of an ended process touches the disk any more, and the system closes its connections.
+        disk.cut_after(0);
+        connections.close();
+        drop(running);
         self.trace.note(&self.host, format_args!("ended {ended:?}"));
-        self.state().ended = Some(ended);
+        self.state().process = Process::Ended(ended);
+        std::future::pending::<()>().await;
     }
 }
 
@@ -95,8 +126,14 @@ impl Machines {
             let config = config.map_err(|error| error.to_string())?;
             let host: Arc<str> = shape.host(place).into();
             let disk = SimDisk::new();
-            let stop = watch::Sender::new(false);
-            let state = State { disk, boots: 0, stop, ended: None, doomed: false };
+            let state = State {
+                disk,
+                boots: 0,
+                connections: Connections::default(),
+                told: watch::Sender::new(Told::Run),
+                process: Process::Running,
+                doomed: false,
+            };
             let machine = Arc::new(Machine {
                 host: host.clone(),
                 config,
@@ -115,7 +152,14 @@ impl Machines {
             });
         }
         let rng = SmallRng::from_rng(rng);
-        Ok(Self { shape: shape.clone(), all, cuts: Vec::new(), down: BTreeMap::new(), trace: trace.clone(), rng })
+        Ok(Self {
+            shape: shape.clone(),
+            all,
+            cuts: Vec::new(),
+            down: BTreeMap::new(),
+            trace: trace.clone(),
+            rng,
+        })
     }
 
     fn hosts(&self, places: &[Place]) -> Vec<String> {
@@ -140,14 +184,21 @@ impl Machines {
         self.all.values().map(|machine| machine.state().boots).sum()
     }
 
-    /// Nodes that ended by themselves although nothing was done to them.
-    pub(crate) fn unexpected_ends(&self) -> Vec<String> {
+    /// Removes what is left of processes that have ended; says which did although nothing was done to them.
+    pub(crate) fn bury(&mut self, sim: &mut Sim<'_>) -> Vec<String> {
         let mut found = Vec::new();
-        for machine in self.all.values() {
-            let mut state = machine.state();
-            if let (Some(Err(why)), false) = (&state.ended, state.doomed) {
-                found.push(format!("{} ended by itself: {why}", machine.host));
-                state.doomed = true;
+        let places: Vec<Place> = self.all.keys().copied().collect();
+        for place in places {
+            let machine = self.all[&place].clone();
+            let (process, doomed) = {
+                let state = machine.state();
+                (state.process.clone(), state.doomed)
+            };
+            if let Process::Ended(ended) = process {
+                self.remove(sim, place);
+                if let (Err(why), false) = (ended, doomed) {
+                    found.push(format!("{} ended by itself: {why}", machine.host));
+                }
             }
         }
         found
@@ -160,7 +211,7 @@ impl Machines {
             Fault::PowerCut(places) => {
                 for place in places {
                     self.take_down(*place);
-                    self.power_off(sim, *place);
+                    self.cut_power(sim, *place);
                 }
             }
             Fault::DiskDies(place, changes) => {
@@ -169,10 +220,8 @@ impl Machines {
                 state.doomed = true;
                 state.disk.cut_after(*changes);
             }
-            Fault::Stop(place) => {
-                self.take_down(*place);
-                self.all[place].state().stop.send_replace(true);
-            }
+            Fault::Stop(place) => self.tell(*place, Told::Stop),
+            Fault::Kill(place) => self.tell(*place, Told::Die),
             Fault::Cut { from, to, both_ways } => {
                 self.cuts.push((number, self.hosts(from), self.hosts(to), *both_ways));
                 self.apply_cuts(sim);
@@ -193,7 +242,7 @@ impl Machines {
                     self.bring_up(sim, *place);
                 }
             }
-            Fault::DiskDies(place, _) | Fault::Stop(place) => self.bring_up(sim, *place),
+            Fault::DiskDies(place, _) | Fault::Stop(place) | Fault::Kill(place) => self.bring_up(sim, *place),
             Fault::Cut { .. } => {
                 self.cuts.retain(|(cut, ..)| *cut != number);
                 self.apply_cuts(sim);
@@ -221,14 +270,33 @@ impl Machines {
         *self.down.entry(place).or_default() += 1;
     }
 
-    /// Nothing of the process survives, and of the disk what was synced and some of the rest.
-    fn power_off(&mut self, sim: &mut Sim<'_>, place: Place) {
+    fn tell(&mut self, place: Place, what: Told) {
+        self.take_down(place);
+        self.all[&place].state().told.send_replace(what);
+    }
+
+    /// Nothing of the process survives; the disk keeps what was written.
+    fn remove(&mut self, sim: &mut Sim<'_>, place: Place) {
         let machine = self.all[&place].clone();
-        // What the dying process still wants to write does not reach the disk.
-        machine.state().disk.cut_after(0);
-        sim.crash(&*machine.host);
-        let seed = self.rng.random();
         let mut state = machine.state();
+        if state.process == Process::Gone {
+            return;
+        }
+        state.process = Process::Gone;
+        state.disk.cut_after(0);
+        state.connections.close();
+        let disk = state.disk.handover();
+        let dying = std::mem::replace(&mut state.disk, disk);
+        drop(state);
+        self.trace.muted(|| sim.crash(&*machine.host));
+        drop(dying);
+    }
+
+    /// As [`Self::remove`], and of the disk there is left what was synced and some of the rest.
+    fn cut_power(&mut self, sim: &mut Sim<'_>, place: Place) {
+        self.remove(sim, place);
+        let seed = self.rng.random();
+        let mut state = self.all[&place].state();
         state.disk = state.disk.restart(seed);
         state.doomed = false;
     }
@@ -240,10 +308,11 @@ impl Machines {
             return;
         }
         let machine = self.all[&place].clone();
-        let stopped_well = matches!(machine.state().ended, Some(Ok(())));
-        if !stopped_well || machine.state().doomed {
-            self.power_off(sim, place);
+        let doomed = machine.state().doomed;
+        if doomed {
+            self.cut_power(sim, place);
         }
+        self.remove(sim, place);
         sim.bounce(&*machine.host);
     }
 

@@ -59,7 +59,8 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn draw(options: &Options, rng: &mut SmallRng) -> Self {
-        let dcs = options.dcs.unwrap_or_else(|| rng.random_range(1..=DC_NAMES.len())).clamp(1, DC_NAMES.len());
+        let dcs =
+            options.dcs.unwrap_or_else(|| rng.random_range(1..=DC_NAMES.len())).clamp(1, DC_NAMES.len());
         let nodes = options.nodes.unwrap_or_else(|| if rng.random_bool(0.3) { 1 } else { 3 });
         let wan_ms = rng.random_range(10..80);
         Self { dcs, nodes, wan_ms: (wan_ms, wan_ms + rng.random_range(5..40)), settings: settings(rng) }
@@ -115,7 +116,8 @@ impl Shape {
 
 /// Settings of all nodes; now and then tiny limits, so that rare branches are taken.
 fn settings(rng: &mut SmallRng) -> String {
-    let mut pick = |usual: &str, tiny: &str| if rng.random_bool(0.3) { tiny.to_owned() } else { usual.to_owned() };
+    let mut pick =
+        |usual: &str, tiny: &str| if rng.random_bool(0.3) { tiny.to_owned() } else { usual.to_owned() };
     let raft = format!(
         "[raft]\nsnapshot_every = {}\nentries_in_flight_max = {}\nentry_requests_max = {}\n",
         pick("2000", "100"),

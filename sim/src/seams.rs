@@ -3,19 +3,20 @@
 //! Whatever passes a seam is noted in the trace. Contents of the network are not: the masks of WebSocket frames are
 //! the one randomness that cannot be seeded, and they change neither sizes nor times.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use meridian::seams::{
-    Backend, BoxStream, Clock, Disk, Executor, FolderLock, Job, Listener, Net, Random, Seams, SimDisk, Worker,
-    WorkerStopped,
+    Backend, BoxStream, Clock, Disk, Executor, FolderLock, Job, Listener, Net, Random, Seams, SimDisk,
+    Worker, WorkerStopped,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -40,11 +41,18 @@ pub(crate) struct Knobs {
 }
 
 /// The seams of one life of a node.
-pub(crate) fn seams(host: &Arc<str>, seed: u64, disk: SimDisk, knobs: &Knobs, trace: &Trace) -> Seams {
+pub(crate) fn seams(
+    host: &Arc<str>,
+    seed: u64,
+    disk: SimDisk,
+    knobs: &Knobs,
+    connections: Connections,
+    trace: &Trace,
+) -> Seams {
     let host = host.clone();
     let trace = trace.clone();
     Seams {
-        net: Arc::new(SimNet { host: host.clone(), trace: trace.clone() }),
+        net: Arc::new(SimNet { host: host.clone(), trace: trace.clone(), connections }),
         disk: Arc::new(TracedDisk { host: host.clone(), disk, trace: trace.clone() }),
         clock: Arc::new(SimClock { offset_ms: knobs.clock_offset_ms.clone(), trace: trace.clone() }),
         executor: Arc::new(SimExecutor { seed: seed ^ 1, delay_ms_max: knobs.disk_delay_ms_max.clone() }),
@@ -113,17 +121,69 @@ impl Worker for SimWorker {
     }
 }
 
+/// The open connections of one life of a node, in the order in which they were opened.
+///
+/// SUBTLE: a dying process drops its tasks, and with them its connections, in an order that no seed decides (tokio
+/// shards its tasks by numbers that all runtimes of a process share). So connections are closed from here instead.
+#[derive(Clone, Default)]
+pub(crate) struct Connections(Arc<Mutex<Open>>);
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    streams: BTreeMap<u64, Arc<Mutex<Option<TcpStream>>>>,
+}
+
+impl Connections {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn add(&self, stream: TcpStream) -> (u64, Arc<Mutex<Option<TcpStream>>>) {
+        let slot = Arc::new(Mutex::new(Some(stream)));
+        let mut open = self.open();
+        open.next += 1;
+        let id = open.next;
+        open.streams.insert(id, slot.clone());
+        (id, slot)
+    }
+
+    /// Closes all, first opened first. Inside of the host's turn the other ends are told, as an operating system does
+    /// for a process that has ended; outside of it they are not, as when the power fails.
+    pub(crate) fn close(&self) {
+        let streams = std::mem::take(&mut self.open().streams);
+        for slot in streams.into_values() {
+            let stream = slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+            drop(stream);
+        }
+    }
+}
+
 struct SimNet {
     host: Arc<str>,
     trace: Trace,
+    connections: Connections,
+}
+
+impl SimNet {
+    fn wrap(&self, stream: TcpStream) -> io::Result<BoxStream> {
+        let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
+        let (id, slot) = self.connections.add(stream);
+        let (host, trace, connections) = (self.host.clone(), self.trace.clone(), self.connections.clone());
+        Ok(Box::new(TracedStream { id, slot, local, peer, host, trace, connections }))
+    }
 }
 
 impl Net for SimNet {
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
             let listener = TcpListener::bind(addr).await?;
-            let (host, trace) = (self.host.clone(), self.trace.clone());
-            Ok(Box::new(SimListener { listener, host, trace }) as Box<dyn Listener>)
+            let net = SimNet {
+                host: self.host.clone(),
+                trace: self.trace.clone(),
+                connections: self.connections.clone(),
+            };
+            Ok(Box::new(SimListener { listener, net }) as Box<dyn Listener>)
         })
     }
 
@@ -132,17 +192,14 @@ impl Net for SimNet {
             self.trace.note(&self.host, format_args!("dial {addr}"));
             let stream = TcpStream::connect(addr).await?;
             self.trace.note(&self.host, format_args!("dialled {addr} from {}", stream.local_addr()?));
-            let (host, trace, peer) = (self.host.clone(), self.trace.clone(), stream.peer_addr()?);
-            let local = stream.local_addr()?;
-            Ok(Box::new(TracedStream { stream, local, peer, host, trace }) as BoxStream)
+            self.wrap(stream)
         })
     }
 }
 
 struct SimListener {
     listener: TcpListener,
-    host: Arc<str>,
-    trace: Trace,
+    net: SimNet,
 }
 
 impl Listener for SimListener {
@@ -153,36 +210,47 @@ impl Listener for SimListener {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxStream, SocketAddr)>> {
         Box::pin(async move {
             let (stream, peer) = self.listener.accept().await?;
-            self.trace.note(&self.host, format_args!("accept {peer}"));
-            let (host, trace) = (self.host.clone(), self.trace.clone());
-            let local = stream.local_addr()?;
-            Ok((Box::new(TracedStream { stream, local, peer, host, trace }) as BoxStream, peer))
+            self.net.trace.note(&self.net.host, format_args!("accept {peer}"));
+            Ok((self.net.wrap(stream)?, peer))
         })
     }
 }
 
 struct TracedStream {
-    stream: TcpStream,
+    id: u64,
+    slot: Arc<Mutex<Option<TcpStream>>>,
     local: SocketAddr,
     peer: SocketAddr,
     host: Arc<str>,
     trace: Trace,
+    connections: Connections,
 }
 
 impl TracedStream {
     fn note(&self, what: &str, bytes: usize) {
         self.trace.note(&self.host, format_args!("{what} {} {} {bytes}", self.local, self.peer));
     }
+
+    /// Does `work` with the stream, unless it has been closed with its process.
+    fn with<T>(&self, work: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let mut slot = self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match slot.as_mut() {
+            Some(stream) => work(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+    }
+}
+
+impl Drop for TracedStream {
+    fn drop(&mut self) {
+        self.connections.open().streams.remove(&self.id);
+    }
 }
 
 impl AsyncRead for TracedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = self.with(|stream| stream.poll_read(cx, buf));
         match &read {
             Poll::Ready(Ok(())) => self.note("read", buf.filled().len() - before),
             Poll::Ready(Err(_)) => self.note("reset", 0),
@@ -193,20 +261,20 @@ impl AsyncRead for TracedStream {
 }
 
 impl AsyncWrite for TracedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.with(|stream| stream.poll_write(cx, buf));
         if let Poll::Ready(Ok(bytes)) = &written {
             self.note("write", *bytes);
         }
         written
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::field::{Field, Visit};
@@ -21,6 +21,7 @@ pub(crate) struct Trace(Arc<Shared>);
 
 struct Shared {
     now_ms: AtomicU64,
+    is_muted: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -36,7 +37,11 @@ impl Trace {
     pub(crate) fn new(keep: bool) -> Self {
         let kept = keep.then(Vec::new);
         let inner = Inner { hash: Xxh3::new(), events: 0, line: String::new(), kept };
-        Self(Arc::new(Shared { now_ms: AtomicU64::new(0), inner: Mutex::new(inner) }))
+        Self(Arc::new(Shared {
+            now_ms: AtomicU64::new(0),
+            is_muted: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -52,8 +57,20 @@ impl Trace {
         self.0.now_ms.store(now_ms, Ordering::Relaxed);
     }
 
+    /// Does `work` without noting anything. A process that dies drops its tasks in an order that depends on how many
+    /// tasks were ever spawned in this process; nothing that happens in there has an effect, or may be seen.
+    pub(crate) fn muted<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.is_muted.store(true, Ordering::Relaxed);
+        let done = work();
+        self.0.is_muted.store(false, Ordering::Relaxed);
+        done
+    }
+
     /// Appends one event of a host.
     pub(crate) fn note(&self, host: &str, what: fmt::Arguments<'_>) {
+        if self.0.is_muted.load(Ordering::Relaxed) {
+            return;
+        }
         let now_ms = self.now_ms();
         let mut inner = self.inner();
         let mut line = std::mem::take(&mut inner.line);

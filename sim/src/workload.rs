@@ -17,7 +17,7 @@ use crate::options::{Place, Shape};
 
 /// How long a client waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// How often a write whose outcome is unknown is repeated, with the same id in the same DC.
+/// How often a write is tried at most, with the same id in the same DC.
 const ATTEMPTS_MAX: usize = 4;
 
 /// Where the run is.
@@ -141,7 +141,8 @@ impl Session {
     async fn count(&mut self) {
         let by = self.rng.random_range(1..5);
         let key = *COUNTERS.choose(&mut self.rng).unwrap_or(&COUNTERS[0]);
-        let outcome = self.write(Ask::post(path(key), json!({"type": "counter", "op": "add", "by": by}))).await;
+        let outcome =
+            self.write(Ask::post(path(key), json!({"type": "counter", "op": "add", "by": by}))).await;
         self.shared.history().counted(key, by, outcome);
     }
 
@@ -216,7 +217,7 @@ impl Session {
         let id = format!("s{}-{}", self.number, self.written);
         let ask_for = self.with_token(ask_for).header("meridian-request-id", id);
         let mut outcome = Outcome::Refused;
-        for _ in 0..ATTEMPTS_MAX {
+        for _ in 0..self.rng.random_range(1..=ATTEMPTS_MAX) {
             let node = self.node();
             match ask(&node, &ask_for, DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
@@ -243,8 +244,14 @@ impl Session {
     /// Refusals of these requests can only mean that something is not available.
     fn check_refusal(&self, node: &str, answer: &Answer) {
         let available = [
-            "not_caught_up", "no_quorum", "no_leader", "clock_unsafe", "shutting_down", "overloaded",
-            "outcome_unknown", "internal",
+            "not_caught_up",
+            "no_quorum",
+            "no_leader",
+            "clock_unsafe",
+            "shutting_down",
+            "overloaded",
+            "outcome_unknown",
+            "internal",
         ];
         if !available.contains(&answer.code()) {
             let what = format!("{} is refused by {node}: {} {}", self.name(), answer.status, answer.body);

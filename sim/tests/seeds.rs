@@ -1,0 +1,51 @@
+//! A handful of seeds of whole clusters under faults; long runs are for the night.
+
+use meridian_sim::{Options, run};
+
+/// Shapes and seeds that together meet every kind of fault.
+fn demand(seeds: std::ops::Range<u64>, dcs: usize, nodes: usize) {
+    let mut options = Options::default();
+    options.dcs = Some(dcs);
+    options.nodes = Some(nodes);
+    options.load_ms = 6000;
+    let mut acked = 0;
+    for seed in seeds {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        acked += report.counts.acked;
+    }
+    assert!(acked > 100, "clients get something done: {acked}");
+}
+
+#[test]
+fn one_datacenter_keeps_its_promises_under_faults() {
+    demand(0..6, 1, 3);
+}
+
+#[test]
+fn single_nodes_of_three_datacenters_keep_their_promises_under_faults() {
+    demand(10..13, 3, 1);
+}
+
+#[test]
+fn two_datacenters_keep_their_promises_under_faults() {
+    demand(20..22, 2, 3);
+}
+
+#[test]
+fn three_datacenters_keep_their_promises_under_faults() {
+    demand(30..32, 3, 3);
+}
+
+#[test]
+fn without_faults_every_write_is_acknowledged() {
+    let mut options = Options::default();
+    options.dcs = Some(2);
+    options.nodes = Some(3);
+    options.load_ms = 3000;
+    options.faults = 0;
+    let report = run(40, &options);
+    assert!(report.violations.is_empty(), "{report}");
+    assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
+    assert!(report.counts.acked > 100, "{report}");
+}
