@@ -39,6 +39,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
         phase: Arc::new(watch::Sender::new(Phase::Boot)),
         working: Arc::new(watch::Sender::new(options.sessions * shape.dcs)),
         shape: shape.clone(),
+        forget_tokens: options.forget_tokens,
     };
     let subscriber = LogToTrace::new(trace.clone());
     let driven = quietly(|| {
@@ -116,7 +117,7 @@ fn build(shape: &Shape, rng: &mut SmallRng) -> Sim<'static> {
 fn drive(options: &Options, shared: &Shared, trace: &Trace, rng: &mut SmallRng) -> Result<(), String> {
     let shape = shared.shape.clone();
     let mut sim = build(&shape, rng);
-    let machines = Machines::new(&mut sim, &shape, trace, rng)?;
+    let machines = Machines::new(&mut sim, options, &shape, trace, rng)?;
     machines.set_delays(&sim, 0);
     for dc in 0..shape.dcs {
         let sessions: Vec<Session> = (0..options.sessions)

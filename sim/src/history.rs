@@ -265,3 +265,129 @@ pub(crate) fn strings(value: &Json) -> Vec<String> {
     let all = value.as_array().into_iter().flatten();
     all.filter_map(|element| element.as_str().map(str::to_owned)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fact(key: &str, element: &str) -> Fact {
+        (key.to_owned(), element.to_owned())
+    }
+
+    /// A history in which one session has added `a` to the posts, with this outcome, and what it knows.
+    fn posted(outcome: Outcome) -> (History, Known) {
+        let (mut history, mut known) = (History::of(2), Known::default());
+        let facts = [fact("posts", "a")];
+        history.adding(&facts, &known);
+        history.added(&facts, outcome, &mut known);
+        (history, known)
+    }
+
+    fn contents(posts: &[&str]) -> BTreeMap<String, Json> {
+        BTreeMap::from([("posts".to_owned(), json!(posts))])
+    }
+
+    fn finds(history: &History, words: &str) {
+        assert!(history.violations.iter().any(|v| v.contains(words)), "{words}: {:?}", history.violations);
+    }
+
+    #[test]
+    fn a_good_history_has_no_violations() {
+        let (mut history, mut known) = posted(Outcome::Acked);
+        history.read_set("s", "posts", &["a".to_owned()], &mut known);
+        history.counted("visits", 3, Outcome::Acked);
+        history.counted("visits", 2, Outcome::Unknown);
+        let mut end = contents(&["a"]);
+        end.insert("visits".to_owned(), json!(5));
+        history.check_final("n", &end);
+        assert!(history.violations.is_empty(), "{:?}", history.violations);
+    }
+
+    #[test]
+    fn a_session_that_does_not_read_its_own_write_is_found() {
+        let (mut history, mut known) = posted(Outcome::Acked);
+        history.read_set("s", "posts", &[], &mut known);
+        finds(&history, "a read does not have them");
+    }
+
+    #[test]
+    fn a_reply_without_its_post_is_found() {
+        let (mut history, mut author) = posted(Outcome::Acked);
+        let reply = [fact("replies", "b")];
+        history.adding(&reply, &author);
+        history.added(&reply, Outcome::Acked, &mut author);
+        let mut reader = Known::default();
+        history.read_set("r", "replies", &["b".to_owned()], &mut reader);
+        assert!(history.violations.is_empty());
+        history.read_set("r", "posts", &[], &mut reader);
+        finds(&history, "r knows of");
+    }
+
+    #[test]
+    fn half_of_a_pair_is_found() {
+        let (mut history, mut known) = (History::of(1), Known::default());
+        let pair = [fact("posts", "a"), fact("replies", "a")];
+        history.adding(&pair, &known);
+        history.added(&pair, Outcome::Unknown, &mut known);
+        history.check_final("n", &contents(&["a"]));
+        finds(&history, "which others that it has imply");
+    }
+
+    #[test]
+    fn a_lost_write_is_found_and_an_unknown_one_may_be_missing() {
+        let (mut history, _) = posted(Outcome::Unknown);
+        history.check_final("n", &contents(&[]));
+        assert!(history.violations.is_empty());
+        let (mut history, _) = posted(Outcome::Acked);
+        history.check_final("n", &contents(&[]));
+        finds(&history, "has lost");
+    }
+
+    #[test]
+    fn what_was_refused_or_never_written_is_found() {
+        let (mut history, _) = posted(Outcome::Refused);
+        history.check_final("n", &contents(&["a", "z"]));
+        finds(&history, "whose write was refused");
+        finds(&history, "which nobody wrote");
+    }
+
+    #[test]
+    fn a_counter_that_counts_twice_or_not_at_all_is_found() {
+        for value in [2, 6] {
+            let mut history = History::of(1);
+            history.counted("visits", 3, Outcome::Acked);
+            history.counted("visits", 2, Outcome::Unknown);
+            history.counted("visits", 9, Outcome::Refused);
+            history.check_final("n", &BTreeMap::from([("visits".to_owned(), json!(value))]));
+            finds(&history, "3 were acked");
+        }
+    }
+
+    #[test]
+    fn a_removed_element_that_comes_back_is_found() {
+        let (mut history, mut known) = (History::of(1), Known::default());
+        let facts = [fact(REMOVED, "a")];
+        history.adding(&facts, &known);
+        history.added(&facts, Outcome::Acked, &mut known);
+        history.gone("a", Outcome::Acked);
+        history.check_final("n", &BTreeMap::from([(REMOVED.to_owned(), json!(["a"]))]));
+        finds(&history, "which were removed");
+    }
+
+    #[test]
+    fn a_register_that_goes_back_in_time_is_found() {
+        let (mut history, mut known) = (History::of(1), Known::default());
+        for _ in 0..2 {
+            let number = history.setting(0);
+            history.set(0, number, Outcome::Acked, &mut known);
+        }
+        history.read_register("s", 0, Some(2), &mut known);
+        assert!(history.violations.is_empty());
+        history.read_register("s", 0, Some(1), &mut known);
+        finds(&history, "reads 1");
+        history.read_register("s", 0, None, &mut known);
+        finds(&history, "reads nothing");
+    }
+}

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use turmoil::Sim;
 
 use crate::faults::Fault;
-use crate::options::{Place, Shape};
+use crate::options::{Options, Place, Shape};
 use crate::seams::{Connections, Knobs, seams};
 use crate::trace::Trace;
 
@@ -114,6 +114,7 @@ impl Machines {
     /// Machines with empty disks, registered as hosts of `sim`; an error is one of the configuration.
     pub(crate) fn new(
         sim: &mut Sim<'_>,
+        options: &Options,
         shape: &Arc<Shape>,
         trace: &Trace,
         rng: &mut SmallRng,
@@ -139,7 +140,7 @@ impl Machines {
                 config,
                 seed: rng.random(),
                 trace: trace.clone(),
-                knobs: Knobs::default(),
+                knobs: Knobs { is_disk_lying: options.lying_disks, ..Knobs::default() },
                 state: Mutex::new(state),
             });
             all.insert(place, machine.clone());

@@ -21,6 +21,10 @@ pub struct Options {
     pub converge_ms_max: u64,
     /// Whether the lines of the trace are kept beside their hash.
     pub keep_trace: bool,
+    /// Makes disks say that they have synced when they have not. For the proof that a run finds what it should.
+    pub lying_disks: bool,
+    /// Makes sessions forget their tokens. For the same proof.
+    pub forget_tokens: bool,
 }
 
 impl Default for Options {
@@ -33,6 +37,8 @@ impl Default for Options {
             sessions: 3,
             converge_ms_max: 60_000,
             keep_trace: false,
+            lying_disks: false,
+            forget_tokens: false,
         }
     }
 }

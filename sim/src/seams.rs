@@ -38,6 +38,8 @@ pub(crate) struct Knobs {
     pub(crate) clock_offset_ms: Arc<AtomicI64>,
     /// The longest that one job of the storage may take; each draws its own.
     pub(crate) disk_delay_ms_max: Arc<AtomicU64>,
+    /// Whether the disk forgets to sync.
+    pub(crate) is_disk_lying: bool,
 }
 
 /// The seams of one life of a node.
@@ -53,7 +55,12 @@ pub(crate) fn seams(
     let trace = trace.clone();
     Seams {
         net: Arc::new(SimNet { host: host.clone(), trace: trace.clone(), connections }),
-        disk: Arc::new(TracedDisk { host: host.clone(), disk, trace: trace.clone() }),
+        disk: Arc::new(TracedDisk {
+            host: host.clone(),
+            disk,
+            is_lying: knobs.is_disk_lying,
+            trace: trace.clone(),
+        }),
         clock: Arc::new(SimClock { offset_ms: knobs.clock_offset_ms.clone(), trace: trace.clone() }),
         executor: Arc::new(SimExecutor { seed: seed ^ 1, delay_ms_max: knobs.disk_delay_ms_max.clone() }),
         random: Arc::new(SimRandom(Mutex::new(SmallRng::seed_from_u64(seed)))),
@@ -281,6 +288,7 @@ impl AsyncWrite for TracedStream {
 struct TracedDisk {
     host: Arc<str>,
     disk: SimDisk,
+    is_lying: bool,
     trace: Trace,
 }
 
@@ -300,8 +308,8 @@ impl Disk for TracedDisk {
     fn open(&self, path: &Path, create: bool) -> io::Result<Backend> {
         self.trace.note(&self.host, format_args!("open {} {create}", path.display()));
         let backend = self.disk.open(path, create)?;
-        let (host, trace) = (self.host.clone(), self.trace.clone());
-        Ok(Backend::new(TracedFile { name: path.display().to_string(), backend, host, trace }))
+        let (name, host, trace) = (path.display().to_string(), self.host.clone(), self.trace.clone());
+        Ok(Backend::new(TracedFile { name, backend, is_lying: self.is_lying, host, trace }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -328,6 +336,7 @@ impl Disk for TracedDisk {
 struct TracedFile {
     name: String,
     backend: Backend,
+    is_lying: bool,
     host: Arc<str>,
     trace: Trace,
 }
@@ -353,7 +362,7 @@ impl StorageBackend for TracedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let synced = self.backend.sync_data();
+        let synced = if self.is_lying { Ok(()) } else { self.backend.sync_data() };
         self.trace.note(&self.host, format_args!("sync {} {}", self.name, synced.is_ok()));
         synced
     }

@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     /// Sessions that still work.
     pub(crate) working: Arc<watch::Sender<usize>>,
     pub(crate) shape: Arc<Shape>,
+    pub(crate) forget_tokens: bool,
 }
 
 impl Shared {
@@ -191,8 +192,8 @@ impl Session {
 
     fn with_token(&self, ask: Ask) -> Ask {
         match &self.token {
-            Some(token) => ask.header("meridian-session", token.clone()),
-            None => ask,
+            Some(token) if !self.shared.forget_tokens => ask.header("meridian-session", token.clone()),
+            _ => ask,
         }
     }
 

@@ -49,3 +49,26 @@ fn without_faults_every_write_is_acknowledged() {
     assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
     assert!(report.counts.acked > 100, "{report}");
 }
+
+#[test]
+fn a_disk_that_lies_about_its_syncs_is_found_out() {
+    let mut options = Options::default();
+    options.dcs = Some(1);
+    options.nodes = Some(1);
+    options.load_ms = 4000;
+    options.lying_disks = true;
+    let found = (50..58).any(|seed| !run(seed, &options).violations.is_empty());
+    assert!(found, "acknowledged writes that were never synced get lost, and a run must see that");
+}
+
+#[test]
+fn sessions_that_forget_their_tokens_are_found_out() {
+    let mut options = Options::default();
+    options.dcs = Some(3);
+    options.nodes = Some(1);
+    options.load_ms = 5000;
+    options.faults = 2;
+    options.forget_tokens = true;
+    let found = (60..64).any(|seed| run(seed, &options).violations.iter().any(|v| v.contains("knows")));
+    assert!(found, "without its token a session goes back in time, and a run must see that");
+}
