@@ -119,7 +119,7 @@ impl Session {
     async fn add(&mut self) {
         let fact = (self.set_key(), self.element());
         let body = json!({"type": "set", "op": "add", "element": fact.1});
-        self.add_facts(&[fact.clone()], Ask::post(path(&fact.0), body)).await;
+        self.add_facts(std::slice::from_ref(&fact), Ask::post(path(&fact.0), body)).await;
     }
 
     async fn add_pair(&mut self) {
@@ -158,7 +158,7 @@ impl Session {
         let fact = (REMOVED.to_owned(), self.element());
         let body = json!({"type": "set", "op": "add", "element": fact.1});
         // What is not known to be there cannot be known to be removed.
-        let add = self.add_facts(&[fact.clone()], Ask::post(path(REMOVED), body)).await;
+        let add = self.add_facts(std::slice::from_ref(&fact), Ask::post(path(REMOVED), body)).await;
         self.known.facts.remove(&fact);
         if add != Outcome::Acked {
             return;
