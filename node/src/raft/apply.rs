@@ -134,6 +134,7 @@ impl Inner {
             Ok(replies)
         })?;
         machine.committed(last);
+        tracing::trace!(term = last.term, index = last.index, "applied");
         Ok(replies)
     }
 

@@ -19,7 +19,7 @@ use super::leadership::{self, Leadership, RaftStatus};
 use super::log_adapter::LogAdapter;
 use super::network::Network;
 use super::types::{EntryData, TypeConfig};
-use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, snapshot};
+use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, runtime, snapshot};
 use crate::peer::{PeerClient, RaftHandler};
 use crate::seams::{BoxStream, Seams, Worker};
 use crate::storage::{Fatal, Folder, LogStore, Opened, StateStore};
@@ -125,7 +125,8 @@ impl RaftGroup {
             append_limit: config.election_min,
             snapshot_stall: config.snapshot_stall,
         };
-        let raft = Raft::new(id, core_config, network, LogAdapter(log.clone()), machine.clone()).await;
+        let raft = Raft::new(id, core_config, network, LogAdapter(log.clone()), machine.clone());
+        let raft = runtime::with_random(seams.random.clone(), raft).await;
         let raft = raft.map_err(|error| core(&error))?;
         let (tx, leadership) = watch::channel(Leadership::default());
         let group = Self(Arc::new(Inner {

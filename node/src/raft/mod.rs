@@ -12,6 +12,7 @@ mod known_peers;
 mod leadership;
 mod log_adapter;
 mod network;
+mod runtime;
 mod snapshot;
 mod types;
 

@@ -113,6 +113,21 @@ impl SimDisk {
         found
     }
 
+    /// The disk as the next process finds it after the last one has died: all that was written, and the power is on. What
+    /// was not synced still goes with the next power cut.
+    pub fn handover(&self) -> Self {
+        let state = self.state();
+        let found = Self::new();
+        {
+            let mut after = found.state();
+            after.files = state.files.clone();
+            after.names = state.names.clone();
+            after.synced_names = state.synced_names.clone();
+            after.free_bytes = state.free_bytes;
+        }
+        found
+    }
+
     /// Where some bytes first stand in a file.
     pub fn find(&self, path: &Path, bytes: &[u8]) -> Option<usize> {
         let state = self.state();

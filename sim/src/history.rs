@@ -1,0 +1,393 @@
+//! What the clients did and saw, and what they must have seen.
+//!
+//! Every write is unique, and an outcome that timed out is unknown, never assumed. Elements of sets are only added
+//! (except in `removed`), so that whatever a session knows to exist must be in every later read of that session: its own
+//! acknowledged adds, what it has read, and all that the authors of those elements knew when they added them. This one
+//! rule covers read your writes, monotonic reads, monotonic writes, writes follow reads, causal order and, for pairs
+//! that were written together, atomic visibility.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as Json;
+
+/// The sets that everybody adds to.
+pub(crate) const SETS: [&str; 3] = ["posts", "replies", "likes"];
+/// The set whose elements are removed by those who added them.
+pub(crate) const REMOVED: &str = "removed";
+/// The counters.
+pub(crate) const COUNTERS: [&str; 2] = ["visits", "stock"];
+
+/// The key of a session's register, which it alone writes.
+pub(crate) fn register(session: u64) -> String {
+    format!("register-{session}")
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Acked,
+    Unknown,
+    Refused,
+}
+
+/// An element of one of the sets.
+pub(crate) type Fact = (String, String);
+
+/// What a session knows to exist.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) facts: BTreeSet<Fact>,
+    /// For each register the highest number that was read or acknowledged.
+    pub(crate) registers: BTreeMap<u64, u64>,
+}
+
+struct Added {
+    outcome: Outcome,
+    implies: BTreeSet<Fact>,
+}
+
+/// How much was done in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Writes that were acknowledged.
+    pub acked: u64,
+    /// Writes whose outcome is unknown.
+    pub unknown: u64,
+    /// Writes that were refused: nothing of them may ever be seen.
+    pub refused: u64,
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Reads that were not.
+    pub reads_failed: u64,
+    /// Faults that were injected.
+    pub faults: u64,
+    /// How often a node was started.
+    pub boots: u64,
+}
+
+/// All that the clients of a run did.
+#[derive(Default)]
+pub(crate) struct History {
+    added: BTreeMap<Fact, Added>,
+    counters: BTreeMap<String, (i64, i64)>,
+    /// Outcomes of the numbers 1, 2, ... written to each register.
+    registers: BTreeMap<u64, Vec<Outcome>>,
+    gone: BTreeSet<String>,
+    /// How many sessions there are, and so how many registers.
+    pub(crate) sessions: u64,
+    pub(crate) counts: Counts,
+    pub(crate) violations: Vec<String>,
+}
+
+impl History {
+    /// The history of so many sessions, before anything has happened.
+    pub(crate) fn of(sessions: u64) -> Self {
+        Self { sessions, ..Self::default() }
+    }
+
+    pub(crate) fn violated(&mut self, what: String) {
+        const VIOLATIONS_MAX: usize = 50;
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(what);
+        }
+    }
+
+    fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Acked => self.counts.acked += 1,
+            Outcome::Unknown => self.counts.unknown += 1,
+            Outcome::Refused => self.counts.refused += 1,
+        }
+    }
+
+    /// Before these elements are added by somebody who knows this: from now on others may see them.
+    pub(crate) fn adding(&mut self, facts: &[Fact], known: &Known) {
+        let mut implies = known.facts.clone();
+        implies.extend(facts.iter().cloned());
+        for fact in facts {
+            self.added.insert(fact.clone(), Added { outcome: Outcome::Unknown, implies: implies.clone() });
+        }
+    }
+
+    /// What came of it.
+    pub(crate) fn added(&mut self, facts: &[Fact], outcome: Outcome, known: &mut Known) {
+        self.count(outcome);
+        for fact in facts {
+            if let Some(added) = self.added.get_mut(fact) {
+                added.outcome = outcome;
+            }
+            if outcome == Outcome::Acked {
+                known.facts.insert(fact.clone());
+            }
+        }
+    }
+
+    pub(crate) fn counted(&mut self, key: &str, by: i64, outcome: Outcome) {
+        self.count(outcome);
+        let (acked, unknown) = self.counters.entry(key.to_owned()).or_default();
+        match outcome {
+            Outcome::Acked => *acked += by,
+            Outcome::Unknown => *unknown += by,
+            Outcome::Refused => {}
+        }
+    }
+
+    /// The number that a session writes next into its register; unknown until told otherwise.
+    pub(crate) fn setting(&mut self, session: u64) -> u64 {
+        let outcomes = self.registers.entry(session).or_default();
+        outcomes.push(Outcome::Unknown);
+        outcomes.len() as u64
+    }
+
+    pub(crate) fn set(&mut self, session: u64, number: u64, outcome: Outcome, known: &mut Known) {
+        self.count(outcome);
+        if let Some(known) = self.registers.get_mut(&session).and_then(|all| all.get_mut(number as usize - 1))
+        {
+            *known = outcome;
+        }
+        if outcome == Outcome::Acked {
+            known.registers.insert(session, number);
+        }
+    }
+
+    /// An element of `removed` is gone for good.
+    pub(crate) fn gone(&mut self, element: &str, outcome: Outcome) {
+        self.count(outcome);
+        if outcome == Outcome::Acked {
+            self.gone.insert(element.to_owned());
+        }
+    }
+
+    /// A session has read a set.
+    pub(crate) fn read_set(&mut self, who: &str, key: &str, elements: &[String], known: &mut Known) {
+        self.counts.reads += 1;
+        let seen: BTreeSet<&String> = elements.iter().collect();
+        let missing: Vec<&String> =
+            known.facts.iter().filter(|(set, e)| set == key && !seen.contains(e)).map(|(_, e)| e).collect();
+        if !missing.is_empty() {
+            self.violated(format!("{who} knows of {missing:?} in {key}, and a read does not have them"));
+        }
+        for element in elements {
+            self.check_existing(who, key, element);
+            if let Some(added) = self.added.get(&(key.to_owned(), element.clone())) {
+                known.facts.extend(added.implies.iter().cloned());
+            }
+        }
+    }
+
+    fn check_existing(&mut self, who: &str, key: &str, element: &str) {
+        match self.added.get(&(key.to_owned(), element.to_owned())).map(|added| added.outcome) {
+            Some(Outcome::Acked | Outcome::Unknown) => {}
+            Some(Outcome::Refused) => {
+                self.violated(format!("{who} reads {element} in {key}, whose write was refused"));
+            }
+            None => self.violated(format!("{who} reads {element} in {key}, which nobody wrote")),
+        }
+    }
+
+    /// A session has read a register.
+    pub(crate) fn read_register(&mut self, who: &str, writer: u64, number: Option<u64>, known: &mut Known) {
+        self.counts.reads += 1;
+        let floor = known.registers.get(&writer).copied().unwrap_or_default();
+        let read = number.unwrap_or_default();
+        let outcome = |n: u64| -> Option<Outcome> {
+            self.registers.get(&writer)?.get(usize::try_from(n).ok()?.checked_sub(1)?).copied()
+        };
+        match (read, outcome(read)) {
+            (0, _) if floor > 0 => {
+                self.violated(format!("{who} knows number {floor} of register {writer} and reads nothing"));
+            }
+            (0, _) => {}
+            (_, None) => self.violated(format!("{who} reads {read} in register {writer}, never written")),
+            (_, Some(Outcome::Refused)) => {
+                self.violated(format!("{who} reads {read} in register {writer}, which was refused"));
+            }
+            // A write of unknown outcome may take effect late, concurrent with its successors.
+            (_, Some(Outcome::Acked)) if read < floor => {
+                self.violated(format!("{who} knows number {floor} of register {writer} and reads {read}"));
+            }
+            _ => {
+                let floor = known.registers.entry(writer).or_default();
+                *floor = (*floor).max(read);
+            }
+        }
+    }
+
+    /// What a node holds at the end must be what was acknowledged, and nothing that was refused.
+    pub(crate) fn check_final(&mut self, who: &str, contents: &BTreeMap<String, Json>) {
+        let mut held: BTreeSet<Fact> = BTreeSet::new();
+        for key in SETS.iter().chain([&REMOVED]) {
+            let elements = contents.get(*key).map(strings).unwrap_or_default();
+            held.extend(elements.into_iter().map(|element| ((*key).to_owned(), element)));
+        }
+        for (key, element) in &held {
+            self.check_existing(who, key, element);
+        }
+        self.check_kept(who, &held);
+        let back: Vec<&String> = held.iter().filter(|(set, _)| set == REMOVED).map(|(_, e)| e).collect();
+        let back: Vec<String> = back.into_iter().filter(|e| self.gone.contains(*e)).cloned().collect();
+        if !back.is_empty() {
+            self.violated(format!("{who} has {back:?} again, which were removed"));
+        }
+        for (key, (acked, unknown)) in self.counters.clone() {
+            let value = contents.get(&key).and_then(Json::as_i64).unwrap_or_default();
+            if value < acked || value > acked + unknown {
+                self.violated(format!(
+                    "{who} reads {value} in {key}: {acked} were acked, {unknown} are unknown"
+                ));
+            }
+        }
+    }
+
+    /// Nothing acknowledged is missing, and nothing that is there misses what it implies.
+    fn check_kept(&mut self, who: &str, held: &BTreeSet<Fact>) {
+        let (mut lost, mut torn) = (BTreeSet::new(), BTreeSet::new());
+        for (fact, added) in &self.added {
+            if fact.0 != REMOVED && added.outcome == Outcome::Acked && !held.contains(fact) {
+                lost.insert(fact.clone());
+            }
+            if held.contains(fact) {
+                torn.extend(added.implies.difference(held).cloned());
+            }
+        }
+        if !lost.is_empty() {
+            self.violated(format!("{who} has lost {lost:?}, which were acknowledged"));
+        }
+        if !torn.is_empty() {
+            self.violated(format!("{who} misses {torn:?}, which others that it has imply"));
+        }
+    }
+}
+
+/// The strings of a JSON array.
+pub(crate) fn strings(value: &Json) -> Vec<String> {
+    let all = value.as_array().into_iter().flatten();
+    all.filter_map(|element| element.as_str().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fact(key: &str, element: &str) -> Fact {
+        (key.to_owned(), element.to_owned())
+    }
+
+    /// A history in which one session has added `a` to the posts, with this outcome, and what it knows.
+    fn posted(outcome: Outcome) -> (History, Known) {
+        let (mut history, mut known) = (History::of(2), Known::default());
+        let facts = [fact("posts", "a")];
+        history.adding(&facts, &known);
+        history.added(&facts, outcome, &mut known);
+        (history, known)
+    }
+
+    fn contents(posts: &[&str]) -> BTreeMap<String, Json> {
+        BTreeMap::from([("posts".to_owned(), json!(posts))])
+    }
+
+    fn finds(history: &History, words: &str) {
+        assert!(history.violations.iter().any(|v| v.contains(words)), "{words}: {:?}", history.violations);
+    }
+
+    #[test]
+    fn a_good_history_has_no_violations() {
+        let (mut history, mut known) = posted(Outcome::Acked);
+        history.read_set("s", "posts", &["a".to_owned()], &mut known);
+        history.counted("visits", 3, Outcome::Acked);
+        history.counted("visits", 2, Outcome::Unknown);
+        let mut end = contents(&["a"]);
+        end.insert("visits".to_owned(), json!(5));
+        history.check_final("n", &end);
+        assert!(history.violations.is_empty(), "{:?}", history.violations);
+    }
+
+    #[test]
+    fn a_session_that_does_not_read_its_own_write_is_found() {
+        let (mut history, mut known) = posted(Outcome::Acked);
+        history.read_set("s", "posts", &[], &mut known);
+        finds(&history, "a read does not have them");
+    }
+
+    #[test]
+    fn a_reply_without_its_post_is_found() {
+        let (mut history, mut author) = posted(Outcome::Acked);
+        let reply = [fact("replies", "b")];
+        history.adding(&reply, &author);
+        history.added(&reply, Outcome::Acked, &mut author);
+        let mut reader = Known::default();
+        history.read_set("r", "replies", &["b".to_owned()], &mut reader);
+        assert!(history.violations.is_empty());
+        history.read_set("r", "posts", &[], &mut reader);
+        finds(&history, "r knows of");
+    }
+
+    #[test]
+    fn half_of_a_pair_is_found() {
+        let (mut history, mut known) = (History::of(1), Known::default());
+        let pair = [fact("posts", "a"), fact("replies", "a")];
+        history.adding(&pair, &known);
+        history.added(&pair, Outcome::Unknown, &mut known);
+        history.check_final("n", &contents(&["a"]));
+        finds(&history, "which others that it has imply");
+    }
+
+    #[test]
+    fn a_lost_write_is_found_and_an_unknown_one_may_be_missing() {
+        let (mut history, _) = posted(Outcome::Unknown);
+        history.check_final("n", &contents(&[]));
+        assert!(history.violations.is_empty());
+        let (mut history, _) = posted(Outcome::Acked);
+        history.check_final("n", &contents(&[]));
+        finds(&history, "has lost");
+    }
+
+    #[test]
+    fn what_was_refused_or_never_written_is_found() {
+        let (mut history, _) = posted(Outcome::Refused);
+        history.check_final("n", &contents(&["a", "z"]));
+        finds(&history, "whose write was refused");
+        finds(&history, "which nobody wrote");
+    }
+
+    #[test]
+    fn a_counter_that_counts_twice_or_not_at_all_is_found() {
+        for value in [2, 6] {
+            let mut history = History::of(1);
+            history.counted("visits", 3, Outcome::Acked);
+            history.counted("visits", 2, Outcome::Unknown);
+            history.counted("visits", 9, Outcome::Refused);
+            history.check_final("n", &BTreeMap::from([("visits".to_owned(), json!(value))]));
+            finds(&history, "3 were acked");
+        }
+    }
+
+    #[test]
+    fn a_removed_element_that_comes_back_is_found() {
+        let (mut history, mut known) = (History::of(1), Known::default());
+        let facts = [fact(REMOVED, "a")];
+        history.adding(&facts, &known);
+        history.added(&facts, Outcome::Acked, &mut known);
+        history.gone("a", Outcome::Acked);
+        history.check_final("n", &BTreeMap::from([(REMOVED.to_owned(), json!(["a"]))]));
+        finds(&history, "which were removed");
+    }
+
+    #[test]
+    fn a_register_that_goes_back_in_time_is_found() {
+        let (mut history, mut known) = (History::of(1), Known::default());
+        for _ in 0..2 {
+            let number = history.setting(0);
+            history.set(0, number, Outcome::Acked, &mut known);
+        }
+        history.read_register("s", 0, Some(2), &mut known);
+        assert!(history.violations.is_empty());
+        history.read_register("s", 0, Some(1), &mut known);
+        finds(&history, "reads 1");
+        history.read_register("s", 0, None, &mut known);
+        finds(&history, "reads nothing");
+    }
+}

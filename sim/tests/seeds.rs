@@ -1,0 +1,74 @@
+//! A handful of seeds of whole clusters under faults; long runs are for the night.
+
+use meridian_sim::{Options, run};
+
+/// Shapes and seeds that together meet every kind of fault.
+fn demand(seeds: std::ops::Range<u64>, dcs: usize, nodes: usize) {
+    let mut options = Options::default();
+    options.dcs = Some(dcs);
+    options.nodes = Some(nodes);
+    options.load_ms = 6000;
+    let mut acked = 0;
+    for seed in seeds {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        acked += report.counts.acked;
+    }
+    assert!(acked > 100, "clients get something done: {acked}");
+}
+
+#[test]
+fn one_datacenter_keeps_its_promises_under_faults() {
+    demand(0..6, 1, 3);
+}
+
+#[test]
+fn single_nodes_of_three_datacenters_keep_their_promises_under_faults() {
+    demand(10..13, 3, 1);
+}
+
+#[test]
+fn two_datacenters_keep_their_promises_under_faults() {
+    demand(20..22, 2, 3);
+}
+
+#[test]
+fn three_datacenters_keep_their_promises_under_faults() {
+    demand(30..32, 3, 3);
+}
+
+#[test]
+fn without_faults_every_write_is_acknowledged() {
+    let mut options = Options::default();
+    options.dcs = Some(2);
+    options.nodes = Some(3);
+    options.load_ms = 3000;
+    options.faults = 0;
+    let report = run(40, &options);
+    assert!(report.violations.is_empty(), "{report}");
+    assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
+    assert!(report.counts.acked > 100, "{report}");
+}
+
+#[test]
+fn a_disk_that_lies_about_its_syncs_is_found_out() {
+    let mut options = Options::default();
+    options.dcs = Some(1);
+    options.nodes = Some(1);
+    options.load_ms = 4000;
+    options.lying_disks = true;
+    let found = (50..58).any(|seed| !run(seed, &options).violations.is_empty());
+    assert!(found, "acknowledged writes that were never synced get lost, and a run must see that");
+}
+
+#[test]
+fn sessions_that_forget_their_tokens_are_found_out() {
+    let mut options = Options::default();
+    options.dcs = Some(3);
+    options.nodes = Some(1);
+    options.load_ms = 5000;
+    options.faults = 2;
+    options.forget_tokens = true;
+    let found = (60..64).any(|seed| run(seed, &options).violations.iter().any(|v| v.contains("knows")));
+    assert!(found, "without its token a session goes back in time, and a run must see that");
+}
