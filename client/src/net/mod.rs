@@ -1,9 +1,9 @@
 //! The SDK: sessions, typed handles, transactions and watches over the native protocol, with failover between
 //! datacenters.
 //!
-//! [`Client`] holds one connection to each node, kept by a task of its own ([`node`]); [`fleet`] knows all of them and
-//! which datacenter is home ([`home`], a pure decision). A request goes through [`call`], the one place that decides
-//! about repeating and failover; [`connection`] knows whether a request may have reached its node, and [`ids`] names
+//! [`Client`] holds one connection to each node, kept by a task of its own (`node`); `fleet` knows all of them and
+//! which datacenter is home (`home`, a pure decision). A request goes through `call`, the one place that decides
+//! about repeating and failover; `connection` knows whether a request may have reached its node, and `ids` names
 //! mutations so that repeating one in its datacenter does nothing new. Everything else is shape: handles, values,
 //! transactions, streams.
 
