@@ -18,8 +18,10 @@ use tokio::task::JoinSet;
 const BINARY: &str = env!("CARGO_BIN_EXE_meridian-under-test");
 const LATENCY: Duration = Duration::from_millis(40);
 const PATIENCE: Duration = Duration::from_secs(60);
-/// No part of the test may hang; the whole load of 10,000 takes a fraction of this.
-const PART_LIMIT: Duration = Duration::from_secs(600);
+/// No part of the test may hang; on an idle machine the whole load of 10,000 takes a fraction of this.
+const PART_LIMIT: Duration = Duration::from_secs(1800);
+/// When all clients must have gone on after the death of a leader.
+const FAILOVER_LIMIT: Duration = Duration::from_secs(60);
 const DCS: [&str; 3] = ["eu-west", "us-east", "ap-south"];
 const ACCOUNTS: usize = 8;
 const OPENING_BALANCE: i64 = 100;
@@ -205,7 +207,7 @@ async fn trade(fleet: &Fleet, clients: &Clients, rule: Rule, dcs: &[usize], txns
 }
 
 async fn reached(tally: &Tally, transfers: u64) {
-    wait::until("transfers go on", PATIENCE, async || {
+    wait::until("transfers go on", PART_LIMIT, async || {
         let now = tally.committed();
         if now >= transfers { Ok(()) } else { Err(format!("{now} of {transfers}")) }
     })
