@@ -190,6 +190,7 @@ async fn trade(fleet: &Fleet, clients: &Clients, rule: Rule, dcs: &[usize], txns
         fleet.cluster().kill(&leader).await.expect("killed");
         let killed = (Instant::now(), tally.committed());
         reached(&tally, killed.1 + CLIENTS as u64 + 1).await;
+        assert!(killed.0.elapsed() < FAILOVER_LIMIT, "{:?}", killed.0.elapsed());
         println!(
             "{rule:?}: {leader} was killed after {} transfers; all went on within {:?}",
             killed.1,
