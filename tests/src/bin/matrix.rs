@@ -166,7 +166,7 @@ fn machine(options: &Options, words: &[String], took: Duration) -> Machine {
         "{cores} cores ({}), {} of memory, Linux {}",
         field(&read("/proc/cpuinfo"), "model name"),
         field(&read("/proc/meminfo"), "MemTotal"),
-        read("/proc/sys/kernel/osrelease").trim()
+        read("/proc/sys/kernel/osrelease").trim().split('-').next().unwrap_or_default()
     );
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     let software = format!(

@@ -74,19 +74,19 @@ fn table(page: &mut String, rows: &[(Fault, Row)], loads: &[Load]) {
     line!(page, "## Matrix\n");
     line!(
         page,
-        "A cell says: operations done + of unknown outcome, then violations if there are any. `runs x faults` says how \
-         many runs the row had and how often its fault struck in all of them; *cluster* is what belongs to no load: nodes that \
-         return, become equal, stop when they must. *whole* is the longest time from the last fault until all nodes were \
-         ready, had gone on with every load, and were found equal.\n"
+        "A cell says: operations done / of unknown outcome / violations. *faults* is how often the fault struck in all runs of \
+         the row; *cluster* is what belongs to no load: nodes that return, become equal, stop when they must. *whole* is the \
+         longest time from the last fault until all nodes were ready, had gone on with every load, and, once the loads had ended, \
+         were found equal.\n"
     );
     let names: Vec<String> = loads.iter().map(|load| load.name().to_string()).collect();
-    line!(page, "| fault | runs x faults | whole | cluster | {} |", names.join(" | "));
-    line!(page, "|---|---|---|---|{}", "---|".repeat(loads.len()));
+    line!(page, "| fault | runs | faults | whole | cluster | {} |", names.join(" | "));
+    line!(page, "|---|---|---|---|---|{}", "---|".repeat(loads.len()));
     for (fault, row) in rows {
         if let Some(why) = &row.skipped {
             line!(
                 page,
-                "| `{}` | SKIPPED: {} | | |{}",
+                "| `{}` | SKIPPED: {} | | | |{}",
                 fault.name(),
                 one_line(why),
                 " |".repeat(loads.len())
@@ -99,19 +99,19 @@ fn table(page: &mut String, rows: &[(Fault, Row)], loads: &[Load]) {
             .iter()
             .map(|load| match row.cells.get(load) {
                 None => "-".to_string(),
-                Some(cell) if cell.violations.is_empty() => format!("{} + {}", cell.done, cell.unknown),
+                Some(cell) if cell.violations.is_empty() => format!("{} / {} / 0", cell.done, cell.unknown),
                 Some(cell) => {
-                    format!("{} + {} **{} FAILING**", cell.done, cell.unknown, cell.violations.len())
+                    format!("{} / {} / **{} FAILING**", cell.done, cell.unknown, cell.violations.len())
                 }
             })
             .collect();
         let whole = format!("{:.1} s", row.whole_after.as_secs_f64());
         line!(
             page,
-            "| `{}` | {} x {} | {whole} | {own} | {} |",
+            "| `{}` | {} | {} | {whole} | {own} | {} |",
             fault.name(),
             row.seeds.len(),
-            row.faults / row.seeds.len().max(1),
+            row.faults,
             cells.join(" | ")
         );
     }
@@ -213,9 +213,9 @@ mod tests {
         };
         let page = report(&machine, &rows, &[Load::Set]);
         for line in [
-            "| `none` | 1 x 3 | 0.0 s | ok | 7 + 0 |",
-            "| `kill-all` | 1 x 3 | 0.0 s | ok | 7 + 0 **1 FAILING** |",
-            "| `full-disk` | SKIPPED: no rights | | | |",
+            "| `none` | 1 | 3 | 0.0 s | ok | 7 / 0 / 0 |",
+            "| `kill-all` | 1 | 3 | 0.0 s | ok | 7 / 0 / **1 FAILING** |",
+            "| `full-disk` | SKIPPED: no rights | | | | |",
             "- set: Lost: 1 \\| is lost",
             "**1 violations**, 1 rows skipped",
         ] {

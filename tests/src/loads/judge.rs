@@ -60,6 +60,7 @@ impl Done {
             Load::Bank => {
                 let accounts = ACCOUNTS.map(|account| format!("{}/{account}", self.prefix));
                 let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
+                println!("  bank: {} looks at all accounts", bank::reads(history, &accounts));
                 bank::check(history, &accounts, 0)
             }
             Load::Fork | Load::Claims => by_dc(history, serializable::Demand::StrongSession),
