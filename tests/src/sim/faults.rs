@@ -257,7 +257,7 @@ impl Cluster {
         self.counts.faults += 1;
         self.power_cut(id, 300, env);
         let before = self.dcs[id].vector.clone();
-        let kept = env.rng.below(20);
+        let kept = env.rng.below(8);
         let left = self.dcs[id].lose_tail(kept);
         for node in 1..=self.options.nodes[id] {
             // Their lives have moved on once more.

@@ -18,7 +18,7 @@ const CONVERGE_TINY_MS: u64 = 180_000;
 /// How long clients may take to hear what became of their last requests.
 const LAST_ANSWERS_MS: u64 = 20_000;
 /// How long faults rest around the loss of a tail.
-const QUIET_MS: u64 = 4_000;
+const QUIET_MS: u64 = 3_000;
 /// The most keys of a datacenter.
 const KEYS_MAX: usize = 10_000;
 
@@ -107,9 +107,9 @@ impl Run {
     fn lose_a_tail(&mut self) {
         let (resets, duplicates) = (self.sim.options.resets, self.sim.options.duplicates);
         self.heal();
-        self.sim.run(self.sim.now_ms + QUIET_MS / 4);
         self.sim.world.chaos = true;
-        self.sim.world.quiet_until_ms = self.sim.now_ms + QUIET_MS;
+        self.sim.world.quiet_until_ms = self.sim.now_ms + 2 * QUIET_MS;
+        self.sim.run(self.sim.now_ms + QUIET_MS / 2);
         let dc = self.sim.rng.below(self.sim.world.dcs.len() as u64) as usize;
         self.sim.with_world(|world, env| world.lose_tail(dc, env));
         self.sim.run(self.sim.now_ms + QUIET_MS);
