@@ -182,9 +182,9 @@ impl Cluster {
                 Ask::Write { id, conditions, ops } => {
                     let txn = ClientTxn {
                         id: id.clone(),
-                        hlc: 0,
                         conditions: conditions.clone(),
                         ops: ops.clone(),
+                        ..ClientTxn::default()
                     };
                     let queued = Queued { item: Item::Client(txn), ticket: Ticket::Client(request) };
                     self.submit(at, vec![queued], env);
