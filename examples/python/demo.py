@@ -55,9 +55,10 @@ def wire(address):
     print(f"        {node.dc}/{node.hello['node']} speaks version {node.hello['version']}, limits {node.limits}")
     check("it speaks version 1", node.hello["version"], 1)
     long = os.urandom(100_000)
-    node.call("write", {"key": RUN + "long", "mutation": mutation("register", "set", value=long)})
+    written = node.send("write", {"key": RUN + "long", "mutation": mutation("register", "set", value=long)})
+    written.result(10)
     check("a value of 100,000 bytes goes out in 100 fragments and comes back",
-          node.call("read", {"key": RUN + "long"})["value"], long)
+          node.call("read", {"key": RUN + "long", "session": written.token})["value"], long)
     check("it is ready", node.call("status", {})["ready"])
     node.close()
     closed("text", 4415, lambda n: n._frame(0x81, b"hello"), address)
@@ -165,6 +166,7 @@ def transactions(session, rival):
         runs.append(stock)
         if len(runs) == 1:
             rival.write(RUN + "stock", "counter", "add", by=10)
+            session.seen(rival.token)
         transaction.write(RUN + "stock", "counter", "add", by=-1)
         transaction.write(RUN + "sold", "counter", "add", by=1)
         check("a transaction reads its own write", transaction.read(RUN + "stock")["value"], stock - 1)
