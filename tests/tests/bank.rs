@@ -47,6 +47,8 @@ struct Tally {
     declined: AtomicU64,
     /// Runs of a closure, so that runs beyond the commits are conflicts and lost nodes.
     runs: AtomicU64,
+    /// Transfers that met conflicts, or nodes that did not answer, for as long as one may take.
+    given_up: AtomicU64,
     /// Transfers of which the SDK could not tell what became.
     unknown: AtomicU64,
     is_over: AtomicBool,
@@ -105,6 +107,10 @@ async fn customer(client: Client, seed: u64, rule: Rule, txns: u64, tally: Arc<T
             Ok(false) => tally.declined.fetch_add(1, Ordering::Relaxed),
             // Either way the total stays; a client that must know looks it up.
             Err(Error::OutcomeUnknown { .. }) => tally.unknown.fetch_add(1, Ordering::Relaxed),
+            // Nothing changed; on a machine with too much to do a customer may meet others again and again.
+            Err(Error::Unavailable { .. } | Error::Conflict { .. }) => {
+                tally.given_up.fetch_add(1, Ordering::Relaxed)
+            }
             Err(error) => panic!("a transfer failed after {:?}: {error}", start.elapsed()),
         };
         took.push(start.elapsed());
@@ -216,11 +222,12 @@ async fn reached(tally: &Tally, transfers: u64) {
 }
 
 fn tell(tally: &Tally, rule: Rule, each: Vec<Duration>, took: Duration, looks: &[(usize, usize)]) {
-    let [moved, declined, runs, unknown] =
-        [&tally.moved, &tally.declined, &tally.runs, &tally.unknown].map(|n| n.load(Ordering::Relaxed));
+    let [moved, declined, runs, unknown, given_up] =
+        [&tally.moved, &tally.declined, &tally.runs, &tally.unknown, &tally.given_up]
+            .map(|n| n.load(Ordering::Relaxed));
     let commits = tally.committed();
     println!(
-        "{rule:?}: {moved} transfers and {declined} declined, {unknown} unknown, by {CLIENTS} clients in {took:?}: {:.0} \
+        "{rule:?}: {moved} transfers and {declined} declined, {unknown} unknown, {given_up} given up, by {CLIENTS} clients in {took:?}: {:.0} \
          commits/s, {:.2} runs again per commit, {:?} at the median, {:?} at p99",
         commits as f64 / took.as_secs_f64(),
         (runs - commits) as f64 / commits as f64,
@@ -229,6 +236,7 @@ fn tell(tally: &Tally, rule: Rule, each: Vec<Duration>, took: Duration, looks: &
     );
     println!("{rule:?}: audits (of these at something new) in each DC, none with another total: {looks:?}");
     assert!(moved > 0 && looks.iter().all(|(_, fresh)| *fresh > 1), "auditors saw money move");
+    assert!(given_up * 100 <= commits, "hardly any customer is kept from the end for {TRANSFER_LIMIT:?}");
     assert!(unknown <= CLIENTS as u64, "only the commits that a dead leader took along may be unknown");
 }
 

@@ -14,8 +14,8 @@ use super::{AP, EU, PATIENCE, US, World, get, moved, set, try_get};
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Txns over all keys; from the middle on the link to one DC is cut and its data comes by way of the other.
 const TXNS: i64 = 40;
-const POSTS: i64 = 6;
-const POSTS_RELAYED: i64 = 3;
+const POSTS: i64 = 4;
+const POSTS_RELAYED: i64 = 2;
 /// How long a node may wait for what cannot come.
 const IN_VAIN: Duration = Duration::from_millis(200);
 /// What the refusal may take beyond that on a busy machine.

@@ -8,7 +8,7 @@ use super::{PATIENCE, World, get, moved, set};
 const BOTH: [Isolation; 2] = [Isolation::Serializable, Isolation::Snapshot];
 const CONFLICT: Result<(), ErrorCode> = Err(ErrorCode::Conflict);
 /// Rounds over the nodes of the DC, for what a session must see at each of them.
-const ROUNDS: i64 = 12;
+const ROUNDS: i64 = 6;
 
 /// A space of its own, seen through each node of a DC. All reads and snapshots see whatever was acknowledged before.
 struct Scene {

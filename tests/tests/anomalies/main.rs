@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const EU: &str = "eu-west";
 const US: &str = "us-east";
 const AP: &str = "ap-south";
-/// Long enough for a step of a few transactions on a busy machine, short enough to wait for its end.
-const CONFIG: &str = "[transactions]\nlife_max = \"8s\"";
+/// How long a transaction may stay open: long enough for a step of a few transactions on a busy machine, short enough to wait for its end.
+const LIFE: Duration = Duration::from_secs(12);
 
 /// What the steps work with: one client for each node, which knows no other node.
 struct World {
@@ -33,7 +33,8 @@ struct World {
 
 impl World {
     async fn start() -> World {
-        let fleet = Fleet::start_with(BINARY, 3, 3, LATENCY, CONFIG).await;
+        let config = format!("[transactions]\nlife_max = \"{}s\"", LIFE.as_secs());
+        let fleet = Fleet::start_with(BINARY, 3, 3, LATENCY, &config).await;
         let nodes = async |dc: &str| {
             let [one, two, three] = [1, 2, 3].map(|id| format!("{dc}/{id}"));
             [
