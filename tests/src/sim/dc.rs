@@ -41,6 +41,8 @@ pub struct Dc {
     /// The life whose tail was lost: clients' writes are refused until another has begun. An operator who has lost all
     /// disks of a datacenter must let it hear the others before clients come back.
     pub quarantined: Option<Origin>,
+    /// Where its leader stood when it last looked whether something is to be swept.
+    pub swept_at: Option<(u64, Vector, u64)>,
     /// For each index what state and reply came to on the node that applied it first.
     prints: Vec<u128>,
     /// The committed state, as the node that is furthest has it, at `seen`.
@@ -71,6 +73,7 @@ impl Dc {
             slow_until_ms: 0,
             lives: 0,
             quarantined: None,
+            swept_at: None,
             prints: Vec::new(),
             seen: 0,
             vector: Vector::new(),

@@ -380,7 +380,13 @@ impl Cluster {
         let at = At { dc, node };
         let (state, rows) = (&self.node(at).state, &self.node(at).rows);
         let cut = oplog::can_truncate(state, rows).unwrap_or_else(|never| match never {});
-        if state.sweep_left || cut || sweep_pending(rows).is_ok_and(|pending| pending) {
+        let now = (at.node, state.stable.clone(), state.oplog_end);
+        let mut needed = state.sweep_left || cut;
+        if !needed && self.dcs[dc].swept_at.as_ref() != Some(&now) {
+            needed = sweep_pending(rows).is_ok_and(|pending| pending);
+            self.dcs[dc].swept_at = Some(now);
+        }
+        if needed {
             let item = Item::Tidy { rows_max: self.options.tidy_rows_max };
             self.submit(at, vec![Queued { item, ticket: Ticket::Nobody }], env);
         }
