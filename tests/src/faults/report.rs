@@ -56,7 +56,7 @@ fn head(page: &mut String, machine: &Machine, rows: &[(Fault, Row)]) {
          `meridian serve` processes again and again while all loads run side by side; each column is a load and what must \
          hold of it, decided by checkers that know only what clients asked and were told, and what all nine nodes hold \
          afterwards. When the last fault has healed the cluster must be ready, equal on all nodes and serving every load \
-         again within a minute, or that is a violation too.\n"
+         again within 90 s, or that is a violation too.\n"
     );
     line!(page, "- Machine: {}", machine.hardware);
     line!(page, "- Versions: {}", machine.software);
