@@ -76,8 +76,8 @@ fn table(page: &mut String, rows: &[(Fault, Row)], loads: &[Load]) {
         page,
         "A cell says: operations done / of unknown outcome / violations. *faults* is how often the fault struck in all runs of \
          the row; *cluster* is what belongs to no load: nodes that return, become equal, stop when they must. *whole* is the \
-         longest time from the last fault until all nodes were ready, had gone on with every load, and, once the loads had ended, \
-         were found equal.\n"
+         longest time from the last fault until all nodes were ready, had gone on with every load, and were found equal (not \
+         counting the time that loads took to end).\n"
     );
     let names: Vec<String> = loads.iter().map(|load| load.name().to_string()).collect();
     line!(page, "| fault | runs | faults | whole | cluster | {} |", names.join(" | "));

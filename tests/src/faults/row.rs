@@ -75,7 +75,8 @@ pub struct Row {
     pub cells: BTreeMap<Load, Cell>,
     /// What broke without being a load's: a fault that did not bite, a node that does not return, nodes that differ.
     pub violations: Vec<String>,
-    /// The longest time from the last fault until all nodes were ready and equal.
+    /// The longest time from the last fault until all nodes were ready, all loads had gone on, and, not counting the
+    /// time that loads took to end, all nodes were found equal.
     pub whole_after: Duration,
 }
 
@@ -140,6 +141,7 @@ impl RowPlan {
         go_on(&running, &mut row).await;
         let on = struck.elapsed();
         let mut done = Vec::new();
+        running.iter().for_each(Running::stop);
         for running in running {
             done.push(running.finish().await);
         }
@@ -155,13 +157,13 @@ impl RowPlan {
                 Vec::new()
             }
         };
-        row.whole_after = struck.elapsed();
+        row.whole_after = on + struck.elapsed().saturating_sub(ended);
         println!(
-            "  after the last fault: ready {:.1} s, all loads went on {:.1} s, ended {:.1} s, found equal {:.1} s",
+            "  after the last fault: ready {:.1} s, all loads went on {:.1} s; ended {:.1} s, found equal {:.1} s",
             ready.as_secs_f64(),
             on.as_secs_f64(),
             ended.as_secs_f64(),
-            row.whole_after.as_secs_f64()
+            struck.elapsed().as_secs_f64()
         );
         for mut done in done {
             done.catch_up(&nodes).await;
