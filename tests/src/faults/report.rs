@@ -56,7 +56,7 @@ fn head(page: &mut String, machine: &Machine, rows: &[(Fault, Row)]) {
          `meridian serve` processes again and again while all loads run side by side; each column is a load and what must \
          hold of it, decided by checkers that know only what clients asked and were told, and what all nine nodes hold \
          afterwards. When the last fault has healed the cluster must be ready, equal on all nodes and serving every load \
-         again within a minute, or that is a violation too.\n"
+         again within 90 s, or that is a violation too.\n"
     );
     line!(page, "- Machine: {}", machine.hardware);
     line!(page, "- Versions: {}", machine.software);
@@ -76,8 +76,8 @@ fn table(page: &mut String, rows: &[(Fault, Row)], loads: &[Load]) {
         page,
         "A cell says: operations done / of unknown outcome / violations. *faults* is how often the fault struck in all runs of \
          the row; *cluster* is what belongs to no load: nodes that return, become equal, stop when they must. *whole* is the \
-         longest time from the last fault until all nodes were ready, had gone on with every load, and, once the loads had ended, \
-         were found equal.\n"
+         longest time from the last fault until all nodes were ready, had gone on with every load, and were found equal (not \
+         counting the time that loads took to end).\n"
     );
     let names: Vec<String> = loads.iter().map(|load| load.name().to_string()).collect();
     line!(page, "| fault | runs | faults | whole | cluster | {} |", names.join(" | "));

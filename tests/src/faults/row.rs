@@ -20,7 +20,7 @@ use crate::loads::{Load, Plan, Rest, Running, join_text, panic_text};
 /// Quiet between two strikes, in milliseconds.
 const QUIET_MS: std::ops::Range<u64> = 300..1500;
 /// How long everything may take to be whole again once the last fault has healed: liveness has this bound.
-const LIVE_LIMIT: Duration = Duration::from_secs(60);
+const LIVE_LIMIT: Duration = Duration::from_secs(90);
 /// How long a load may take to go on.
 const GO_ON_LIMIT: Duration = Duration::from_secs(20);
 /// Operations that each load must do after the last fault.
@@ -75,7 +75,8 @@ pub struct Row {
     pub cells: BTreeMap<Load, Cell>,
     /// What broke without being a load's: a fault that did not bite, a node that does not return, nodes that differ.
     pub violations: Vec<String>,
-    /// The longest time from the last fault until all nodes were ready and equal.
+    /// The longest time from the last fault until all nodes were ready, all loads had gone on, and, not counting the
+    /// time that loads took to end, all nodes were found equal.
     pub whole_after: Duration,
 }
 
@@ -136,11 +137,15 @@ impl RowPlan {
         if let Err(e) = world.fleet().cluster().wait_ready(LIVE_LIMIT).await {
             row.violations.push(format!("not ready {LIVE_LIMIT:?} after the last fault: {e}"));
         }
+        let ready = struck.elapsed();
         go_on(&running, &mut row).await;
+        let on = struck.elapsed();
         let mut done = Vec::new();
+        running.iter().for_each(Running::stop);
         for running in running {
             done.push(running.finish().await);
         }
+        let ended = struck.elapsed();
         let rest = match at_rest(&nodes).await {
             Ok(views) => {
                 row.violations.extend(convergence::check(&views).iter().map(ToString::to_string));
@@ -152,7 +157,14 @@ impl RowPlan {
                 Vec::new()
             }
         };
-        row.whole_after = struck.elapsed();
+        row.whole_after = on + struck.elapsed().saturating_sub(ended);
+        println!(
+            "  after the last fault: ready {:.1} s, all loads went on {:.1} s; ended {:.1} s, found equal {:.1} s",
+            ready.as_secs_f64(),
+            on.as_secs_f64(),
+            ended.as_secs_f64(),
+            struck.elapsed().as_secs_f64()
+        );
         for mut done in done {
             done.catch_up(&nodes).await;
             let judging = done.clone();

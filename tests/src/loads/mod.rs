@@ -235,9 +235,14 @@ impl Running {
         self.ground.recorder.count(Outcome::Ok)
     }
 
+    /// Asks each session to end after its operation.
+    pub fn stop(&self) {
+        self.ground.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Lets each session end its operation, and returns what they were told.
     pub async fn finish(mut self) -> Done {
-        self.ground.stop.store(true, Ordering::Relaxed);
+        self.stop();
         let mut broken = Vec::new();
         while let Some(ended) = self.sessions.join_next().await {
             if let Err(e) = ended {
