@@ -14,6 +14,8 @@ use meridian_tests::sim::{Options, Verdict, keep_panics_quiet, run_seed};
 enum Level {
     /// Datacenters as replicated logs over the production apply, replication and sessions: very fast.
     Dc,
+    /// Whole nodes, with their Raft, their sockets and their disks.
+    Node,
 }
 
 /// Replays histories of whole clusters from their seeds.
@@ -42,19 +44,70 @@ fn range(text: &str) -> Result<(u64, u64), String> {
     Ok((number(from)?, number(to)?))
 }
 
+/// What came of one seed.
+struct Ran {
+    /// What to print of it.
+    text: String,
+    /// The first violation.
+    violation: Option<String>,
+    requests: u64,
+    faults: u64,
+}
+
+fn run(level: Level, seed: u64, traced: bool) -> Ran {
+    match level {
+        Level::Dc => run_dcs(seed, traced),
+        Level::Node => run_nodes(seed, traced),
+    }
+}
+
+fn run_dcs(seed: u64, traced: bool) -> Ran {
+    let (verdict, run) = run_seed(seed, traced);
+    let mut text = format!("seed {seed}\n{}\n", Options::draw(seed));
+    text.extend(run.trace().lines().iter().map(|line| format!("{line}\n")));
+    let lines = run.trace().count();
+    match verdict {
+        Verdict::Clean(summary) => {
+            text += &format!("{}\ntrace {:016x}, {lines} lines\nclean", summary.text, summary.hash);
+            Ran { text, violation: None, requests: summary.requests, faults: summary.faults }
+        }
+        Verdict::Violation { what, hash } => {
+            text += &format!("trace {hash:016x}, {lines} lines\nviolation: {what}");
+            Ran { text, violation: Some(what), requests: 0, faults: 0 }
+        }
+    }
+}
+
+fn run_nodes(seed: u64, traced: bool) -> Ran {
+    let mut options = meridian_sim::Options::default();
+    options.keep_trace = traced;
+    let report = meridian_sim::run(seed, &options);
+    let trace: String = report.trace.iter().map(|line| format!("{line}\n")).collect();
+    let counts = &report.counts;
+    Ran {
+        text: format!("{trace}{report}"),
+        violation: report.violations.first().cloned(),
+        requests: counts.acked + counts.unknown + counts.refused + counts.reads + counts.reads_failed,
+        faults: counts.faults,
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     keep_panics_quiet();
-    let Level::Dc = args.level;
     match (args.seed, args.hours) {
-        (Some(seed), _) => one(seed, args.trace),
+        (Some(seed), _) => {
+            let ran = run(args.level, seed, args.trace);
+            println!("{}", ran.text);
+            if ran.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         (None, Some(hours)) => {
             let first = args.seeds.map_or_else(fresh, |(from, _)| from);
-            many(first, u64::MAX, Some(Duration::from_secs_f64(hours * 3600.0)))
+            many(args.level, first, u64::MAX, Some(Duration::from_secs_f64(hours * 3600.0)))
         }
         (None, None) => {
             let (from, to) = args.seeds.unwrap_or((0, 100));
-            many(from, to, None)
+            many(args.level, from, to, None)
         }
     }
 }
@@ -64,30 +117,8 @@ fn fresh() -> u64 {
     u64::from(rand::random::<u32>()) << 16
 }
 
-fn one(seed: u64, traced: bool) -> ExitCode {
-    println!("seed {seed}");
-    println!("{}", Options::draw(seed));
-    let (verdict, run) = run_seed(seed, traced);
-    for line in run.trace().lines() {
-        println!("{line}");
-    }
-    match verdict {
-        Verdict::Clean(summary) => {
-            println!("{}", summary.text);
-            println!("trace {:016x}, {} lines", summary.hash, run.trace().count());
-            println!("clean");
-            ExitCode::SUCCESS
-        }
-        Verdict::Violation { what, hash } => {
-            println!("trace {hash:016x}, {} lines", run.trace().count());
-            println!("violation: {what}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Runs seeds until the last one, or until the time is over; each violation is printed with the way to replay it.
-fn many(from: u64, to: u64, time: Option<Duration>) -> ExitCode {
+/// Runs seeds until the last one, or until the time is over; each violation is printed, and its seed replays it.
+fn many(level: Level, from: u64, to: u64, time: Option<Duration>) -> ExitCode {
     let started = Instant::now();
     let (mut runs, mut violations, mut requests, mut faults) = (0u64, 0u64, 0, 0);
     println!("seeds from {from}");
@@ -95,17 +126,13 @@ fn many(from: u64, to: u64, time: Option<Duration>) -> ExitCode {
         if time.is_some_and(|time| started.elapsed() >= time) {
             break;
         }
+        let ran = run(level, seed, false);
         runs += 1;
-        match run_seed(seed, false).0 {
-            Verdict::Clean(summary) => {
-                requests += summary.requests;
-                faults += summary.faults;
-            }
-            Verdict::Violation { what, .. } => {
-                violations += 1;
-                let first = what.lines().next().unwrap_or_default();
-                println!("seed {seed}: {first}");
-            }
+        requests += ran.requests;
+        faults += ran.faults;
+        if let Some(what) = ran.violation {
+            violations += 1;
+            println!("seed {seed}: {}", what.lines().next().unwrap_or_default());
         }
     }
     println!("{runs} histories, {requests} requests, {faults} faults, {violations} violations");
