@@ -68,12 +68,28 @@ pub struct Suite {
 /// Something else than comparing.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs one small case again and again, for counting its instructions
+    /// Counts the instructions of inner parts under callgrind, and shows them beside those that are recorded
     Instructions {
-        /// The case; without one, all are listed
-        case: Option<String>,
-        /// How often
-        #[arg(long, default_value_t = 1000)]
+        /// Only cases whose names begin with this
+        #[arg(default_value = "")]
+        only: String,
+        /// Steps of each case
+        #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+        times: u64,
+        /// Where counts are recorded
+        #[arg(long, default_value = "bench/INSTRUCTIONS.md")]
+        file: PathBuf,
+        /// Records the counts
+        #[arg(long)]
+        record: bool,
+    },
+    /// Runs one case, for callgrind
+    #[command(hide = true)]
+    Case {
+        /// Its name
+        name: String,
+        /// How many steps
+        #[arg(long, default_value_t = 300)]
         times: u64,
     },
 }

@@ -1,8 +1,9 @@
-//! The benchmark suite: `meridian-bench` compares, `meridian-bench instructions` runs what is counted under callgrind,
+//! The benchmark suite: `meridian-bench` compares, `meridian-bench instructions` counts instructions,
 //! and `meridian-bench serve` is a node of Meridian, so that the suite needs no other program of this project.
 
 mod args;
 mod driver;
+mod instructions;
 mod load;
 mod machine;
 mod op;
@@ -26,7 +27,10 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let outcome = match args.command {
-        Some(Command::Instructions { .. }) => Err("not yet".to_owned()),
+        Some(Command::Instructions { only, times, file, record }) => {
+            instructions::count_all(&only, times, &file, record)
+        }
+        Some(Command::Case { name, times }) => instructions::run_case(&name, times),
         None => compare(&args.suite),
     };
     match outcome {
