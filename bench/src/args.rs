@@ -6,6 +6,9 @@ use clap::{Parser, Subcommand};
 
 use crate::driver::Kind;
 
+/// Keys below which a transaction could not find enough of them.
+const MIN_KEYS: u64 = crate::op::TXN_KEYS as u64;
+
 /// Compares Meridian with etcd and Redis on this machine, and writes a table of ratios.
 #[derive(Debug, Parser)]
 #[command(name = "meridian-bench", version, max_term_width = 110)]
@@ -40,10 +43,10 @@ pub struct Suite {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub threads: u64,
     /// Keys that clients read and write
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(MIN_KEYS..))]
     pub keys: u64,
     /// Keys of the workload that measures memory, disk and start-up
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(MIN_KEYS..))]
     pub many_keys: u64,
     /// Elements of the largest set
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]

@@ -16,7 +16,7 @@ use crate::driver::{Connection, Done, Kind};
 use crate::op::{Op, Random};
 
 /// The longest latency that a histogram can hold, in microseconds.
-const LATENCY_US_MAX: u64 = 120_000_000;
+pub const LATENCY_US_MAX: u64 = 120_000_000;
 /// How long an answer may take before the connection is given up.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// Pause after a failure.

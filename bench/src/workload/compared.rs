@@ -120,7 +120,7 @@ async fn measure(run: Run<'_>, workload: &Workload, target: &Target) -> Result<M
             What::Add => Op::Add,
             What::Mix(reads) if random.below(100) < reads => Op::Get(random.below(keys), Level::Session),
             What::Mix(_) => Op::Put(random.below(keys)),
-            What::Txn => Op::Txn(std::array::from_fn(|_| random.below(keys))),
+            What::Txn => Op::Txn(distinct(random.below(keys), keys)),
         })
     };
     let load = Load {
@@ -132,6 +132,12 @@ async fn measure(run: Run<'_>, workload: &Workload, target: &Target) -> Result<M
         threads: usize::try_from(run.suite.threads).unwrap_or(1),
     };
     load::run(target.clone(), load, Arc::new(next)).await
+}
+
+/// Keys far apart, no two of them equal: etcd takes no key twice in a transaction.
+fn distinct(first: u64, keys: u64) -> [u64; TXN_KEYS] {
+    let apart = keys / TXN_KEYS as u64;
+    std::array::from_fn(|i| (first + i as u64 * apart) % keys)
 }
 
 /// The hot counter's value.
@@ -156,8 +162,8 @@ pub async fn fill(target: &Target, keys: u64) -> Result<Measured, String> {
     let next = AtomicU64::new(0);
     let source = move |_: &mut Random| {
         let first = next.fetch_add(TXN_KEYS as u64, Ordering::Relaxed);
-        // The last one may write some keys twice.
-        (first < keys).then(|| Op::Txn(std::array::from_fn(|i| (first + i as u64).min(keys - 1))))
+        // The last one may write some of the first keys again.
+        (first < keys).then(|| Op::Txn(std::array::from_fn(|i| (first + i as u64) % keys)))
     };
     fill_from(target, Arc::new(source)).await
 }

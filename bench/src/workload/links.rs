@@ -104,7 +104,8 @@ async fn visibility(run: Run<'_>, cluster: &Cluster, name: &str) -> Result<Recor
     let (from, to) = (cluster.target(0).await?, cluster.target(AWAY).await?);
     let mut writer = Connection::connect(&from.addresses[0], 1 << 60).await?;
     let mut reader = Connection::connect(&to.addresses[0], 0).await?;
-    let mut latency_us = Histogram::<u64>::new(3).map_err(|e| e.to_string())?;
+    let mut latency_us =
+        Histogram::<u64>::new_with_max(load::LATENCY_US_MAX, 3).map_err(|e| e.to_string())?;
     let start = Instant::now();
     let mut n = 0;
     while start.elapsed().as_secs_f64() < run.suite.seconds {
