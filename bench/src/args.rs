@@ -30,7 +30,8 @@ pub struct Suite {
     /// How often all systems are measured, in turn
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
-    /// Only workloads whose names begin with one of these, as in put,read-session [default: all]
+    /// Only workloads of these names, or whose names go on after one of these with a dash, as in put,read-session
+    /// [default: all]
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Only these systems
@@ -107,7 +108,11 @@ fn positive(text: &str) -> Result<f64, String> {
 impl Suite {
     /// Whether a workload is asked for.
     pub fn wants(&self, workload: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|start| workload.starts_with(start.as_str()))
+        let asked = |start: &String| {
+            let rest = workload.strip_prefix(start.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        self.only.is_empty() || self.only.iter().any(asked)
     }
 }
 
@@ -127,6 +132,7 @@ mod tests {
             Args::try_parse_from(["meridian-bench", "--only", "put,read-session", "--systems", "etcd"]);
         let suite = args.expect("parsed").suite;
         assert!(suite.wants("put-64") && suite.wants("read-session-1") && !suite.wants("read-eventual-1"));
+        assert!(!Suite { only: vec!["put-1".into()], ..suite.clone() }.wants("put-16"));
         assert_eq!(suite.systems, [Kind::Etcd]);
     }
 }

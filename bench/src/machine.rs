@@ -76,7 +76,7 @@ pub async fn describe(suite: &Suite) -> Result<Value, String> {
         },
         "versions": versions,
         "command": format!("bench/run {}", words.join(" ")).trim(),
-        "profile": if cfg!(debug_assertions) { "debug: worthless as a measurement" } else { "release" },
+        "profile": if cfg!(debug_assertions) { "a debug build: worthless as a measurement" } else { "a release build" },
         "seconds": suite.seconds,
         "rounds": suite.rounds,
         "value_bytes": crate::op::VALUE_BYTES,

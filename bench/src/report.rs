@@ -95,7 +95,7 @@ const INTRODUCTION: &str = "# Benchmarks
 Written by `bench/run`, which anyone can repeat with that one command; raw results are in `BENCHMARKS.jsonl` beside. Numbers of
 one machine say little; the ratios are of systems that ran in turn on the same machine, with three nodes each, files on the same disk,
 the same values and clients, and the same load generator: one thread, one connection per client, each client waiting for
-its answers (closed loop), answers checked, the first fifth more than the measured time as warm-up. Values are medians over the rounds.
+its answers (closed loop), answers checked, after a warm-up of a fifth of the measured time. Values are medians over the rounds.
 
 - **Meridian**: one datacenter of three nodes; a write is answered when a majority has it synced on disk and it is applied.
   Native protocol, each client a session that sends its token.
@@ -115,7 +115,7 @@ fn conditions(out: &mut String, abouts: &[Value]) {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let _ = writeln!(out, "- `{}` ({} build)", text(&about["command"]), text(&about["profile"]));
+        let _ = writeln!(out, "- `{}`, {}", text(&about["command"]), text(&about["profile"]));
         let _ = writeln!(
             out,
             "- {} cores of {}, {} of memory, Linux {}, load {} before",

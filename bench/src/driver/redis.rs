@@ -130,8 +130,11 @@ fn reply(bytes: &[u8]) -> Result<Option<(Reply<'_>, usize)>, String> {
     }))
 }
 
+/// Where the replies to an operation end, and what they amount to.
+type Ended = (usize, Result<(), String>);
+
 /// What all replies to one operation amount to, once they are all there, and where they end.
-fn outcome(bytes: &[u8], op: Op) -> Result<Option<(usize, Result<(), String>)>, String> {
+fn outcome(bytes: &[u8], op: Op) -> Result<Option<Ended>, String> {
     let mut at = 0;
     let mut left = match op {
         Op::Get(..) => 1,

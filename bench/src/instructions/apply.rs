@@ -82,7 +82,7 @@ pub(super) const CASES: &[Case] = &[
 type Make = fn(&mut Random, u64) -> (Key, Mutation);
 
 fn key(name: String) -> Key {
-    Key::new("default", &name).unwrap_or_else(|e| unreachable!("the names of this suite are keys: {e}"))
+    Key::new("default", name).unwrap_or_else(|e| unreachable!("the names of this suite are keys: {e}"))
 }
 
 fn register(random: &mut Random, n: u64) -> (Key, Mutation) {

@@ -121,7 +121,7 @@ fn vector_clone(times: u64) -> Result<(), String> {
 
 fn frame_decode(times: u64, write: bool) -> Result<(), String> {
     for n in 1..=times {
-        let key = Key::new("default", &key_name(n)).map_err(told)?;
+        let key = Key::new("default", key_name(n)).map_err(told)?;
         let verb = match write {
             true => {
                 let mutation = Mutation::Register(RegisterOp::Set(Value::Str(value(n, n))));
