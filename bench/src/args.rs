@@ -78,7 +78,7 @@ pub enum Command {
         #[arg(default_value = "")]
         only: String,
         /// Steps of each case
-        #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
         times: u64,
         /// Where counts are recorded
         #[arg(long, default_value = "bench/INSTRUCTIONS.md")]
@@ -93,7 +93,7 @@ pub enum Command {
         /// Its name
         name: String,
         /// How many steps
-        #[arg(long, default_value_t = 300)]
+        #[arg(long, default_value_t = 100)]
         times: u64,
     },
 }
