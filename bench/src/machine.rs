@@ -1,0 +1,84 @@
+//! What the results depend on: the machine, the versions of everything, and the command that was run.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::args::Suite;
+use crate::driver::Kind;
+use crate::system::version_of;
+
+/// The program of a peer and Debian's package that has it.
+fn peer(kind: Kind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        Kind::Meridian => None,
+        Kind::Etcd => Some(("etcd", "etcd-server")),
+        Kind::Redis => Some(("redis-server", "redis-server")),
+    }
+}
+
+/// Installs the peers that are missing, with Debian's packages.
+pub async fn install_peers(kinds: &[Kind]) -> Result<(), String> {
+    let missing: Vec<&str> = kinds
+        .iter()
+        .filter_map(|kind| peer(*kind))
+        .filter(|(program, _)| version_of(Path::new(program)).is_err())
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    crate::say(&format!("installing {}", missing.join(", ")));
+    for words in
+        [vec!["update"], [vec!["install", "-y", "--no-install-recommends"], missing.clone()].concat()]
+    {
+        let status = tokio::process::Command::new("apt-get")
+            .args(words)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // The suite starts servers of its own; the package must not start one beside.
+            .env("RUNLEVEL", "1")
+            .stdout(Stdio::null())
+            .status()
+            .await;
+        if !status.is_ok_and(|status| status.success()) {
+            let packages = missing.join(" ");
+            return Err(format!("cannot install {packages}: run `apt-get install {packages}` as root"));
+        }
+    }
+    Ok(())
+}
+
+/// Everything that a reader of the results has to know, as one line of the raw results.
+pub async fn describe(suite: &Suite) -> Result<Value, String> {
+    let mut versions = serde_json::Map::new();
+    versions.insert("meridian".into(), env!("CARGO_PKG_VERSION").into());
+    for kind in &suite.systems {
+        if let Some((program, _)) = peer(*kind) {
+            versions.insert(kind.name().into(), version_of(Path::new(program))?.into());
+        }
+    }
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu_info = read("/proc/cpuinfo");
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    Ok(json!({
+        "machine": {
+            "cpu": field(&cpu_info, "model name"),
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "memory": field(&read("/proc/meminfo"), "MemTotal"),
+            "kernel": read("/proc/sys/kernel/osrelease").trim(),
+            "load_before": load,
+        },
+        "versions": versions,
+        "command": format!("bench/run {}", words.join(" ")).trim(),
+        "profile": if cfg!(debug_assertions) { "a debug build: worthless as a measurement" } else { "a release build" },
+        "seconds": suite.seconds,
+        "rounds": suite.rounds,
+        "value_bytes": crate::op::VALUE_BYTES,
+    }))
+}

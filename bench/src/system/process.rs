@@ -1,0 +1,125 @@
+//! A server's process, and what the system says that it used.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+/// Bytes of a page of memory, as /proc counts it.
+const PAGE_BYTES: u64 = 4096;
+/// Ticks of processor time per second, as /proc counts it.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A running server; it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    program: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+/// What processes have used since they started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Processor time, in seconds.
+    pub cpu_seconds: f64,
+    /// Bytes that were sent to disks.
+    pub written_bytes: u64,
+    /// Memory held now, in bytes.
+    pub resident_bytes: u64,
+}
+
+impl Usage {
+    /// What was used since an earlier look.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds - earlier.cpu_seconds,
+            written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
+            resident_bytes: self.resident_bytes,
+        }
+    }
+}
+
+impl Process {
+    /// Starts a program; what it says is added to `log`.
+    pub fn start(program: &Path, args: Vec<String>, log: PathBuf) -> Result<Self, String> {
+        let mut process = Self { program: program.to_owned(), args, log, child: None };
+        process.start_again()?;
+        Ok(process)
+    }
+
+    /// Starts the program again with the same arguments, after its end.
+    pub fn start_again(&mut self) -> Result<(), String> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.map_err(|e| format!("{}: {e}", self.log.display()))?;
+        let other = log.try_clone().map_err(|e| e.to_string())?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(Stdio::null()).stdout(log).stderr(other).kill_on_drop(true);
+        self.child = Some(command.spawn().map_err(|e| format!("{}: {e}", self.program.display()))?);
+        Ok(())
+    }
+
+    /// The end of its log, if it has ended by itself.
+    pub fn words_if_ended(&mut self) -> Option<String> {
+        if self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+            return None;
+        }
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().rev().take(5).collect();
+        Some(lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Kills it as a crash would, and waits for its end.
+    pub async fn kill(&mut self) -> Result<(), String> {
+        match self.child.take() {
+            Some(mut child) => child.kill().await.map_err(|e| e.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// What it has used so far; nothing if it does not run.
+    pub fn usage(&self) -> Usage {
+        let Some(pid) = self.child.as_ref().and_then(Child::id) else { return Usage::default() };
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let io = read("io");
+        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        let stat = read("stat");
+        // The name of the program, in parentheses, may hold spaces.
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        let statm = read("statm");
+        let pages = statm.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+        Usage {
+            cpu_seconds: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
+            written_bytes: written.and_then(|text| text.parse().ok()).unwrap_or(0),
+            resident_bytes: pages.unwrap_or(0) * PAGE_BYTES,
+        }
+    }
+}
+
+/// What several processes have used together.
+pub fn usage_of<'p>(processes: impl IntoIterator<Item = &'p Process>) -> Usage {
+    processes.into_iter().fold(Usage::default(), |sum, process| {
+        let one = process.usage();
+        Usage {
+            cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
+            written_bytes: sum.written_bytes + one.written_bytes,
+            resident_bytes: sum.resident_bytes + one.resident_bytes,
+        }
+    })
+}
+
+/// Bytes that the files below a folder occupy on disk.
+pub fn disk_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).sum()
+}
