@@ -46,11 +46,11 @@ const MAP: u8 = 0x09;
 
 /// Appends `bytes` so that order is kept and the end can be found: 0x00 becomes 0x00 0xff, the end is 0x00 0x00.
 pub fn encode_ordered(bytes: &[u8], out: &mut Writer) {
-    for &b in bytes {
-        out.u8(b);
-        if b == 0 {
-            out.u8(0xff);
-        }
+    let mut runs = bytes.split(|b| *b == 0);
+    out.raw(runs.next().unwrap_or_default());
+    for run in runs {
+        out.raw(&[0, 0xff]);
+        out.raw(run);
     }
     out.raw(&[0, 0]);
 }
@@ -59,13 +59,13 @@ pub fn encode_ordered(bytes: &[u8], out: &mut Writer) {
 pub fn decode_ordered(input: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
     let mut bytes = Vec::new();
     loop {
-        match input.u8()? {
-            0 => match input.u8()? {
-                0 => return Ok(bytes),
-                0xff => bytes.push(0),
-                _ => return Err(DecodeError::Malformed),
-            },
-            b => bytes.push(b),
+        let rest = input.rest();
+        let run = rest.iter().position(|b| *b == 0).ok_or(DecodeError::Truncated)?;
+        bytes.extend_from_slice(&rest[..run]);
+        match input.raw(run + 2)?[run + 1] {
+            0 => return Ok(bytes),
+            0xff => bytes.push(0),
+            _ => return Err(DecodeError::Malformed),
         }
     }
 }

@@ -145,6 +145,7 @@ impl Node {
         let proposer = Proposer::start(raft.clone(), steady.clone(), clock.clone(), proposer_bounds(config));
         let (lost_tail, lost_tail_told) = mpsc::channel(1);
         let peers = Arc::new(peers);
+        let room = watch::Sender::new(true);
         let host = Arc::new(ShardHost {
             publisher: publisher.clone(),
             proposer: proposer.clone(),
@@ -155,6 +156,7 @@ impl Node {
             remotes: config.remotes.clone(),
             seams: Seams { clock: steady.clone(), ..seams.clone() },
             lost_tail,
+            room: room.subscribe(),
         });
         let gossip = meridian_gossip::start(gossip_identity(config), gossip_config(config), host);
         let stop = watch::Sender::new(false);
@@ -172,7 +174,7 @@ impl Node {
             lag: watch::Sender::default(),
             ready: watch::Sender::new(false),
             health: Health::default(),
-            room: watch::Sender::new(true),
+            room,
             transactions: Transactions::new(transaction_bounds(config)),
             watches: Arc::new(Watches::new(
                 cluster_id(&config.cluster.name),

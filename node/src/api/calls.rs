@@ -97,9 +97,7 @@ fn known_dots(api: &Api, token: Token) -> std::result::Result<Vector, ApiError> 
             "the session token comes from another cluster; start a new session without one".into(),
         ));
     }
-    let state = api.shard.publisher.applied().borrow().state.clone();
-    let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
-    let unknown = token.dots.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin));
+    let unknown = api.shard.publisher.applied().borrow().state.foreign_dot(&token.dots);
     match unknown {
         None => Ok(token.dots),
         Some(dot) => Err(foreign(format!(

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::digests::Note;
 use crate::txn::{Answer, ClientTxn, ReadCheck, RequestId};
 
-const VERSION: u8 = 1;
+/// Version 2 added what transactions read and numbered request ids.
+const VERSION: u8 = 2;
 
 /// A client's write on its way to the leader.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -45,6 +45,8 @@ pub struct ShardHost {
     pub seams: Seams,
     /// Tells the node that its datacenter has lost its tail.
     pub lost_tail: mpsc::Sender<u64>,
+    /// Whether the disk has room for txns of other datacenters.
+    pub room: watch::Receiver<bool>,
 }
 
 fn host_error(error: SubmitError) -> HostError {
@@ -123,6 +125,11 @@ impl Host for ShardHost {
 
     fn propose(&self, remote: Remote) -> BoxFuture<'_, Result<Vec<GossipOutcome>, HostError>> {
         let items: Vec<(Item, usize)> = match remote {
+            // Others' txns would eat up the headroom as surely as our clients' writes; their origins keep them meanwhile.
+            Remote::Txns(_) if !*self.room.borrow() => {
+                let full = HostError::Storage("the disk is down to its headroom".into());
+                return async move { Err(full) }.boxed();
+            }
             Remote::Txns(txns) => {
                 if let Some(refused) = too_large(&txns) {
                     return async move { Ok(refused) }.boxed();

@@ -179,6 +179,13 @@ impl ShardState {
         self.chains.get(&origin).map(|chain| chain.name.dc.as_str())
     }
 
+    /// A dot of `dots` that no life of a datacenter of this cluster can have made: every datacenter has been met, and none
+    /// of their lives bears its origin.
+    pub fn foreign_dot(&self, dots: &Vector) -> Option<Dot> {
+        let all_met = self.own.is_some() && self.members.values().all(|peer| peer.origin.is_some());
+        dots.iter().find(|dot| all_met && !self.chains.contains_key(&dot.origin))
+    }
+
     /// Checks the invariants that this state can see by itself: I3's bookkeeping and I5.
     pub fn validate(&self) {
         assert!(self.acked.covers_all(&self.stable), "I5: stable {:?} > acked {:?}", self.stable, self.acked);

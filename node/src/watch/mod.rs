@@ -170,9 +170,8 @@ impl Shard {
                 "the watch cursor comes from another cluster; take one from a listing here".into(),
             ));
         }
-        let state = self.publisher.applied().borrow().state.clone();
-        let all_met = state.own.is_some() && state.members.values().all(|peer| peer.origin.is_some());
-        match cursor.vector.iter().find(|dot| all_met && !state.chains.contains_key(&dot.origin)) {
+        let unknown = self.publisher.applied().borrow().state.foreign_dot(&cursor.vector);
+        match unknown {
             None => Ok(()),
             Some(dot) => Err(foreign(format!(
                 "the watch cursor names {}, which is no life of a datacenter of this cluster",

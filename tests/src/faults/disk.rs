@@ -7,11 +7,12 @@ use tempfile::TempDir;
 use crate::program::SmallDisk;
 
 /// Several times what a node takes during a short run.
-const DISK_BYTES: u64 = 160 << 20;
-/// What is left free on a full disk: less than the headroom of [`CONFIG`], and enough for what is under way.
-const LEFT_BYTES: u64 = 8 << 20;
+const DISK_BYTES: u64 = 400 << 20;
+/// What is left free on a full disk: less than the headroom of [`CONFIG`], and enough for what is under way, which
+/// redb's files take in steps of some MiB.
+const LEFT_BYTES: u64 = 64 << 20;
 /// How nodes on small disks are configured.
-pub(super) const CONFIG: &str = "[storage]\ndisk_headroom = \"16MiB\"\ndisk_check_interval = \"100ms\"";
+pub(super) const CONFIG: &str = "[storage]\ndisk_headroom = \"96MiB\"\ndisk_check_interval = \"100ms\"";
 
 /// The disk of one node.
 #[derive(Debug)]
