@@ -147,10 +147,9 @@ impl Error {
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let dcs = meridian::embedded::Setup::default().start_all(&["eu-west", "us-east"]).await?;
+    /// # let mut dcs = meridian::embedded::Setup::default().start_all(&["eu-west", "us-east"]).await?;
     /// # let client = meridian_client::Client::builder().dc("eu-west", [dcs[0].addr()]).connect().await?;
-    /// # let mut dcs = dcs.into_iter().skip(1);
-    /// # dcs.next().expect("us-east").stop().await?;
+    /// # dcs.pop().expect("us-east").stop().await?;
     /// use std::time::Duration;
     /// use meridian_client::net::Guarantee;
     /// use meridian_client::Commit;
