@@ -99,20 +99,16 @@ pub async fn run(
         cluster = %config.cluster.name, dc = %config.dc, node = config.node.id,
         client = %config.node.client_listen, peer = %config.node.peer_listen, "serving"
     );
-    let ended = tokio::select! {
-        () = stop => Ok(()),
-        what = node.fatal.wait() => Err(ServeError::Fatal(what)),
-    };
-    tracing::info!("stopping");
-    node.stop().await;
-    ended
+    node.until(stop).await
 }
 
-async fn listen(seams: &Seams, addr: &str) -> Result<Box<dyn Listener>, ServeError> {
+/// Listens on an address of the configuration.
+pub(crate) async fn listen(seams: &Seams, addr: &str) -> Result<Box<dyn Listener>, ServeError> {
     seams.net.listen(addr).await.map_err(|error| ServeError::Listen { addr: addr.to_owned(), error })
 }
 
-struct Node {
+/// A node whose parts run.
+pub(crate) struct Node {
     shard: Arc<Shard>,
     fatal: crate::storage::Fatal,
     stop: watch::Sender<bool>,
@@ -122,7 +118,8 @@ struct Node {
 }
 
 impl Node {
-    async fn start(
+    /// Starts the parts on ports that are bound already.
+    pub(crate) async fn start(
         config: &Config,
         options: &ServeOptions,
         seams: &Seams,
@@ -198,6 +195,22 @@ impl Node {
             tokio::spawn(api::serve(client_port, router, serve_bounds(config), stop.subscribe()));
         let peer_port = peer::serve(peer_port, peer_config, seams, shard.clone(), raft_port);
         Ok(Self { shard, fatal, stop, client_port, keeper, _peer_port: peer_port })
+    }
+
+    /// Turns true when everything that was committed is applied here, and stays so.
+    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
+        self.shard.ready.subscribe()
+    }
+
+    /// Runs until `stop` ends or storage fails, and takes the parts apart.
+    pub(crate) async fn until(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            what = self.fatal.wait() => Err(ServeError::Fatal(what)),
+        };
+        tracing::info!("stopping");
+        self.stop().await;
+        ended
     }
 
     /// Stops in order: no new requests, no links, then the log.

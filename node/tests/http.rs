@@ -1,50 +1,27 @@
 //! The client port as a hostile or careless client meets it: real sockets, one real node in this process.
 
-use std::net::TcpListener as StdListener;
 use std::time::{Duration, Instant};
 
-use meridian::config::Config;
-use meridian::seams::Seams;
-use meridian::server::{ServeOptions, run};
+use meridian::embedded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One node that serves until it is dropped.
 struct Node {
     addr: String,
+    _node: embedded::Node,
     _folder: tempfile::TempDir,
-    _stop: oneshot::Sender<()>,
 }
 
 impl Node {
     async fn start() -> Node {
         let folder = tempfile::tempdir().expect("a folder");
-        // Both stay bound until both are known, so that they differ.
-        let free = [(); 2].map(|()| StdListener::bind("127.0.0.1:0").expect("a free port"));
-        let [client, peer] = free.map(|port| port.local_addr().expect("bound").to_string());
-        let text = format!(
-            "[cluster]\nname = \"t\"\n[dc]\nname = \"eu\"\n[nodes.n1]\nid = 1\ndata_dir = {:?}\n\
-             client_listen = {client:?}\npeer_listen = {peer:?}\n[limits]\nread_timeout = \"700ms\"\n\
-             body_max = \"64KiB\"\nkey_max = \"100B\"\n",
-            folder.path().join("data").display().to_string()
-        );
-        let config = Config::parse("test", &text, None, std::iter::empty(), &[]).expect("valid");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stop_told = async move {
-            // A dropped sender stops the node as well as a word would.
-            let _ = stopped.await;
-        };
-        tokio::spawn(run(config, ServeOptions::default(), Seams::production(), Box::pin(stop_told)));
-        let node = Node { addr: client, _folder: folder, _stop: stop };
-        let started = Instant::now();
-        while node.status("GET /readyz").await != 200 {
-            assert!(started.elapsed() < PATIENCE, "the node becomes ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        node
+        let limits = "[limits]\nread_timeout = \"700ms\"\nbody_max = \"64KiB\"\nkey_max = \"100B\"";
+        let node = embedded::Setup::default().folder(folder.path()).settings(limits).start("eu").await;
+        let node = node.expect("starts");
+        Node { addr: node.addr().to_owned(), _node: node, _folder: folder }
     }
 
     async fn status(&self, line: &str) -> u16 {
@@ -230,7 +207,7 @@ async fn a_bounded_wait_is_respected(node: &Node) {
     let status: serde_json::Value = serde_json::from_str(&status.body).expect("JSON");
     let epoch = status["epoch"].as_str().expect("an epoch").parse().expect("a UUID");
     let own = meridian_crdt::OriginName { dc: "eu".into(), epoch }.origin();
-    let mut token = Token::new(cluster_id("t"));
+    let mut token = Token::new(cluster_id(embedded::CLUSTER));
     token.dots.advance(meridian_crdt::Dot::new(own, 1_000_000));
     let with = |wait: &str| format!("meridian-session: {}\r\nmeridian-wait: {wait}\r\n", token.to_text());
     for (line, body) in [(format!("GET {KEYS}/session"), ""), (format!("POST {KEYS}/session"), ADD)] {

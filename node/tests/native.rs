@@ -1,21 +1,16 @@
 //! The native protocol as a client in any language meets it: raw WebSockets, one real node in this process.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener as StdListener;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use meridian::config::Config;
-use meridian::seams::Seams;
-use meridian::server::{ServeOptions, run};
+use meridian::embedded;
 use meridian_client::wire::frame::{Frame, Isolation, Request, RequestId, Verb, Watched, close};
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode, Token, json, msgpack};
 use meridian_crdt::{CounterOp, Dot, Key, MapOp, Mutation, Origin, Query, RegisterOp, SetOp, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
@@ -26,41 +21,16 @@ type Body = BTreeMap<String, Value>;
 /// One node that serves until it is dropped or stopped.
 struct Node {
     addr: String,
+    node: embedded::Node,
     _folder: tempfile::TempDir,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<()>,
 }
 
 impl Node {
     async fn start(settings: &str) -> Node {
         let folder = tempfile::tempdir().expect("a folder");
-        // Both stay bound until both are known, so that they differ.
-        let free = [(); 2].map(|()| StdListener::bind("127.0.0.1:0").expect("a free port"));
-        let [client, peer] = free.map(|port| port.local_addr().expect("bound").to_string());
-        let text = format!(
-            "[cluster]\nname = \"t\"\n[dc]\nname = \"eu\"\n[nodes.n1]\nid = 1\ndata_dir = {:?}\n\
-             client_listen = {client:?}\npeer_listen = {peer:?}\n{settings}\n",
-            folder.path().join("data").display().to_string()
-        );
-        let config = Config::parse("test", &text, None, std::iter::empty(), &[]).expect("valid");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stop_told = async move {
-            // A dropped sender stops the node as well as a word would.
-            let _ = stopped.await;
-        };
-        let node = run(config, ServeOptions::default(), Seams::production(), Box::pin(stop_told));
-        let ended = tokio::spawn(async move { node.await.expect("the node runs") });
-        let node = Node { addr: client, _folder: folder, stop, ended };
-        let started = Instant::now();
-        while !node.is_ready().await {
-            assert!(started.elapsed() < PATIENCE, "the node becomes ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        node
-    }
-
-    async fn is_ready(&self) -> bool {
-        self.get("/readyz").await.is_some_and(|text| text.starts_with("HTTP/1.1 200"))
+        let node = embedded::Setup::default().folder(folder.path()).settings(settings).start("eu").await;
+        let node = node.expect("starts");
+        Node { addr: node.addr().to_owned(), node, _folder: folder }
     }
 
     async fn get(&self, path: &str) -> Option<String> {
@@ -509,12 +479,12 @@ async fn a_stopping_node_finishes_what_is_in_flight_and_says_goodbye() {
     slow.wait = Some(Duration::from_millis(600));
     client.send(&slow).await;
     client.ask(Verb::Status).await.expect("the slow one is in flight");
-    node.stop.send(()).expect("it runs");
+    let stopped = node.node.stop();
     let answer = client.answer().await;
     assert_eq!((answer.id, code(&answer.outcome)), (slow.id, ErrorCode::NotCaughtUp));
     assert_eq!(client.close_code().await, close::GOING_AWAY);
     drop(client);
-    tokio::time::timeout(PATIENCE, node.ended).await.expect("it ends").expect("in good order");
+    tokio::time::timeout(PATIENCE, stopped).await.expect("it ends").expect("in good order");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,5 @@
 //! Watches over HTTP as a client meets them: real sockets, one real node in this process.
 
-use std::net::TcpListener as StdListener;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,15 +8,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
-use meridian::config::Config;
-use meridian::seams::Seams;
-use meridian::server::{ServeOptions, run};
+use meridian::embedded;
 use meridian_client::wire::Cursor;
 use meridian_client::wire::token::cluster_id;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const WATCH: &str = "/v1/spaces/default/watch";
@@ -26,38 +21,16 @@ const KEYS: &str = "/v1/spaces/default/keys";
 /// One node that serves until it is stopped or dropped.
 struct Node {
     addr: String,
+    node: embedded::Node,
     _folder: tempfile::TempDir,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<()>,
 }
 
 impl Node {
     async fn start(extra: &str) -> Node {
         let folder = tempfile::tempdir().expect("a folder");
-        let free = [(); 2].map(|()| StdListener::bind("127.0.0.1:0").expect("a free port"));
-        let [client, peer] = free.map(|port| port.local_addr().expect("bound").to_string());
-        let text = format!(
-            "[cluster]\nname = \"t\"\n[dc]\nname = \"eu\"\n[nodes.n1]\nid = 1\ndata_dir = {:?}\n\
-             client_listen = {client:?}\npeer_listen = {peer:?}\n{extra}",
-            folder.path().join("data").display().to_string()
-        );
-        let config = Config::parse("test", &text, None, std::iter::empty(), &[]).expect("valid");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stop_told = async move {
-            let _ = stopped.await;
-        };
-        let served = tokio::spawn(async move {
-            run(config, ServeOptions::default(), Seams::production(), Box::pin(stop_told))
-                .await
-                .expect("serves");
-        });
-        let node = Node { addr: client, _folder: folder, stop, served };
-        let started = Instant::now();
-        while node.try_ask("GET", "/readyz", &[], "").await.is_none_or(|answer| answer.status() != 200) {
-            assert!(started.elapsed() < PATIENCE, "the node becomes ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        node
+        let node = embedded::Setup::default().folder(folder.path()).settings(extra).start("eu").await;
+        let node = node.expect("starts");
+        Node { addr: node.addr().to_owned(), node, _folder: folder }
     }
 
     async fn connect(&self) -> Option<SendRequest<Full<Bytes>>> {
@@ -270,7 +243,7 @@ async fn what_is_wrong_with_a_watch_is_told_before_it_begins() {
     let strange = Cursor::new(cluster_id("another"), Default::default()).to_text();
     assert_eq!(node.refusal(&format!("?from={strange}"), &[]).await, refused("foreign_token", 400));
     let dots = [meridian_crdt::Dot::new(meridian_crdt::Origin(1), 1)].into_iter().collect();
-    let strange = Cursor::new(cluster_id("t"), dots).to_text();
+    let strange = Cursor::new(cluster_id(embedded::CLUSTER), dots).to_text();
     assert_eq!(node.refusal(&format!("?from={strange}"), &[]).await, refused("foreign_token", 400));
     let mut stream = node.watch("", &[]).await;
     let cursor = stream.cursor().await;
@@ -297,14 +270,14 @@ async fn a_quiet_watch_shows_that_it_lives_and_how_far_it_is_and_ends_when_the_n
     assert_ne!(moved, start);
     let mut resumed = node.watch(&format!("?from={moved}"), &[]).await;
     assert_eq!(resumed.cursor().await, moved);
-    let Node { stop, served, .. } = node;
-    drop(stop);
+    let Node { node, _folder, .. } = node;
+    let stopped = node.stop();
     let ended = stream.next().await.expect("an event");
     assert_eq!((ended.name.as_str(), ended.id), ("error", None));
     assert_eq!(ended.data["error"]["code"], "shutting_down");
     assert!(stream.next().await.is_none());
     drop((stream, resumed));
-    tokio::time::timeout(PATIENCE, served).await.expect("the node stops").expect("no panic");
+    tokio::time::timeout(PATIENCE, stopped).await.expect("the node stops").expect("in good order");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

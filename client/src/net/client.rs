@@ -13,19 +13,18 @@ use super::settings::{Builder, Settings};
 /// A client of a cluster. It is cheap to clone, and everything that a [`Session`] does can be done on it directly: that
 /// is its default session.
 ///
-/// ```no_run
-/// # async fn run() -> Result<(), meridian_client::Error> {
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
 /// use meridian_client::Client;
 ///
-/// let client = Client::builder()
-///     .dc("eu-west", ["127.0.0.1:7400"])
-///     .dc("us-east", ["127.0.0.1:7410"])
-///     .connect()
-///     .await?;
+/// # let (eu, us) = (node.addr(), "127.0.0.1:9");
+/// let client = Client::builder().dc("eu-west", [eu]).dc("us-east", [us]).connect().await?;
 /// client.counter("visits").add(1).await?;
-/// println!("{} visits", *client.counter("visits").value().await?);
-/// # Ok(())
-/// # }
+/// assert_eq!(*client.counter("visits").value().await?, 1);
+/// assert_eq!(client.current_dc(), "eu-west");
+/// client.close().await;
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Client {
@@ -57,12 +56,40 @@ impl Client {
         &self.session.fleet
     }
 
-    /// A new session, which depends on nothing yet.
+    /// A new session, which depends on nothing yet: one for each user of a server, say, so that nobody waits for what
+    /// others have written.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let (ann, bob) = (client.session(), client.session());
+    /// ann.register("motd").set("hello").await?;
+    /// assert!(!ann.token().is_empty());
+    /// assert!(bob.token().is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn session(&self) -> Session {
         Session::new(Arc::clone(self.fleet()))
     }
 
     /// The session whose [token](Session::token) this is: it goes on where that one was.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use meridian_client::{Error, ErrorCode};
+    ///
+    /// let phone = client.session();
+    /// phone.set("cart").add("apple").await?;
+    /// let laptop = client.resume(&phone.token())?;
+    /// assert!(laptop.set("cart").contains("apple").await?);
+    /// // What is no token is told at once.
+    /// let Err(Error::Refused(refusal)) = client.resume("garbage") else { panic!("it is damaged") };
+    /// assert_eq!(refusal.code, ErrorCode::BadToken);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Refused`] with `bad_token` if the token is damaged.
@@ -79,6 +106,16 @@ impl Client {
     }
 
     /// Tells of every change of [`Client::current_dc`]; of several in a row that were not looked at, the last one.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let home = client.home_changes();
+    /// assert_eq!(home.borrow().to, "eu-west");
+    /// // `home.changed().await` waits for a failover, or for the return from one.
+    /// # Ok(()) }
+    /// ```
     pub fn home_changes(&self) -> watch::Receiver<HomeChange> {
         self.fleet().changes()
     }

@@ -28,6 +28,23 @@ pub enum Guarantee {
 }
 
 /// Why a call failed. [`Error::advice`] says what to do.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use meridian_client::{Advice, ErrorCode};
+///
+/// client.counter("n").add(1).await?;
+/// let error = client.set("n").add("apple").await.expect_err("it is a counter");
+/// match error.advice() {
+///     Advice::Retry => println!("nothing has changed; the same call may succeed soon"),
+///     Advice::Fix => println!("the call itself is wrong: {error}"),
+///     Advice::GiveUp => println!("it may have taken place, or never will: {error}"),
+/// }
+/// assert_eq!((error.advice(), error.code()), (Advice::Fix, Some(ErrorCode::WrongType)));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -127,6 +144,23 @@ impl Error {
     }
 
     /// Which guarantee could not be kept.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut dcs = meridian::embedded::Setup::default().start_all(&["eu-west", "us-east"]).await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [dcs[0].addr()]).connect().await?;
+    /// # dcs.pop().expect("us-east").stop().await?;
+    /// use std::time::Duration;
+    /// use meridian_client::net::Guarantee;
+    /// use meridian_client::Commit;
+    ///
+    /// // The other datacenter is down.
+    /// let both = client.commit(Commit::All).wait(Duration::from_millis(100));
+    /// let error = both.counter("n").add(1).await.expect_err("only one has it");
+    /// assert_eq!(error.not_kept(), Some(Guarantee::Commit));
+    /// assert_eq!(*client.counter("n").value().await?, 1); // the write itself is kept
+    /// # Ok(()) }
+    /// ```
     pub fn not_kept(&self) -> Option<Guarantee> {
         match self {
             Error::NotCaughtUp { .. } => Some(Guarantee::Session),

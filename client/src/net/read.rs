@@ -8,7 +8,20 @@ use meridian_crdt::{Type, Value, Version};
 use super::session::Body;
 use crate::wire::request::Document;
 
-/// A value with the version of its key.
+/// A value with the version of its key. It can be used as the value itself.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// let before = client.counter("n").value().await?;
+/// let written = client.counter("n").add(1).await?;
+/// let after = client.counter("n").value().await?;
+/// assert_eq!(*after - *before, 1);
+/// assert_ne!(after.version, before.version);
+/// assert_eq!(after.version, written.version);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Versioned<T> {
     /// What was read.

@@ -73,6 +73,18 @@ pub(crate) struct Levels {
 
 /// A session. Clones, and the variants made by [`Session::eventual`] and its like, are the same session: they share its
 /// token.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// let session = client.session();
+/// session.register("name").set("Ann").await?;
+/// // A session reads its own writes, whichever node or datacenter answers.
+/// let name = session.register("name").get::<String>().await?;
+/// assert_eq!(name.as_deref(), Some("Ann"));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Session {
     pub(crate) fleet: Arc<Fleet>,
@@ -87,11 +99,35 @@ impl Session {
 
     /// Everything that this session depends on, as text that is safe in URLs and headers. Empty as long as the session
     /// has neither read nor written. [`Client::resume`](super::Client::resume) goes on with it elsewhere.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let session = client.session();
+    /// assert_eq!(session.token(), "");
+    /// session.counter("visits").add(1).await?;
+    /// let carried = session.token(); // in a cookie, a message, a file
+    /// assert_eq!(*client.resume(&carried)?.counter("visits").value().await?, 1);
+    /// # Ok(()) }
+    /// ```
     pub fn token(&self) -> String {
         self.shared.known().token.as_ref().map(Token::to_text).unwrap_or_default()
     }
 
     /// Adds what another session depends on, so that this one sees what that one saw.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let (ann, bob) = (client.session(), client.session());
+    /// ann.register("note").set("read this").await?;
+    /// bob.join(&ann.token())?; // the token came with Ann's message
+    /// let note = bob.register("note").get::<String>().await?;
+    /// assert_eq!(note.as_deref(), Some("read this"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// If `token` is damaged or comes from another cluster.
@@ -103,11 +139,33 @@ impl Session {
     }
 
     /// How stale the last answer may have been: each other datacenter with what of its changes was missing.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// client.eventual().counter("visits").value().await?;
+    /// for origin in client.staleness() {
+    ///     println!("behind {}: {} txns, {} ms", origin.dc, origin.txns, origin.ms);
+    /// }
+    /// assert!(client.staleness().is_empty()); // there is no other datacenter here
+    /// # Ok(()) }
+    /// ```
     pub fn staleness(&self) -> Vec<Staleness> {
         self.shared.known().staleness.clone()
     }
 
     /// Another space of this session.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let shop = client.space("shop");
+    /// shop.counter("orders").add(1).await?;
+    /// assert_eq!(*client.counter("orders").value().await?, 0); // that is the key of another space
+    /// # Ok(()) }
+    /// ```
     pub fn space(&self, name: impl Into<String>) -> Space {
         Space::new(self.clone(), name.into())
     }
@@ -119,24 +177,73 @@ impl Session {
     }
 
     /// This session, whose reads return what the node has now, without waiting for anything.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let cached = client.eventual(); // for what may be a moment old
+    /// let visits = cached.counter("visits").value().await?;
+    /// assert_eq!(*visits, 0);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn eventual(&self) -> Session {
         self.with(|levels| levels.consistency = Consistency::Eventual)
     }
 
     /// This session, whose reads see at least everything that was acknowledged in the datacenter before they began.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let (writer, reader) = (client.session(), client.session());
+    /// writer.flag("open").enable().await?;
+    /// // The reader knows nothing of the writer's token, and needs not to.
+    /// assert!(*reader.linearizable().flag("open").get().await?);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn linearizable(&self) -> Session {
         self.with(|levels| levels.consistency = Consistency::Linearizable)
     }
 
-    /// This session, whose writes return when as many datacenters as said hold them.
+    /// This session, whose writes return when as many datacenters as said hold them. If they do not in time, the write
+    /// stays and [`Error::CommitTimeout`] says who holds it.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dcs = meridian::embedded::Setup::default().start_all(&["eu-west", "us-east"]).await?;
+    /// # let (eu, us) = (dcs[0].addr(), dcs[1].addr());
+    /// use meridian_client::{Client, Commit};
+    ///
+    /// let client = Client::builder().dc("eu-west", [eu]).dc("us-east", [us]).connect().await?;
+    /// client.commit(Commit::Dcs(2)).register("deed").set("signed").await?;
+    /// // Now the loss of a whole datacenter does not lose it: the other one has it already.
+    /// let far = Client::builder().dc("us-east", [us]).connect().await?;
+    /// let deed = far.eventual().register("deed").get::<String>().await?;
+    /// assert_eq!(deed.as_deref(), Some("signed"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn commit(&self, level: Commit) -> Session {
         self.with(|levels| levels.commit = level)
     }
 
     /// This session, for whose requests a node waits at most so long to catch up; at most 30 s.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use std::time::Duration;
+    ///
+    /// let hasty = client.wait(Duration::from_millis(50)).timeout(Duration::from_secs(2));
+    /// hasty.counter("visits").add(1).await?;
+    /// assert_eq!(hasty.token(), client.token()); // the same session, in more of a hurry
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn wait(&self, wait: Duration) -> Session {
         self.with(|levels| levels.wait = Some(wait.min(WAIT_MAX)))
@@ -151,6 +258,16 @@ impl Session {
     /// This session, whose mutations may be repeated in another datacenter although they may have taken place in the
     /// first one. Say so only of mutations that do no harm when done twice, also when something came in between: setting
     /// what nobody else sets, adding to a set from which nobody removes.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// // Nothing is ever removed from this set, so adding an element twice is adding it once.
+    /// client.repeat_elsewhere().set("seen").add("article-7").await?;
+    /// assert!(client.set("seen").contains("article-7").await?);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn repeat_elsewhere(&self) -> Session {
         self.with(|levels| levels.repeat_elsewhere = true)

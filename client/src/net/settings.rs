@@ -46,6 +46,24 @@ pub(crate) struct Settings {
 }
 
 /// Sets up a [`Client`].
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let (a, b, far) = (node.addr(), "127.0.0.1:9", "127.0.0.1:10");
+/// use std::time::Duration;
+/// use meridian_client::{Client, Preference};
+///
+/// let client = Client::builder()
+///     .dc("eu-west", [a, b]) // some nodes of the nearest datacenter, or all
+///     .dc("us-east", [far])
+///     .prefer(Preference::Order)
+///     .request_timeout(Duration::from_secs(5))
+///     .connect()
+///     .await?;
+/// assert_eq!(client.current_dc(), "eu-west");
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Builder {
     settings: Settings,

@@ -19,7 +19,18 @@ use crate::wire::frame::{SPACE_DEFAULT, Verb, Watched};
 /// How many keys of a listing are asked for at once.
 const PAGE: usize = 1000;
 
-/// A space of a session.
+/// A space of a session: its keys are its own.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// let shop = client.space("shop");
+/// shop.set("tags").add("fruit").await?;
+/// assert_eq!(shop.keys("").all().await?.len(), 1);
+/// assert_eq!(client.keys("").all().await?.len(), 0); // the default space
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Space {
     session: Session,
@@ -27,6 +38,23 @@ pub struct Space {
 }
 
 /// Keys in the order of their bytes, read page by page as they are taken; the pages are not one snapshot.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use futures_util::TryStreamExt;
+///
+/// for city in ["oslo", "rome", "lima"] {
+///     client.counter(format!("visits:{city}")).add(1).await?;
+/// }
+/// let mut keys = client.keys("visits:");
+/// while let Some(listed) = keys.try_next().await? {
+///     println!("{} is a {}", listed.key, listed.ty.name());
+/// }
+/// assert_eq!(client.keys("visits:").all().await?[0].key, "visits:lima");
+/// # Ok(()) }
+/// ```
 pub struct Keys {
     stream: BoxStream<'static, Result<Listed, Error>>,
 }
@@ -88,6 +116,19 @@ impl Space {
 
     /// One page of at most `limit` keys, and the key after which the next one goes on.
     ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// # let space = client.space("shop");
+    /// space.txn().add("a", 1).add("b", 1).add("c", 1).commit().await?;
+    /// let (page, after) = space.keys_page("", None, 2).await?;
+    /// assert_eq!((page.len(), after.as_deref()), (2, Some("b")));
+    /// let (page, after) = space.keys_page("", after, 2).await?;
+    /// assert_eq!((page.len(), after), (1, None));
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As for every request.
     pub async fn keys_page(
@@ -117,8 +158,11 @@ impl Space {
     /// given, and what it wrote takes place as a whole when it returns `Ok`. If another transaction has changed what
     /// this one read, `body` is run again; so it must have no other effects.
     ///
-    /// ```no_run
-    /// # async fn run(client: meridian_client::Client) -> Result<(), meridian_client::Error> {
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// # client.counter("alice").add(100).await?;
     /// use meridian_client::Error;
     ///
     /// let moved = client
@@ -131,8 +175,9 @@ impl Space {
     ///         Ok(true)
     ///     })
     ///     .await?;
-    /// # Ok(())
-    /// # }
+    /// assert!(moved);
+    /// assert_eq!((*client.counter("alice").value().await?, *client.counter("bob").value().await?), (70, 30));
+    /// # Ok(()) }
     /// ```
     ///
     /// # Errors
@@ -147,7 +192,7 @@ impl Space {
         self.transaction_with(TransactionOptions::default(), body).await
     }
 
-    /// As [`Space::transaction`], with other bounds or another isolation.
+    /// As [`Space::transaction`], with other bounds or another isolation; see [`TransactionOptions`].
     ///
     /// # Errors
     /// As [`Space::transaction`].
@@ -171,6 +216,22 @@ impl Space {
     }
 
     /// Every change of what is watched, from where the options say.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use futures_util::StreamExt;
+    /// use meridian_client::{Value, WatchItem, WatchOptions, Watched};
+    ///
+    /// let shop = client.space("shop");
+    /// let mut watch = shop.watch(Watched::Key("stock".into()), WatchOptions::default().values());
+    /// watch.next().await; // it stands somewhere from now on
+    /// shop.counter("stock").add(12).await?;
+    /// let Some(Ok(WatchItem::Txn(txn))) = watch.next().await else { panic!("a txn") };
+    /// assert_eq!(txn.changes[0].value, Some(Some(Value::Int(12))));
+    /// # Ok(()) }
+    /// ```
     pub fn watch(&self, watched: Watched, options: WatchOptions) -> Watch {
         Watch::new(self.session.clone(), self.name.clone(), watched, options)
     }

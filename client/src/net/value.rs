@@ -4,13 +4,26 @@ use std::collections::BTreeMap;
 
 use meridian_crdt::Value;
 
-/// What can be kept as a value.
+/// What can be kept as a value: the numbers, texts and bytes of Rust, an `Option` of one, or a [`Value`].
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use meridian_client::Value;
+///
+/// let point = client.register("point");
+/// point.set(vec![Value::Float(59.9), Value::Float(10.7)]).await?;
+/// let read = point.get::<Vec<Value>>().await?.into_inner();
+/// assert_eq!(read, Some(vec![Value::Float(59.9), Value::Float(10.7)]));
+/// # Ok(()) }
+/// ```
 pub trait IntoValue {
     /// The value.
     fn into_value(self) -> Value;
 }
 
-/// What a value can be read as.
+/// What a value can be read as. [`Error::WrongType`](crate::Error::WrongType) tells that it is something else.
 pub trait FromValue: Sized {
     /// What errors call it.
     const EXPECTED: &'static str;

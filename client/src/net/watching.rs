@@ -98,6 +98,28 @@ pub enum WatchItem {
 }
 
 /// A watch. It ends only with an error that does not pass, which is its last item.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use futures_util::TryStreamExt;
+/// use meridian_client::WatchItem;
+///
+/// let mut watch = client.watch_prefix("order:");
+/// while let Some(item) = watch.try_next().await? {
+///     match item {
+///         // The first item says where the watch stands: what is written from now on will be told.
+///         WatchItem::Cursor(_) => drop(client.txn().add("order:7", 1).add("order:8", 2).commit().await?),
+///         WatchItem::Txn(txn) => {
+///             assert_eq!((txn.dc.as_str(), txn.changes.len()), ("eu-west", 2)); // whole, or not at all
+///             break;
+///         }
+///         _ => println!("read anew what you watch"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 pub struct Watch {
     stream: BoxStream<'static, Result<WatchItem, Error>>,
     cursor: Arc<Mutex<Option<String>>>,
@@ -136,6 +158,24 @@ impl Watch {
     }
 
     /// Goes on from a cursor instead of from now; of use before the first item is taken.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use futures_util::StreamExt;
+    /// use meridian_client::WatchItem;
+    ///
+    /// let mut watch = client.watch_key("n");
+    /// watch.next().await;
+    /// let cursor = watch.cursor().expect("it stands somewhere"); // kept in a file, say
+    /// drop(watch);
+    /// client.counter("n").add(1).await?;
+    /// let mut watch = client.watch_key("n").from(cursor);
+    /// assert!(matches!(watch.next().await, Some(Ok(WatchItem::Cursor(_)))));
+    /// assert!(matches!(watch.next().await, Some(Ok(WatchItem::Txn(txn))) if txn.changes[0].key == "n"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn from(self, cursor: impl Into<String>) -> Watch {
         *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = Some(cursor.into());

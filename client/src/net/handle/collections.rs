@@ -17,6 +17,24 @@ const PAGE: usize = 1000;
 
 /// The elements of a set, sorted by type and value, read page by page as they are taken. Pages that are read outside of
 /// a transaction are not one snapshot.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use futures_util::TryStreamExt;
+/// use meridian_client::Value;
+///
+/// client.set("primes").add_all([5, 2, 3]).await?;
+/// let mut elements = client.set("primes").elements();
+/// let mut primes = 0;
+/// while let Some(prime) = elements.try_next().await? {
+///     assert!(matches!(prime, Value::Int(1..=5)));
+///     primes += 1;
+/// }
+/// assert_eq!(primes, 3);
+/// # Ok(()) }
+/// ```
 pub struct Elements {
     stream: BoxStream<'static, Result<Value, Error>>,
 }
@@ -137,7 +155,33 @@ macro_rules! sets {
 
 sets! {
     /// A set; adding wins.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use meridian_client::Value;
+    ///
+    /// let cart = client.set("cart");
+    /// cart.add_all(["pear", "apple"]).await?;
+    /// cart.remove("pear").await?;
+    /// assert!(cart.contains("apple").await?);
+    /// assert_eq!(cart.size().await?, 1);
+    /// assert_eq!(cart.elements().all().await?, [Value::Str("apple".into())]);
+    /// # Ok(()) }
+    /// ```
     Set;
     /// A set; removing wins.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let members = client.rwset("members");
+    /// members.add("mallory").await?;
+    /// members.remove("mallory").await?; // wins over an `add` elsewhere that did not know of it
+    /// assert!(!members.contains("mallory").await?);
+    /// # Ok(()) }
+    /// ```
     RwSet;
 }

@@ -8,7 +8,21 @@ use super::{At, Source, handles, mutations};
 use crate::net::error::Error;
 use crate::net::read::{self, Field, Versioned};
 
-/// A map. Its fields have handles of their own: `map.counter("visits").add(1)`.
+/// A map. Its fields have handles of their own, whatever their types, maps among them.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// let profile = client.map("profile:ann");
+/// profile.register("name").set("Ann").await?;
+/// profile.map("stats").counter("visits").add(1).await?;
+/// assert_eq!(*profile.map("stats").counter("visits").value().await?, 1);
+/// assert_eq!(profile.fields().await?.keys().collect::<Vec<_>>(), ["name", "stats"]);
+/// profile.remove("stats").await?; // with everything below it
+/// assert_eq!(profile.size().await?, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Map<S> {
     pub(crate) at: At<S>,

@@ -8,6 +8,19 @@ use crate::net::read::Versioned;
 use crate::net::value::{FromValue, IntoValue};
 
 /// A counter.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// let stock = client.counter("stock");
+/// stock.add(10).await?;
+/// stock.add(-3).await?;
+/// assert_eq!(*stock.value().await?, 7);
+/// stock.reset().await?;
+/// assert_eq!(*stock.value().await?, 0);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Counter<S> {
     pub(crate) at: At<S>,
@@ -32,7 +45,21 @@ impl<S: Source> Counter<S> {
     }
 }
 
-/// A register.
+/// A register. It holds any [value](crate::IntoValue), and is read as the Rust type that the caller names.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use meridian_client::Error;
+///
+/// let name = client.register("name");
+/// assert_eq!(*name.get::<String>().await?, None);
+/// name.set("Ann").await?;
+/// assert_eq!(name.get().await?.into_inner(), Some("Ann".to_owned()));
+/// assert!(matches!(name.get::<i64>().await, Err(Error::WrongType { .. })));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Register<S> {
     pub(crate) at: At<S>,
@@ -57,7 +84,21 @@ impl<S: Source> Register<S> {
     }
 }
 
-/// A multi-value register.
+/// A multi-value register. Its reader sees all values that were set concurrently, and may join them.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// let title = client.mvregister("title");
+/// title.set("Causal sessions").await?;
+/// let titles = title.get::<String>().await?;
+/// if titles.len() > 1 {
+///     title.set(titles.join(" / ")).await?; // replaces every value that was read
+/// }
+/// assert_eq!(*titles, ["Causal sessions"]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct MvRegister<S> {
     pub(crate) at: At<S>,
@@ -114,7 +155,29 @@ macro_rules! flags {
 
 flags! {
     /// A flag; enabling wins.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let liked = client.flag("ann:liked:7");
+    /// assert!(!*liked.get().await?);
+    /// liked.enable().await?;
+    /// assert!(*liked.get().await?);
+    /// # Ok(()) }
+    /// ```
     Flag;
     /// A flag; disabling wins.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// let may_enter = client.dwflag("ann:may_enter");
+    /// may_enter.enable().await?;
+    /// may_enter.disable().await?; // wins over an `enable` elsewhere that did not know of it
+    /// assert!(!*may_enter.get().await?);
+    /// # Ok(()) }
+    /// ```
     DwFlag;
 }

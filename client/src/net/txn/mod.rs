@@ -73,6 +73,21 @@ impl Drop for Inner {
 
 /// A transaction that runs, as the closure of [`Space::transaction`](super::Space::transaction) is given it. Handles
 /// that it makes read from its snapshot and see what it wrote; their mutations take place at its commit.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use meridian_client::{Error, Transaction};
+///
+/// async fn book(txn: Transaction) -> Result<u64, Error> {
+///     txn.set("seats").add("12A"); // nothing is sent, so there is nothing to wait for
+///     txn.set("seats").size().await // its own write is in what it reads
+/// }
+/// let seats = client.transaction(book).await?;
+/// assert_eq!(seats, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Transaction {
     inner: Arc<Inner>,
@@ -87,6 +102,23 @@ impl Transaction {
     }
 
     /// All keys that start with `prefix`. A key that appears there or vanishes before the commit is a conflict.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use meridian_client::Error;
+    ///
+    /// let number = client
+    ///     .transaction(|txn| async move {
+    ///         let number = txn.keys("ticket:").await?.len() + 1;
+    ///         txn.register(format!("ticket:{number}")).set("open");
+    ///         Ok::<_, Error>(number) // nobody else can have taken it
+    ///     })
+    ///     .await?;
+    /// assert_eq!(number, 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As for every request; `too_large` if there are very many.

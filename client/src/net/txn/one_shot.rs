@@ -10,19 +10,21 @@ use crate::wire::frame::{Ops, Verb};
 
 /// Conditions and mutations that take place as a whole, or not at all.
 ///
-/// ```no_run
-/// # async fn run(client: meridian_client::Client) -> Result<(), meridian_client::Error> {
-/// use meridian_client::Condition;
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use meridian_client::{Condition, ErrorCode};
 ///
-/// let claimed = client
-///     .txn()
-///     .require("owner:42", Condition::Absent)
-///     .set("owner:42", "ann")
-///     .add("claims", 1)
-///     .commit()
-///     .await;
-/// # Ok(())
-/// # }
+/// let claim = |who: &'static str| {
+///     let txn = client.txn().require("owner:42", Condition::Absent);
+///     txn.set("owner:42", who).add("claims", 1).commit()
+/// };
+/// assert_eq!(claim("ann").await?.len(), 2); // what each of the two mutations came to
+/// let refused = claim("bob").await.expect_err("it is Ann's");
+/// assert_eq!(refused.code(), Some(ErrorCode::PreconditionFailed));
+/// assert_eq!(*client.counter("claims").value().await?, 1);
+/// # Ok(()) }
 /// ```
 #[must_use = "nothing happens before commit"]
 pub struct OneShot {
@@ -57,6 +59,18 @@ impl OneShot {
     }
 
     /// Demands that a key has not changed since `version` was read.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// client.register("page").set("first draft").await?;
+    /// let read = client.register("page").get::<String>().await?;
+    /// client.register("page").set("somebody else's").await?;
+    /// let edit = client.txn().require_version("page", read.version).set("page", "second draft");
+    /// assert!(edit.commit().await.is_err()); // nothing is overwritten unseen
+    /// # Ok(()) }
+    /// ```
     pub fn require_version(self, key: impl AsRef<str>, version: Version) -> OneShot {
         self.require(key, Condition::Version(version))
     }

@@ -21,6 +21,22 @@ const PAUSE_FIRST: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds and isolation of a transaction.
+///
+/// ```
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let node = meridian::embedded::Node::start().await?;
+/// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+/// use meridian_client::{Error, Isolation, TransactionOptions};
+///
+/// let options = TransactionOptions::default().isolation(Isolation::Snapshot).attempts_max(3);
+/// let space = client.space("bank");
+/// let total = space.transaction_with(options, |txn| async move {
+///     // Both are read from the same snapshot, whatever happens meanwhile.
+///     Ok::<_, Error>(*txn.counter("alice").value().await? + *txn.counter("bob").value().await?)
+/// });
+/// assert_eq!(total.await?, 0);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransactionOptions {
