@@ -8,7 +8,8 @@ use bytes::Bytes;
 use meridian::config::Config;
 use meridian::shard::forward;
 use meridian::txn::entry::{ClientTxn, Entry, Item};
-use meridian_client::wire::{Token, headers, json, request, token};
+use meridian_client::wire::frame::{Frame, Request, RequestId, Verb};
+use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token, headers, json, request, token};
 use meridian_crdt::{
     Add, Condition, CounterOp, Ctx, Dot, Key, KeyEffect, Limits, MapOp, MemCells, Mutation, Origin,
     OriginName, RegisterOp, SetOp, Txn, TxnHead, Value, Vector, apply, execute, validate,
@@ -27,9 +28,10 @@ pub struct Parser {
 }
 
 /// All of them.
-pub const PARSERS: [Parser; 8] = [
+pub const PARSERS: [Parser; 9] = [
     Parser { name: "http_bodies", parse: http_bodies, samples: http_samples },
     Parser { name: "http_headers", parse: http_headers, samples: header_samples },
+    Parser { name: "native_frames", parse: native_frames, samples: frame_samples },
     Parser { name: "tokens", parse: tokens, samples: token_samples },
     Parser { name: "gossip_messages", parse: gossip_messages, samples: gossip_samples },
     Parser { name: "txns", parse: txns, samples: txn_samples },
@@ -80,6 +82,46 @@ fn header_samples() -> Vec<Vec<u8>> {
     ["linearizable", "dcs:2", "all", "250ms", "30s", "request-17", "9f3c0000000000000000000000000000", "ab"]
         .map(|text| text.as_bytes().to_vec())
         .to_vec()
+}
+
+/// Frames of the native protocol, in both directions, and cursors of watches.
+pub fn native_frames(bytes: &[u8]) {
+    if let Ok(request) = Request::decode(bytes) {
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    }
+    if let Ok(frame) = Frame::decode(bytes) {
+        // Particulars of an error that no value can hold are left out when it is told on.
+        let is_error = matches!(&frame, Frame::Answer { outcome: Err(_), .. });
+        let again = Frame::decode(&frame.clone().encode()).expect("what was written can be read");
+        assert!(is_error || again == frame, "{again:?} was {frame:?}");
+    }
+    if let Ok(cursor) = Cursor::from_bytes(bytes) {
+        assert_eq!(Cursor::from_bytes(&cursor.to_bytes()), Ok(cursor));
+    }
+}
+
+fn frame_samples() -> Vec<Vec<u8>> {
+    let key = Key::new("default", "k").expect("valid");
+    let add = Mutation::Counter(CounterOp::Add(5));
+    let mut write = Request::new(1, Verb::Write { key: key.clone(), mutation: add.clone() });
+    write.session = Some(Token::new(7).to_bytes());
+    write.request_id = Some(RequestId::Number { client: [3; 16], number: 4 });
+    let txn = Verb::Txn {
+        space: "default".into(),
+        conditions: vec![(key.clone(), Condition::Absent)],
+        ops: vec![(key.clone(), add), (key, Mutation::Delete(None))],
+    };
+    let error = ApiError::new(ErrorCode::NotCaughtUp, "behind").with("behind_txns", 3);
+    let answer = |outcome| Frame::Answer { id: 1, outcome, session: Some(vec![1]), staleness: Vec::new() };
+    let body = || [("value".to_owned(), Value::Float(1.5))].into();
+    vec![
+        write.encode(),
+        Request::new(2, txn).encode(),
+        answer(Ok(body())).encode(),
+        answer(Err(error)).encode(),
+        Frame::Event { id: 3, body: body() }.encode(),
+        Cursor::new(7, [Dot::new(Origin(1), 300)].into_iter().collect()).to_bytes(),
+    ]
 }
 
 /// Session tokens, as bytes and as text.
