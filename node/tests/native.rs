@@ -175,6 +175,14 @@ fn code(outcome: &Result<Body, ApiError>) -> ErrorCode {
     outcome.as_ref().expect_err("refused").code
 }
 
+/// The token of a session that has seen a txn which will never come, of an origin that `token` names.
+fn far_ahead_of(token: &[u8]) -> Vec<u8> {
+    let mut far = Token::from_bytes(token).expect("own token");
+    let origin = far.dots.iter().next().expect("a dot").origin;
+    far.dots.advance(Dot::new(origin, 1000));
+    far.to_bytes()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hello_tells_who_serves_within_which_limits() {
     let node = Node::start("[limits]\nbody_max = \"64KiB\"\n[sessions]\nin_flight_max = 7").await;
@@ -243,11 +251,9 @@ async fn many_requests_are_in_flight_and_answers_come_as_they_complete() {
     // A session that waits for what never comes is overtaken by a status.
     let answer = client.request(add("k", 1));
     let token = client.ask_with(answer).await.session.expect("a token");
-    let mut far = Token::from_bytes(&token).expect("own token");
-    let origin = far.dots.iter().next().expect("a dot").origin;
-    far.dots.advance(Dot::new(origin, 1000));
+    let far = far_ahead_of(&token);
     let mut slow = client.request(read("k"));
-    slow.session = Some(far.to_bytes());
+    slow.session = Some(far.clone());
     slow.wait = Some(Duration::from_millis(300));
     client.send(&slow).await;
     let quick = client.request(Verb::Status);
@@ -279,13 +285,11 @@ async fn a_request_at_the_bound_waits_until_another_is_answered() {
     let mut client = node.client().await;
     let request = client.request(add("k", 1));
     let token = client.ask_with(request).await.session.expect("a token");
-    let mut far = Token::from_bytes(&token).expect("own token");
-    let origin = far.dots.iter().next().expect("a dot").origin;
-    far.dots.advance(Dot::new(origin, 1000));
+    let far = far_ahead_of(&token);
     let mut slow_ids = Vec::new();
     for _ in 0..2 {
         let mut slow = client.request(read("k"));
-        slow.session = Some(far.to_bytes());
+        slow.session = Some(far.clone());
         slow.wait = Some(Duration::from_millis(300));
         client.send(&slow).await;
         slow_ids.push(slow.id);
@@ -352,11 +356,9 @@ async fn an_id_is_used_by_one_request_at_a_time_and_a_repeated_request_id_does_n
     let again = client.ask_with(request).await.outcome.expect("the first answer");
     assert_eq!(again["result"], Value::Int(1));
     assert_eq!(client.ask(read("k")).await.expect("there")["value"], Value::Int(1));
-    let mut far = Token::from_bytes(&token).expect("own token");
-    let origin = far.dots.iter().next().expect("a dot").origin;
-    far.dots.advance(Dot::new(origin, 1000));
+    let far = far_ahead_of(&token);
     let mut slow = client.request(read("k"));
-    slow.session = Some(far.to_bytes());
+    slow.session = Some(far.clone());
     slow.wait = Some(Duration::from_millis(200));
     client.send(&slow).await;
     client.send(&slow).await;
@@ -471,11 +473,9 @@ async fn a_stopping_node_finishes_what_is_in_flight_and_says_goodbye() {
     let mut client = node.client().await;
     let request = client.request(add("k", 1));
     let token = client.ask_with(request).await.session.expect("a token");
-    let mut far = Token::from_bytes(&token).expect("own token");
-    let origin = far.dots.iter().next().expect("a dot").origin;
-    far.dots.advance(Dot::new(origin, 1000));
+    let far = far_ahead_of(&token);
     let mut slow = client.request(read("k"));
-    slow.session = Some(far.to_bytes());
+    slow.session = Some(far.clone());
     slow.wait = Some(Duration::from_millis(600));
     client.send(&slow).await;
     client.ask(Verb::Status).await.expect("the slow one is in flight");

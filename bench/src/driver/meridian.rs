@@ -4,6 +4,7 @@
 //! Each client is a session: it sends the last token that it was given, with reads of the level `session` and with
 //! writes.
 
+use meridian::cli::bench::websocket::{BINARY, CLOSE, KEY, PING, PONG, frame, next_frame};
 use meridian_client::wire::frame::{Frame, Request, VERSION, Verb};
 
 use super::Done;
@@ -11,12 +12,6 @@ use super::msgpack::{Cursor, array, binary, map, text};
 use super::wire::Wire;
 use crate::op::{HOT_COUNTER, Level, Op, element_name, is_value_of, key_name, set_name, value};
 
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PING: u8 = 9;
-const PONG: u8 = 10;
-/// Any 16 bytes in base64; the answer to them is not looked at.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// Bytes of a token's checksum, which stands at its end.
 const CHECKSUM_BYTES: usize = 4;
 
@@ -228,45 +223,6 @@ fn check<'a>(frame: &'a [u8], asked: Option<&[Option<Op>]>) -> Result<Answer<'a>
         }),
     };
     Ok(Answer { id, outcome, token })
-}
-
-/// Appends a whole WebSocket frame, masked with zeroes.
-fn frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    const MASKED: u8 = 0x80;
-    out.push(0x80 | opcode);
-    match payload.len() {
-        len @ 0..126 => out.push(MASKED | len as u8),
-        len @ 126..0x1_0000 => {
-            out.push(MASKED | 126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(MASKED | 127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    out.extend([0; 4]);
-    out.extend_from_slice(payload);
-}
-
-/// Opcode, start and end of the payload of the frame that `bytes` begin with; `None` if it is not whole yet.
-fn next_frame(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, String> {
-    let [first, second, ..] = bytes else { return Ok(None) };
-    if first & 0x80 == 0 || second & 0x80 != 0 {
-        return Err("the server sends frames of a kind that is not expected".into());
-    }
-    let digits = match second {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    let Some(long) = bytes.get(2..2 + digits) else { return Ok(None) };
-    let len = match digits {
-        0 => usize::from(*second),
-        _ => long.iter().fold(0, |n, digit| n << 8 | usize::from(*digit)),
-    };
-    let start = 2 + digits;
-    Ok((bytes.len() - start >= len).then(|| (first & 0x0f, start, start + len)))
 }
 
 #[cfg(test)]

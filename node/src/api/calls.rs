@@ -12,9 +12,7 @@ use std::time::Duration;
 use meridian_client::wire::frame::RequestId;
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
-use meridian_crdt::{
-    Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
-};
+use meridian_crdt::{Condition, Content, Key, Mutation, Query as ReadQuery, StoreError, Value, Vector};
 
 use super::Api;
 use crate::shard::WriteRequest;
@@ -266,7 +264,7 @@ pub fn content_body(content: &Content) -> Body {
     ]);
     match content.present {
         Some(present) => body.insert("present".into(), Value::Bool(present)),
-        None => body.insert("value".into(), read_value(&content.value)),
+        None => body.insert("value".into(), content.value.to_value()),
     };
     if let Some(size) = content.size {
         body.insert("size".into(), count(size));
@@ -275,19 +273,6 @@ pub fn content_body(content: &Content) -> Body {
         body.insert("cursor".into(), Value::Bytes(cursor.clone()));
     }
     body
-}
-
-fn read_value(value: &ReadValue) -> Value {
-    match value {
-        ReadValue::Map(fields) => {
-            let field = |(name, (ty, value)): (&String, &(meridian_crdt::Type, ReadValue))| {
-                let shown = [("type".to_owned(), text(ty.name())), ("value".to_owned(), read_value(value))];
-                (name.clone(), Value::Map(shown.into()))
-            };
-            Value::Map(fields.iter().map(field).collect())
-        }
-        other => other.to_value(),
-    }
 }
 
 /// The error of a key without a value.

@@ -5,6 +5,7 @@
 
 mod http;
 mod native;
+pub mod websocket;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
