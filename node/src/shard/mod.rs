@@ -149,7 +149,7 @@ impl Shard {
         match tokio::time::timeout(LEADER_WAIT, leadership.wait_for(settled)).await {
             Ok(Ok(leadership)) => Ok(*leadership),
             Ok(Err(_)) => Err(stopping()),
-            Err(_) => Err(no_quorum()),
+            Err(_) => Err(no_leader_in_time()),
         }
     }
 
@@ -371,6 +371,17 @@ fn no_quorum() -> ApiError {
     ApiError::new(
         ErrorCode::NoQuorum,
         "a majority of this datacenter's nodes cannot be reached; nothing changed",
+    )
+    .retry_after_ms(1_000)
+}
+
+/// Nobody knows yet whether an election is on its way or cannot come about, and the message must not claim to.
+fn no_leader_in_time() -> ApiError {
+    ApiError::new(
+        ErrorCode::NoQuorum,
+        format!(
+            "this datacenter has had no leader for {LEADER_WAIT:?}: an election takes long, or a majority of its nodes cannot be reached; nothing changed"
+        ),
     )
     .retry_after_ms(1_000)
 }
