@@ -87,6 +87,7 @@ fn view(dc: &str, term: u64, own_seq: u64) -> View {
         floor: Vector::new(),
         origins: vec![name("a", 1), name("b", 1)],
         own: Some(own),
+        told: Vector::new(),
     }
 }
 
@@ -104,6 +105,7 @@ fn hello(dc: &str, term: u64) -> Hello {
         members: BTreeMap::new(),
         credit_bytes: 1 << 20,
         dial: 1,
+        told: Vector::new(),
     }
 }
 
@@ -151,6 +153,42 @@ fn own_txns_that_this_dc_lost_stop_it_until_it_has_them_or_another_life() {
     say_hello(&mut a, 11, ahead);
     assert!(matches!(&a.sent(11)[..], [Message::Hello(_), ..]));
     assert!(!a.closed(11));
+}
+
+/// Found by the simulation: a DC had told another one of its newest txns and lost them before anybody had received them.
+/// `Hello` compared only what peers have, so it went on in its old life, gave the numbers of the lost txns to others, and
+/// its peers waited for the lost ones: nothing became stable any more.
+#[test]
+fn own_txns_that_a_peer_was_only_told_of_end_a_life_too() {
+    let mut a = Bench::leader("a", 1, 3);
+    let mut told = hello("b", 1);
+    told.vector.set(name("a", 1).origin(), 2);
+    told.told.set(name("a", 1).origin(), 5);
+    say_hello(&mut a, 9, told);
+    assert!(a.out.contains(&Output::LostTail { seen: 5 }) && a.closed(9));
+    assert!(a.sent(9).is_empty());
+}
+
+#[test]
+fn a_report_that_tells_of_more_than_its_member_has_by_now_ends_the_connection_so_that_the_member_hears_of_it()
+{
+    for (has_by_now, closed) in [(5, false), (4, true)] {
+        let mut b = Bench::leader("b", 1, 0);
+        let of_a = |seq| [Dot::new(name("a", 1).origin(), seq)].into_iter().collect();
+        say_hello(&mut b, 9, Hello { vector: of_a(5), ..hello("a", 1) });
+        b.wait(1000);
+        let report = b.out.iter().find_map(|output| match output {
+            Output::Propose { ticket, remote: Remote::Report { .. } } => Some(*ticket),
+            _ => None,
+        });
+        // While the report is being logged, the link breaks and the peer comes back.
+        b.give(Event::Closed { conn: 9, why: "gone".into() });
+        say_hello(&mut b, 10, Hello { vector: of_a(has_by_now), ..hello("a", 2) });
+        assert!(!b.closed(10));
+        let ticket = report.expect("it reports");
+        b.give(Event::Proposed { ticket, result: Ok(vec![RemoteOutcome::Applied]) });
+        assert_eq!(b.closed(10), closed, "it has {has_by_now} of 5");
+    }
 }
 
 #[test]

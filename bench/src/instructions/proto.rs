@@ -100,6 +100,7 @@ impl Linked {
             floor: Vector::new(),
             origins: vec![name("a"), name("b")],
             own: Some(name("a")),
+            told: Vector::new(),
         };
         let machine = Machine::new(identity, GossipConfig::default(), 5);
         let mut linked = Self { machine, now_ms: 1, view };
@@ -118,6 +119,7 @@ impl Linked {
             members: BTreeMap::new(),
             credit_bytes: 8 << 20,
             dial: 1,
+            told: Vector::new(),
         };
         let said = linked.give(Event::Received { conn: CONN, message: Message::Hello(Box::new(hello)) });
         match said.iter().find(|output| matches!(output, Output::Close { .. } | Output::Alarm { .. })) {

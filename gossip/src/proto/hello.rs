@@ -104,6 +104,7 @@ impl Machine {
             members: self.links.iter().map(|l| (l.dc.clone(), self.nodes_of(&l.dc))).collect(),
             credit_bytes: self.config.credit_bytes,
             dial,
+            told: self.view.told.clone(),
         }))
     }
 
@@ -137,7 +138,10 @@ impl Machine {
             self.close(conn, "the peer's node does not lead its datacenter");
             return;
         };
-        if let Some(seen) = self.own_tail(&hello.vector) {
+        // SUBTLE: what the peer was told of and does not have counts as well. Our newest txns may have reached nobody when
+        // they were lost, while the peer has logged our word that they are applied: their numbers must not be given away
+        // again, and the peer would wait for them for ever.
+        if let Some(seen) = self.own_tail(&hello.vector).max(self.own_tail(&hello.told)) {
             self.lose_tail(seen);
         }
         if self.lost_tail.is_some() {
@@ -247,7 +251,7 @@ impl Machine {
         if hello.leading.is_some() && hello.own.as_ref().is_none_or(|own| !hello.origins.contains(own)) {
             return Err(Refusal::Malformed("a leader without a registered own origin"));
         }
-        if !sound(&hello.vector) || !sound(&hello.floor) {
+        if !sound(&hello.vector) || !sound(&hello.floor) || !sound(&hello.told) {
             return Err(Refusal::Malformed("a malformed vector"));
         }
         if hello.origins.len() > ORIGINS_MAX {

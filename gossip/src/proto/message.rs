@@ -10,8 +10,8 @@ use meridian_crdt::{OriginName, Vector};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The version that this program speaks; the first byte of every message.
-pub const PROTOCOL_VERSION: u8 = 1;
+/// The version that this program speaks; the first byte of every message. Version 2 added `Hello::told`.
+pub const PROTOCOL_VERSION: u8 = 2;
 
 /// The largest message.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -84,6 +84,9 @@ pub struct Hello {
     pub credit_bytes: u64,
     /// On the dialing side the number of the dial, rising within a process; 0 on the answering side.
     pub dial: u64,
+    /// What it was told to be applied somewhere, above `vector`. A DC that finds more of its own txns in it than it
+    /// has must not go on in its present life, even if those txns reached nobody.
+    pub told: Vector,
 }
 
 /// Why a received message cannot be used; the connection ends.
@@ -154,33 +157,34 @@ mod tests {
             members: BTreeMap::from([("b".into(), 3)]),
             credit_bytes: 1000,
             dial: 2,
+            told: vector(11),
         }))
     }
 
     #[test]
     fn golden_bytes_of_messages_do_not_change() {
-        let mut ack = vec![1, 0x81, 0xa3];
+        let mut ack = vec![2, 0x81, 0xa3];
         ack.extend_from_slice(b"Ack");
         ack.extend_from_slice(&[0x81, 7, 9]);
         assert_eq!(Message::Ack(vector(9)).encode().unwrap(), ack);
 
-        let mut txns = vec![1, 0x81, 0xa4];
+        let mut txns = vec![2, 0x81, 0xa4];
         txns.extend_from_slice(b"Txns");
         txns.extend_from_slice(&[0x91, 0xc4, 2, b'x', b'y']);
         assert_eq!(Message::Txns(vec![Bytes::from_static(b"xy")]).encode().unwrap(), txns);
 
-        let mut want = vec![1, 0x81, 0xa4];
+        let mut want = vec![2, 0x81, 0xa4];
         want.extend_from_slice(b"Want");
         want.extend_from_slice(&[0x92, 0x81, 7, 1, 0x81, 7, 2]);
         assert_eq!(Message::Want { have: vector(1), upto: vector(2) }.encode().unwrap(), want);
 
-        let mut golden = vec![1, 0x81, 0xa5];
+        let mut golden = vec![2, 0x81, 0xa5];
         golden.extend_from_slice(b"Hello");
-        golden.extend_from_slice(&[0x9c, 5, 0xa1, b'a', 0x92, 0xa1, b'a', 0xc4, 16]);
+        golden.extend_from_slice(&[0x9d, 5, 0xa1, b'a', 0x92, 0xa1, b'a', 0xc4, 16]);
         golden.extend_from_slice(Uuid::from_u128(1).as_bytes());
         golden.extend_from_slice(&[1, 3, 0xc0, 0x81, 7, 9, 0x80, 0x91, 0x92, 0xa1, b'a', 0xc4, 16]);
         golden.extend_from_slice(Uuid::from_u128(1).as_bytes());
-        golden.extend_from_slice(&[0x81, 0xa1, b'b', 3, 0xcd, 0x03, 0xe8, 2]);
+        golden.extend_from_slice(&[0x81, 0xa1, b'b', 3, 0xcd, 0x03, 0xe8, 2, 0x81, 7, 11]);
         assert_eq!(hello().encode().unwrap(), golden);
     }
 
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_declared_length_is_not_an_allocation() {
-        let mut bytes = vec![1, 0x81, 0xa4];
+        let mut bytes = vec![2, 0x81, 0xa4];
         bytes.extend_from_slice(b"Txns");
         bytes.extend_from_slice(&[0xdd, 0xff, 0xff, 0xff, 0xff]);
         assert!(matches!(Message::decode(&bytes), Err(MessageError::Malformed(_))));

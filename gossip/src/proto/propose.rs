@@ -117,9 +117,22 @@ impl Machine {
             UnderWay::Report { link, member, vector } => {
                 self.links[link].report_under_way = false;
                 if result.is_ok() {
-                    self.links[link].reported = Some((member, vector));
+                    self.reported(link, member, vector);
                 }
             }
+        }
+    }
+
+    /// A report of `member` is logged. If it tells of more of the member's own txns than the member itself does by now, it
+    /// has lost them since, and its `Hello` came before the report was applied here: greeted once more, it hears of it.
+    fn reported(&mut self, id: LinkId, member: Origin, vector: Vector) {
+        let link = &mut self.links[id];
+        let forgotten = vector.get(member) > link.peer_vector.get(member);
+        link.reported = Some((member, vector));
+        if let Some(conn) =
+            link.live.as_ref().filter(|live| forgotten && live.origin == member).map(|l| l.conn)
+        {
+            self.close(conn, "the peer has reported more of its own txns than it has now");
         }
     }
 

@@ -22,6 +22,8 @@ pub struct View {
     pub origins: Vec<OriginName>,
     /// This DC's own origin; `None` before its first epoch is minted.
     pub own: Option<OriginName>,
+    /// What members have reported to have applied above `vector`, as far as it is logged here.
+    pub told: Vector,
 }
 
 impl View {

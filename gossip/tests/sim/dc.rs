@@ -82,6 +82,7 @@ impl Dc {
             floor: Vector::new(),
             origins: self.origins.clone(),
             own: Some(self.own.clone()),
+            told: Vector::new(),
         }
     }
 

@@ -68,6 +68,7 @@ impl Publisher {
                 floor: state.oplog_floor.clone(),
                 origins: state.chains.values().map(|chain| chain.name.clone()).collect(),
                 own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
+                told: state.told(),
             });
         });
     }

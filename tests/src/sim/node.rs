@@ -211,6 +211,7 @@ impl Node {
             floor: state.oplog_floor.clone(),
             origins: state.chains.values().map(name).collect(),
             own: state.own.and_then(|own| state.chains.get(&own)).map(name),
+            told: state.told(),
         }
     }
 
