@@ -153,6 +153,11 @@ impl Ledger {
             }
         }
         self.dots.retain(|dot, _| !gone(dot));
+        // What changed nothing, and what is still under way, depends on nothing that its txn would bring along: whoever
+        // did it may have known facts that are lost now.
+        for fact in self.facts.iter_mut().filter(|fact| fact.dot.is_none()) {
+            lost.iter().for_each(|number| fact.deps.remove(*number));
+        }
         lost
     }
 
