@@ -187,6 +187,13 @@ impl Clients {
                 session.token = Token::new(CLUSTER);
                 session.known = Facts::default();
                 self.record.begin_anew(number);
+                // What it has asked elsewhere it asks again without its token, and so without what it knew.
+                if let Some(pending) = &mut session.pending {
+                    self.record.ask_anew(number, &mut pending.asked);
+                    if let Some(fact) = pending.plan.fact() {
+                        self.ledger.facts[fact].deps = Facts::default();
+                    }
+                }
             }
             session.versions.clear();
             // The memory of request ids is lost too: who repeats a write now may do it twice.

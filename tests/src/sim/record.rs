@@ -48,6 +48,11 @@ impl Record {
         self.eras.insert(session, ALONE + self.alone);
     }
 
+    /// An operation under way goes on without the token that its session had.
+    pub fn ask_anew(&self, session: usize, asked: &mut Asked) {
+        asked.session = self.eras.get(&session).copied().unwrap_or(session);
+    }
+
     /// An operation has ended. `demands` says whether it came with a token.
     pub fn end(&mut self, asked: Asked, now_ms: u64, outcome: Outcome, demands: bool, actions: Vec<Action>) {
         let Asked { session, dc, node, at_ms } = asked;
