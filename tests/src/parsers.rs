@@ -28,7 +28,7 @@ pub struct Parser {
 }
 
 /// All of them.
-pub const PARSERS: [Parser; 9] = [
+pub const PARSERS: [Parser; 10] = [
     Parser { name: "http_bodies", parse: http_bodies, samples: http_samples },
     Parser { name: "http_headers", parse: http_headers, samples: header_samples },
     Parser { name: "native_frames", parse: native_frames, samples: frame_samples },
@@ -37,6 +37,7 @@ pub const PARSERS: [Parser; 9] = [
     Parser { name: "txns", parse: txns, samples: txn_samples },
     Parser { name: "log_entries", parse: log_entries, samples: entry_samples },
     Parser { name: "forwarded_requests", parse: forwarded_requests, samples: forward_samples },
+    Parser { name: "raft_frames", parse: raft_frames, samples: raft_samples },
     Parser { name: "config_files", parse: config_files, samples: config_samples },
 ];
 
@@ -259,6 +260,24 @@ fn entry_samples() -> Vec<Vec<u8>> {
         Item::Tidy { rows_max: 10 },
     ];
     vec![Entry { now_ms: 1, items }.encode().expect("a small entry").to_vec()]
+}
+
+/// What nodes of a DC say to each other about their log, apart from the entries' contents.
+pub fn raft_frames(bytes: &[u8]) {
+    meridian::raft::understands(bytes);
+}
+
+fn raft_samples() -> Vec<Vec<u8>> {
+    // A request for a vote, as the node's own tests have it, then for a transfer, for appending nothing, and a probe.
+    let vote = [0x93, 0x92, 0x92, 3, 1, 0xc2, 0x92, 2, 9, 0xc2];
+    let frame = |kind: u8, body: &[u8]| [&[1, kind], body].concat();
+    vec![
+        frame(2, &vote),
+        frame(3, &vote),
+        frame(4, &[0x93, 0x92, 0x92, 3, 1, 0xc2, 2, 0x92, 2, 9]),
+        frame(1, &[0x94, 0x92, 0x92, 3, 1, 0xc3, 0x92, 2, 9, 0x90, 0x92, 2, 9]),
+        frame(5, &[]),
+    ]
 }
 
 /// What nodes of a DC ask each other on behalf of clients, and answer.

@@ -46,6 +46,10 @@ fn every_sample_is_accepted_as_it_is() {
         let txn = meridian_crdt::Txn::decode(&sample.into()).expect("a txn");
         meridian_crdt::validate(&txn).expect("a valid one");
     }
+    let raft = PARSERS.iter().find(|parser| parser.name == "raft_frames").expect("there are Raft frames");
+    for sample in (raft.samples)() {
+        assert!(meridian::raft::understands(&sample), "{sample:?} is no RPC");
+    }
 }
 
 fn try_out(parser: Parser, seed: u64, cases: usize) {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json, json};
 use super::Api;
 use super::answer::{Failure, json_response};
 use super::extract::JsonBody;
+use crate::txn::ShardState;
 
 /// `GET /healthz`: the process serves requests.
 pub async fn healthz() -> Response {
@@ -39,7 +40,12 @@ pub async fn status(State(api): State<Api>) -> Result<Response, Failure> {
 pub fn status_json(api: &Api) -> Result<Json, ApiError> {
     let shard = &api.shard;
     let raft = shard.raft.status();
-    let state = shard.publisher.applied().borrow().state.clone();
+    // One view, so that all that is told of the state is of one moment.
+    let internal = |why: String| ApiError::new(ErrorCode::Internal, why);
+    let view = shard.store.view().map_err(|e| internal(e.to_string()))?;
+    let loaded = ShardState::load(&view).map_err(|e| internal(e.to_string()))?;
+    let state = loaded.map_err(|e| internal(e.to_string()))?;
+    let digest = meridian_crdt::digest(&view).map_err(|e| internal(e.to_string()))?;
     // Lives of one datacenter are shown under its name: the current one by itself, earlier ones with their id.
     let label = |origin: meridian_crdt::Origin| {
         let dc = state.dc_of(origin).unwrap_or("unknown").to_owned();
@@ -47,8 +53,9 @@ pub fn status_json(api: &Api) -> Result<Json, ApiError> {
             state.own == Some(origin) || state.members.values().any(|peer| peer.origin == Some(origin));
         if current { dc } else { format!("{dc}#{origin}") }
     };
-    let vector: Map<String, Json> =
-        state.vector.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
+    let shown = |vector: &meridian_crdt::Vector| -> Map<String, Json> {
+        vector.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect()
+    };
     let lag = shard.lag();
     let origins: Map<String, Json> =
         lag.iter().map(|(dc, lag)| (dc.clone(), json!({"lag_txns": lag.txns, "lag_ms": lag.ms}))).collect();
@@ -67,17 +74,13 @@ pub fn status_json(api: &Api) -> Result<Json, ApiError> {
             })
         })
         .collect();
-    let view = shard.store.view().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-    let digest =
-        meridian_crdt::digest(&view).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-    let stable: Map<String, Json> =
-        state.stable.iter().map(|dot| (label(dot.origin), dot.seq.into())).collect();
     Ok(json!({
         "dc": shard.dc, "node": shard.node, "role": raft.role, "leader": raft.leader, "term": raft.term,
         "ready": *shard.ready.borrow(),
-        "applied_index": shard.publisher.applied().borrow().index,
+        "applied_index": view.applied_index(),
         "epoch": state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.epoch.to_string()),
-        "vector": vector, "stable": stable, "origins": origins, "links": links,
+        "vector": shown(&state.vector), "acked": shown(&state.acked), "stable": shown(&state.stable),
+        "origins": origins, "links": links,
         "oplog": {"first": state.oplog_first, "end": state.oplog_end},
         "digest": format!("{digest:032x}"),
     }))

@@ -34,6 +34,7 @@ pub use crate::txn::ENTRY_BYTES_MAX;
 pub use group::{Parts, RaftGroup};
 pub use known_peers::KnownPeers;
 pub use leadership::{Leadership, RaftStatus, Role};
+pub use network::understands;
 
 /// What the entries of the log mean. Only one thread at a time calls it.
 pub trait Machine: Send + 'static {

@@ -203,6 +203,18 @@ pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, log: &LogStore
     outcome.unwrap_or_else(failure)
 }
 
+/// Whether `frame` is an RPC that would be handed to the group, and not answered as broken. It does nothing with it; for
+/// fuzzing what other nodes may send.
+pub fn understands(frame: &[u8]) -> bool {
+    let Ok((kind, body)) = codec::open_message(frame) else { return false };
+    match kind {
+        APPEND => codec::decode_body::<AppendEntriesRequest<TypeConfig>>(body).is_ok(),
+        VOTE | PRE_VOTE => codec::decode_body::<VoteRequest<TypeConfig>>(body).is_ok(),
+        TRANSFER => codec::decode_body::<TransferLeaderRequest<TypeConfig>>(body).is_ok(),
+        other => other == PROBE,
+    }
+}
+
 async fn dispatch(
     raft: &Raft<TypeConfig, StateMachine>,
     log: &LogStore,
@@ -223,5 +235,26 @@ async fn dispatch(
         TRANSFER => encode(raft.handle_transfer_leader(decode(body)?).await),
         PROBE => encode(is_initialised(log)),
         other => Err(format!("an RPC of the unknown kind {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::log_id;
+    use crate::storage::LogPosition;
+
+    #[test]
+    fn golden_bytes_of_a_request_for_a_vote_are_understood_and_broken_ones_are_not() {
+        let last = log_id(LogPosition { term: 2, index: 9 });
+        let request = VoteRequest::<TypeConfig>::new(Vote::new(3, 1), Some(last));
+        let bytes = codec::encode_message(VOTE, &request).expect("encodes");
+        let golden: &[u8] = &[1, VOTE, 0x93, 0x92, 0x92, 3, 1, 0xc2, 0x92, 2, 9, 0xc2];
+        assert_eq!(&bytes[..], golden);
+        assert!(understands(&bytes));
+        for end in 0..bytes.len() {
+            assert!(!understands(&bytes[..end]), "{end} bytes");
+        }
+        assert!(!understands(&[1, 99]) && understands(&[1, PROBE]));
     }
 }

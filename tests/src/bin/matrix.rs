@@ -15,6 +15,8 @@ use meridian_tests::loads::Load;
 const SECONDS: u64 = 14;
 /// Mean pause of a session between two operations: some 1,000 operations a second of all sessions together.
 const PACE_MS: u64 = 40;
+/// The part of the page that people write: what simulation has found.
+const BY_HAND: &str = "## Simulated histories";
 /// The first seed unless told otherwise.
 const SEED: u64 = 1;
 
@@ -150,7 +152,11 @@ fn tell(row: &Row) {
     }
 }
 
+/// Writes the page; what the old one says from [`BY_HAND`] on is kept.
 fn write(out: &str, page: &str) -> Result<(), String> {
+    let old = std::fs::read_to_string(out).unwrap_or_default();
+    let kept = old.find(BY_HAND).map(|from| format!("\n{}", &old[from..])).unwrap_or_default();
+    let page = page.to_owned() + &kept;
     let file = std::fs::File::create(out);
     file.and_then(|mut file| file.write_all(page.as_bytes())).map_err(|e| format!("{out}: {e}"))
 }

@@ -10,14 +10,17 @@ pub mod bank;
 mod bits;
 pub mod convergence;
 pub mod counters;
+pub mod determinism;
 pub mod exactly_once;
 mod graph;
 pub mod isolation;
 pub mod linearizable;
+pub mod observed;
 pub mod resurrection;
 pub mod serializable;
 pub mod sessions;
 pub mod set_full;
+pub mod stability;
 pub mod watch;
 
 use std::fmt;
@@ -78,6 +81,10 @@ pub enum Law {
     Total,
     /// Nodes that have applied the same txns hold the same.
     Convergence,
+    /// Nodes of a DC that have applied the same entries have the same state.
+    Determinism,
+    /// What is taken for acknowledged, and for stable, is with every member, and never less than before.
+    Stability,
     /// A stream shows a write after those that it could have been made from.
     StreamOrder,
 }

@@ -6,6 +6,7 @@
 
 mod bad_sync;
 mod disk;
+mod observer;
 mod report;
 mod row;
 mod strike;

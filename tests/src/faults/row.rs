@@ -10,8 +10,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
+use super::observer::{Observer, seqs};
 use super::{Fault, World};
 use crate::checkers::convergence::{self, Contents, View};
+use crate::checkers::observed::Observed;
+use crate::checkers::{determinism, stability};
 use crate::client::{Ask, Client};
 use crate::history::Outcome;
 use crate::history::files::write_if_asked;
@@ -129,6 +132,7 @@ impl RowPlan {
             world.fleet().node_names().into_iter().map(|n| (n.clone(), world.fleet().node(&n))).collect();
         let plan = Plan { seed: self.seed, run: "run".into(), pace: self.pace, operations_max: usize::MAX };
         let running: Vec<Running> = self.loads.iter().map(|load| load.start(&plan, &nodes)).collect();
+        let observer = Observer::start(&nodes);
         self.strike(&world, &mut row).await;
         let struck = Instant::now();
         if let Err(why) = world.heal_all().await {
@@ -146,8 +150,14 @@ impl RowPlan {
             done.push(running.finish().await);
         }
         let ended = struck.elapsed();
-        let rest = match at_rest(&nodes).await {
+        let at_rest = at_rest(&nodes).await;
+        let seen = observer.finish().await;
+        let rest = match at_rest {
             Ok(views) => {
+                match seen {
+                    Ok(seen) => row.violations.extend(always(&seen, &views)),
+                    Err(why) => row.violations.push(why),
+                }
                 row.violations.extend(convergence::check(&views).iter().map(ToString::to_string));
                 let rest = |view: View| Rest { node: view.node, contents: view.contents };
                 views.into_iter().map(rest).collect()
@@ -209,6 +219,16 @@ impl RowPlan {
             row.violations.extend(struck.violations);
         }
     }
+}
+
+/// What must have held of nodes at any moment, and did not.
+fn always(seen: &[Observed], rest: &[View]) -> Vec<String> {
+    let vectors: Vec<_> =
+        rest.iter().map(|view| (view.node.clone(), seqs(&view.vector).unwrap_or_default())).collect();
+    let (mut violations, compared) = determinism::check(seen);
+    violations.extend(stability::check(seen, &vectors));
+    println!("  nodes were seen {} times, {compared} times at an index that was known", seen.len());
+    violations.iter().map(ToString::to_string).collect()
 }
 
 /// Waits until every load has done something since the last fault.
