@@ -3,11 +3,13 @@
 //! The output of one seed depends on nothing but the seed: no time, no path, no process id. Exit code 0: nothing was
 //! violated; 1: something was.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use meridian_tests::sim::{Options, Verdict, keep_panics_quiet, run_seed};
+use meridian_tests::history::files;
+use meridian_tests::sim::{Options, Run, Verdict, keep_panics_quiet, run_seed};
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,6 +38,9 @@ struct Args {
     /// Print everything that happens.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Write the history of the seed into this folder, in the formats of docs/HISTORIES.md; level dc only.
+    #[arg(long, requires = "seed")]
+    histories: Option<PathBuf>,
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -56,17 +61,17 @@ struct Ran {
 
 fn run(level: Level, seed: u64, traced: bool) -> Ran {
     match level {
-        Level::Dc => run_dcs(seed, traced),
+        Level::Dc => run_dcs(seed, traced).0,
         Level::Node => run_nodes(seed, traced),
     }
 }
 
-fn run_dcs(seed: u64, traced: bool) -> Ran {
+fn run_dcs(seed: u64, traced: bool) -> (Ran, Run) {
     let (verdict, run) = run_seed(seed, traced);
     let mut text = format!("seed {seed}\n{}\n", Options::draw(seed));
     text.extend(run.trace().lines().iter().map(|line| format!("{line}\n")));
     let lines = run.trace().count();
-    match verdict {
+    let ran = match verdict {
         Verdict::Clean(summary) => {
             text += &format!("{}\ntrace {:016x}, {lines} lines\nclean", summary.text, summary.hash);
             Ran { text, violation: None, requests: summary.requests, faults: summary.faults }
@@ -75,7 +80,22 @@ fn run_dcs(seed: u64, traced: bool) -> Ran {
             text += &format!("trace {hash:016x}, {lines} lines\nviolation: {what}");
             Ran { text, violation: Some(what), requests: 0, faults: 0 }
         }
+    };
+    (ran, run)
+}
+
+/// Replays a seed and writes what clients asked and were told.
+fn run_and_write(seed: u64, traced: bool, folder: &Path) -> Ran {
+    let (mut ran, run) = run_dcs(seed, traced);
+    match files::write(run.history(), folder, &format!("seed-{seed}")) {
+        Ok(files) => eprintln!("{} files written", files.len()),
+        Err(error) => {
+            let what = format!("the history cannot be written: {error}");
+            ran.text += &format!("\n{what}");
+            ran.violation = Some(what);
+        }
     }
+    ran
 }
 
 fn run_nodes(seed: u64, traced: bool) -> Ran {
@@ -97,7 +117,14 @@ fn main() -> ExitCode {
     keep_panics_quiet();
     match (args.seed, args.hours) {
         (Some(seed), _) => {
-            let ran = run(args.level, seed, args.trace);
+            let ran = match (&args.histories, args.level) {
+                (Some(folder), Level::Dc) => run_and_write(seed, args.trace, folder),
+                (Some(_), Level::Node) => {
+                    eprintln!("simulate: whole nodes keep no history of clients");
+                    return ExitCode::from(2);
+                }
+                (None, level) => run(level, seed, args.trace),
+            };
             println!("{}", ran.text);
             if ran.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
