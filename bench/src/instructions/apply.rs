@@ -191,6 +191,8 @@ fn prepare(opened: &Opened, entries: &mut Entries) -> Result<ShardState, String>
     let applied = opened.state.write(|rows| Ok(apply_all(&mut state, rows, warm_up)));
     applied.map_err(told)??;
     opened.state.start_checkpoint().map_err(told)?;
+    // The first write afterwards takes down what was in memory, in this thread here.
+    opened.state.write(|_| Ok(())).map_err(told)?;
     Ok(state)
 }
 

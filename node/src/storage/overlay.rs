@@ -5,12 +5,14 @@
 //! removed stands as a mark, because a row below it may have to be hidden.
 
 use std::borrow::Borrow;
+use std::collections::{BTreeMap, btree_map};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
 use imbl::ordmap::RangedIter;
+use imbl::shared_ptr::DefaultSharedPtr;
 use meridian_crdt::Table;
 use meridian_crdt::cells::Visit;
 
@@ -59,19 +61,8 @@ impl Layer {
     }
 
     /// What became of a row: nothing if the layer does not say.
-    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
-        Some(self.rows(table).get(key)?.as_ref().map(|value| {
-            if value.len() <= COPIED_BYTES_MAX {
-                Bytes::copy_from_slice(value)
-            } else {
-                Bytes::from_owner(value.clone())
-            }
-        }))
-    }
-
-    /// Notes a changed row, in the place of what was noted of it before.
-    pub(super) fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
-        self.insert(usize::from(table.0) % Table::COUNT, RowKey(key.into()), value.map(Into::into));
+    fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
+        self.rows(table).get(key).map(read)
     }
 
     fn insert(&mut self, table: usize, key: RowKey, value: Row) {
@@ -85,11 +76,11 @@ impl Layer {
         }
     }
 
-    /// Adds the changes of a later layer.
-    pub(super) fn absorb(&mut self, later: Layer) {
-        for (table, rows) in later.tables.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+    /// Adds the changes of a write.
+    pub(super) fn absorb(&mut self, write: Changes) {
+        for (table, rows) in write.tables.into_iter().enumerate() {
             for (key, value) in rows {
-                self.insert(table, key.clone(), value.clone());
+                self.insert(table, key, value);
             }
         }
     }
@@ -98,6 +89,36 @@ impl Layer {
     pub(super) fn changes(&self, table: Table) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.rows(table).iter().map(|(key, row)| (&*key.0, row.as_deref()))
     }
+}
+
+/// The changes of one write, which nobody else sees yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    tables: [BTreeMap<RowKey, Row>; Table::COUNT],
+}
+
+impl Changes {
+    fn rows(&self, table: Table) -> &BTreeMap<RowKey, Row> {
+        &self.tables[usize::from(table.0) % Table::COUNT]
+    }
+
+    /// What became of a row: nothing if the write has not changed it.
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
+        self.rows(table).get(key).map(read)
+    }
+
+    /// Notes a changed row, in the place of what was noted of it before.
+    pub(super) fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+        let rows = &mut self.tables[usize::from(table.0) % Table::COUNT];
+        rows.insert(RowKey(key.into()), value.map(Into::into));
+    }
+}
+
+fn read(row: &Row) -> Option<Bytes> {
+    row.as_ref().map(|value| match value.len() {
+        ..=COPIED_BYTES_MAX => Bytes::copy_from_slice(value),
+        _ => Bytes::from_owner(value.clone()),
+    })
 }
 
 /// The row under `key` in layers of which the earlier ones hide the later ones, above a file.
@@ -113,8 +134,10 @@ pub(super) fn get(
     }
 }
 
-/// Visits the rows of a range in layers of which the earlier ones hide the later ones, above a file.
+/// Visits the rows of a range in the changes of a write, if there is one, and in layers of which the earlier ones hide
+/// the later ones, above a file.
 pub(super) fn scan(
+    write: Option<&Changes>,
     layers: &[&Layer],
     base: &Base,
     table: Table,
@@ -125,7 +148,7 @@ pub(super) fn scan(
     if to.is_some_and(|to| to <= from) {
         return Ok(());
     }
-    let mut changed = Changed::new(layers, table, from, to);
+    let mut changed = Changed::new(write, layers, table, from, to);
     if changed.heads.is_empty() {
         return base.scan(table, from, to, visit);
     }
@@ -155,19 +178,41 @@ struct Changed<'l> {
 
 struct Head<'l> {
     next: (&'l [u8], &'l Row),
-    rest: RangedIter<'l, RowKey, Row, imbl::shared_ptr::DefaultSharedPtr>,
+    rest: Rest<'l>,
+}
+
+enum Rest<'l> {
+    Write(btree_map::Range<'l, RowKey, Row>),
+    Layer(RangedIter<'l, RowKey, Row, DefaultSharedPtr>),
+}
+
+impl<'l> Rest<'l> {
+    fn next(&mut self) -> Option<(&'l [u8], &'l Row)> {
+        let next = match self {
+            Rest::Write(rows) => rows.next(),
+            Rest::Layer(rows) => rows.next(),
+        };
+        next.map(|(key, row)| (&*key.0, row))
+    }
+
+    fn head(mut self) -> Option<Head<'l>> {
+        Some(Head { next: self.next()?, rest: self })
+    }
 }
 
 impl<'l> Changed<'l> {
-    fn new(layers: &[&'l Layer], table: Table, from: &[u8], to: Option<&[u8]>) -> Self {
+    fn new(
+        write: Option<&'l Changes>,
+        layers: &[&'l Layer],
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> Self {
         let range = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
-        let head = |rows: &'l Rows| {
-            let mut rest = rows.range::<_, [u8]>(range);
-            let (key, row) = rest.next()?;
-            Some(Head { next: (&key.0, row), rest })
-        };
-        let rows = layers.iter().map(|layer| layer.rows(table)).filter(|rows| !rows.is_empty());
-        Self { heads: rows.filter_map(head).collect() }
+        let write = write.map(|write| Rest::Write(write.rows(table).range::<[u8], _>(range)));
+        let layers = layers.iter().map(|layer| layer.rows(table)).filter(|rows| !rows.is_empty());
+        let layers = layers.map(|rows| Rest::Layer(rows.range::<_, [u8]>(range)));
+        Self { heads: write.into_iter().chain(layers).filter_map(Rest::head).collect() }
     }
 
     /// The next change, if its key is wanted; older changes of the same row are passed over with it.
@@ -181,13 +226,9 @@ impl<'l> Changed<'l> {
             if head.next.0 != key {
                 return true;
             }
-            match head.rest.next() {
-                Some((key, row)) => {
-                    head.next = (&key.0, row);
-                    true
-                }
-                None => false,
-            }
+            let next = head.rest.next();
+            head.next = next.unwrap_or(head.next);
+            next.is_some()
         });
         Some((key, row.as_deref()))
     }

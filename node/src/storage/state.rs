@@ -178,7 +178,13 @@ impl StateStore {
         let started = self.0.now().freeze();
         if started {
             let inner = self.0.clone();
-            self.0.submit(move || inner.write_frozen())?;
+            let changed = inner.changed.clone();
+            self.0.submit(move || {
+                inner.write_frozen();
+                // Who waits may close the folder next, and this must not be what keeps it open.
+                drop(inner);
+                changed.send_replace(());
+            })?;
         }
         Ok(started)
     }
@@ -297,7 +303,6 @@ impl Inner {
             }
             Err(error) => self.fatal.report(format!("the state file: {error}")),
         }
-        self.changed.send_replace(());
     }
 
     /// Gives what is in the file by now to the worker to take down, once no view shows it.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_crdt::cells::Visit;
 use meridian_crdt::{Cells, ReadCells, Table};
 
-use super::overlay::{self, Layer};
+use super::overlay::{self, Changes, Layer};
 use super::state_file::Base;
 use super::{Applied, StorageError};
 
@@ -76,8 +76,8 @@ impl ReadCells for StateView {
     ) -> Result<(), StorageError> {
         let Moment { active, frozen, base, .. } = &*self.0;
         match frozen {
-            Some(frozen) => overlay::scan(&[active, frozen], base, table, from, to, visit),
-            None => overlay::scan(&[active], base, table, from, to, visit),
+            Some(frozen) => overlay::scan(None, &[active, frozen], base, table, from, to, visit),
+            None => overlay::scan(None, &[active], base, table, from, to, visit),
         }
     }
 }
@@ -86,7 +86,7 @@ impl ReadCells for StateView {
 /// visible at once.
 pub struct StateWrite {
     pub(super) below: StateView,
-    pub(super) changed: Layer,
+    pub(super) changed: Changes,
     pub(super) applied: Option<Applied>,
 }
 
@@ -98,7 +98,7 @@ impl std::fmt::Debug for StateWrite {
 
 impl StateWrite {
     pub(super) fn new(below: StateView) -> Self {
-        Self { below, changed: Layer::default(), applied: None }
+        Self { below, changed: Changes::default(), applied: None }
     }
 
     /// How far the log is applied, as this write sees it.
@@ -130,9 +130,10 @@ impl ReadCells for StateWrite {
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
         let Moment { active, frozen, base, .. } = &*self.below.0;
+        let write = Some(&self.changed);
         match frozen {
-            Some(frozen) => overlay::scan(&[&self.changed, active, frozen], base, table, from, to, visit),
-            None => overlay::scan(&[&self.changed, active], base, table, from, to, visit),
+            Some(frozen) => overlay::scan(write, &[active, frozen], base, table, from, to, visit),
+            None => overlay::scan(write, &[active], base, table, from, to, visit),
         }
     }
 }
