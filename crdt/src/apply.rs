@@ -104,11 +104,27 @@ pub fn apply<C: Cells>(
     ctx: &Ctx<'_>,
     effects: &[KeyEffect],
 ) -> Result<Applied, StoreError<C::Error>> {
+    let keys = effects.iter().filter_map(|effect| {
+        let key = Key::new(effect.space.as_str(), effect.key.as_str()).ok()?;
+        Some((key, effect, None))
+    });
+    apply_each(cells, ctx, keys)
+}
+
+/// Applies the effects of several keys, of which the headers may have been read already.
+pub(crate) fn apply_each<'e, C: Cells>(
+    cells: &mut C,
+    ctx: &Ctx<'_>,
+    effects: impl Iterator<Item = (Key, &'e KeyEffect, Option<Header>)>,
+) -> Result<Applied, StoreError<C::Error>> {
     let mut applied = Applied::default();
     let mut buckets: BTreeMap<u16, u128> = BTreeMap::new();
-    for effect in effects {
-        let Ok(key) = Key::new(effect.space.as_str(), effect.key.as_str()) else { continue };
-        let done = apply_where(cells, ctx, &key, effect, Observed { deps: ctx.deps, own: None })?;
+    for (key, effect, header) in effects {
+        let edit = match header {
+            Some(header) => KeyEdit::resume(cells, &key, header, ctx.index),
+            None => KeyEdit::open(cells, &key, ctx.index)?,
+        };
+        let done = apply_where(edit, ctx, effect, Observed { deps: ctx.deps, own: None })?;
         let bucket = buckets.entry(key.bucket()).or_default();
         *bucket = bucket.wrapping_add(done.delta);
         applied.lww_conflicts += done.conflicts;
@@ -132,13 +148,11 @@ pub(crate) struct KeyApplied {
 
 /// Applies one key's effect; its removals drop the dots that `observed` covers.
 pub(crate) fn apply_where<C: Cells>(
-    cells: &mut C,
+    mut edit: KeyEdit<'_, C>,
     ctx: &Ctx<'_>,
-    key: &Key,
     effect: &KeyEffect,
     observed: Observed<'_>,
 ) -> Result<KeyApplied, StoreError<C::Error>> {
-    let mut edit = KeyEdit::open(cells, key, ctx.index)?;
     let mut cleared = 0;
     for removal in effect.removes.iter().filter(|r| r.prefix) {
         match whole_collection(&edit.header, &removal.path, ctx, observed) {

@@ -11,12 +11,15 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, varint_bytes};
 use crate::id::{Dot, Origin};
 use crate::types::Type;
 use crate::types::counter;
 
 const VERSION: u8 = 1;
+
+/// What a dot takes among what is observed, beside its payload; with the lengths of all that is observed, nearly enough.
+const OBSERVED_DOT_BYTES: usize = 40;
 
 /// The payload of a dot that adds to a remove-wins cell.
 pub(crate) const PLUS: &[u8] = b"+";
@@ -89,19 +92,40 @@ pub(crate) struct Stored {
     pub queued: u64,
 }
 
+/// The row of a cell.
+pub(crate) fn encode_cell(cell: &Cell, queued: u64) -> Vec<u8> {
+    let mut out = Writer::with_capacity(cell_bytes(cell, queued));
+    write_cell(&mut out, cell, queued);
+    out.finish()
+}
+
+/// Appends what [`encode_cell`] makes.
+pub(crate) fn write_cell(out: &mut Writer, cell: &Cell, queued: u64) {
+    out.u8(VERSION);
+    out.varint(queued);
+    out.varint(cell.dots.len() as u64);
+    for held in &cell.dots {
+        out.u32(held.dot.origin.0);
+        out.varint(held.dot.seq);
+        out.u64(held.hlc);
+        out.bytes(&held.payload);
+    }
+}
+
+/// How many bytes [`encode_cell`] makes.
+pub(crate) fn cell_bytes(cell: &Cell, queued: u64) -> usize {
+    let held = |held: &Held| {
+        let payload = held.payload.len();
+        12 + varint_bytes(held.dot.seq) + varint_bytes(payload as u64) + payload
+    };
+    let dots: usize = cell.dots.iter().map(held).sum();
+    1 + varint_bytes(queued) + varint_bytes(cell.dots.len() as u64) + dots
+}
+
 impl Stored {
+    #[cfg(test)]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new();
-        out.u8(VERSION);
-        out.varint(self.queued);
-        out.varint(self.cell.dots.len() as u64);
-        for held in &self.cell.dots {
-            out.u32(held.dot.origin.0);
-            out.varint(held.dot.seq);
-            out.u64(held.hlc);
-            out.bytes(&held.payload);
-        }
-        out.finish()
+        encode_cell(&self.cell, self.queued)
     }
 
     /// Payloads stay slices of `row`.
@@ -135,7 +159,8 @@ pub(crate) fn observe(key_row: &[u8], path: &[u8], ty: Type, cell: &Cell, floor:
     if !cell.is_visible(ty) {
         return 0;
     }
-    let mut out = Writer::new();
+    let payloads: usize = cell.dots.iter().map(|held| OBSERVED_DOT_BYTES + held.payload.len()).sum();
+    let mut out = Writer::with_capacity(key_row.len() + path.len() + payloads);
     out.bytes(key_row);
     out.bytes(path);
     for held in &cell.dots {
@@ -170,6 +195,7 @@ mod tests {
         ];
         let stored = Stored { cell, queued: 9 };
         assert_eq!(stored.encode(), golden);
+        assert_eq!(cell_bytes(&stored.cell, stored.queued), golden.len());
         assert_eq!(Stored::decode(&Bytes::copy_from_slice(&golden)), Ok(stored));
     }
 

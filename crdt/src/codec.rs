@@ -35,6 +35,11 @@ impl Writer {
         Self::default()
     }
 
+    /// An empty writer with room for `bytes`, so that it need not grow.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     /// One byte.
     pub fn u8(&mut self, v: u8) {
         self.0.push(v);
@@ -84,6 +89,11 @@ impl Writer {
     pub fn finish(self) -> Vec<u8> {
         self.0
     }
+}
+
+/// How many bytes [`Writer::varint`] makes of a number.
+pub(crate) fn varint_bytes(v: u64) -> usize {
+    (64 - (v | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Takes encoded values off the front of a slice.
@@ -183,6 +193,7 @@ mod tests {
             let mut w = Writer::new();
             w.varint(v);
             let bytes = w.finish();
+            assert_eq!(varint_bytes(v), bytes.len());
             let mut r = Reader::new(&bytes);
             assert_eq!(r.varint(), Ok(v));
             assert!(r.is_empty());

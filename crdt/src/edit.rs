@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cell::{Cell, Stored, observe};
+use crate::cell::{Cell, Stored, encode_cell, observe};
 use crate::cells::{Cells, Table};
 use crate::cleared;
 use crate::error::StoreError;
@@ -22,6 +22,14 @@ use crate::view::{first_visible, get_cell, is_inline, load_header};
 pub(crate) struct Unit {
     pub cell: Cell,
     pub floor: Cell,
+}
+
+/// Takes a cell out of its row: an empty one if there is none. Beside it, the row's number in the sweep queue.
+fn place(row: Option<Stored>) -> (Cell, Option<u64>) {
+    match row {
+        Some(Stored { cell, queued }) => (cell, Some(queued)),
+        None => (Cell::default(), None),
+    }
 }
 
 #[derive(Debug)]
@@ -41,7 +49,16 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
     pub fn open(cells: &'c mut C, key: &Key, index: u64) -> Result<Self, StoreError<C::Error>> {
         let header_row = key.header_row();
         let header = load_header(cells, &header_row)?.unwrap_or_default();
-        Ok(Self {
+        Ok(Self::with_header(cells, key, header_row, header, index))
+    }
+
+    /// Takes up a key whose header was read a moment ago, and is still as it was read.
+    pub fn resume(cells: &'c mut C, key: &Key, header: Header, index: u64) -> Self {
+        Self::with_header(cells, key, key.header_row(), header, index)
+    }
+
+    fn with_header(cells: &'c mut C, key: &Key, header_row: Vec<u8>, header: Header, index: u64) -> Self {
+        Self {
             cells,
             digest_before: header.digest,
             header,
@@ -49,7 +66,7 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             cell_prefix: key.cell_prefix(),
             index,
             fields: BTreeMap::new(),
-        })
+        }
     }
 
     pub fn cell_prefix(&self) -> &[u8] {
@@ -74,8 +91,8 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             Some(path) => self.get(path)?,
             None => None,
         };
-        let stored = |row: &Option<Stored>| row.as_ref().map(|s| s.cell.clone()).unwrap_or_default();
-        let before = Unit { cell: stored(&cell), floor: stored(&floor) };
+        let ((cell, cell_place), (floor, floor_place)) = (place(cell), place(floor));
+        let before = Unit { cell, floor };
         let mut after = before.clone();
         change(&mut after);
         if after == before {
@@ -83,12 +100,12 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         }
         self.account(path, leaf, &before, &after)?;
         let marked = after.cell.is_marked(leaf.ty);
-        self.store(path, cell, &after.cell, marked)?;
+        self.store(path, cell_place, &before.cell, &after.cell, marked)?;
         if let Some(floor_path) = floor_path {
             // A floor that stability spared for the sake of a live run is looked at again when that run ends.
             let run_changed = counter::live_run(&before.cell) != counter::live_run(&after.cell);
             let changed = before.floor != after.floor || run_changed;
-            self.store(&floor_path, floor, &after.floor, changed)?;
+            self.store(&floor_path, floor_place, &before.floor, &after.floor, changed)?;
         }
         Ok(after)
     }
@@ -126,20 +143,22 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
     fn store(
         &mut self,
         path: &[u8],
-        old: Option<Stored>,
+        place: Option<u64>,
+        before: &Cell,
         cell: &Cell,
         marked: bool,
     ) -> Result<(), StoreError<C::Error>> {
-        let mut queued = old.as_ref().map_or(0, |s| s.queued);
+        let was_queued = place.unwrap_or(0);
+        let mut queued = was_queued;
         if marked && queued == 0 && !cell.is_empty() {
             queued = self.index;
             sweep::enqueue(self.cells, self.index, &self.cell_prefix, path)?;
         }
-        let new = (!cell.is_empty()).then(|| Stored { cell: cell.clone(), queued });
-        if new == old {
+        let is = !cell.is_empty();
+        if is == place.is_some() && (!is || (cell == before && queued == was_queued)) {
             return Ok(());
         }
-        self.write(path, old.is_some(), new)
+        self.put(path, place.is_some(), is.then_some((cell, queued)))
     }
 
     /// Writes the row of a cell as it is given.
@@ -149,11 +168,22 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         existed: bool,
         new: Option<Stored>,
     ) -> Result<(), StoreError<C::Error>> {
+        self.put(path, existed, new.as_ref().map(|stored| (&stored.cell, stored.queued)))
+    }
+
+    fn put(
+        &mut self,
+        path: &[u8],
+        existed: bool,
+        new: Option<(&Cell, u64)>,
+    ) -> Result<(), StoreError<C::Error>> {
         if is_inline(path) {
-            match new {
-                Some(stored) => self.header.inline.insert(path.to_vec(), stored),
-                None => self.header.inline.remove(path),
-            };
+            let stored = new.map(|(cell, queued)| Stored { cell: cell.clone(), queued });
+            match (stored, self.header.inline.get_mut(path)) {
+                (Some(stored), Some(place)) => *place = stored,
+                (Some(stored), None) => drop(self.header.inline.insert(path.to_vec(), stored)),
+                (None, _) => drop(self.header.inline.remove(path)),
+            }
             return Ok(());
         }
         // Nothing but cells is written, and all of these have a type.
@@ -164,7 +194,7 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             self.header.change_collection(ty, |collection| collection.count_row(leaf, new.is_some()));
         }
         match new {
-            Some(stored) => self.cells.put(Table::CELL, &row, &stored.encode())?,
+            Some((cell, queued)) => self.cells.put(Table::CELL, &row, &encode_cell(cell, queued))?,
             None => self.cells.remove(Table::CELL, &row)?,
         }
         Ok(())

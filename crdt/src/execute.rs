@@ -9,11 +9,14 @@ use thiserror::Error;
 
 use crate::apply::{Observed, apply_where};
 use crate::cells::{Overlay, ReadCells};
+use crate::edit::KeyEdit;
 use crate::error::StoreError;
+use crate::header::Header;
 use crate::id::Dot;
 use crate::keys::Key;
 pub use crate::plan::Refusal;
 use crate::plan::{Plan, PlanError, Planner, at_most};
+use crate::prepared::{KeyBefore, Prepared};
 use crate::txn::KeyEffect;
 use crate::types::Mutation;
 use crate::value::Value;
@@ -102,6 +105,8 @@ impl<E> ExecuteError<E> {
 /// What one key comes to: the operations on it so far, and the rows they would leave.
 struct Work<'c, C> {
     key: &'c Key,
+    /// Its header as it was before, once that was read.
+    before: Option<Header>,
     plan: Plan,
     left: usize,
     above: Option<Overlay<'c, C>>,
@@ -114,10 +119,22 @@ pub fn execute<C: ReadCells>(
     ops: &[(Key, Mutation)],
     limits: &Limits,
 ) -> Result<Executed, ExecuteError<C::Error>> {
+    let Prepared { effects, results, .. } = prepare(cells, ctx, ops, limits)?;
+    Ok(Executed { effects, results })
+}
+
+/// Turns a request into effects like [`execute`], and keeps what it has read of the keys, so that neither answering nor
+/// applying has to read it again.
+pub fn prepare<C: ReadCells>(
+    cells: &C,
+    ctx: &Ctx<'_>,
+    ops: &[(Key, Mutation)],
+    limits: &Limits,
+) -> Result<Prepared, ExecuteError<C::Error>> {
     let mut works: BTreeMap<&Key, Work<'_, C>> = BTreeMap::new();
     for (key, _) in ops {
-        works.entry(key).or_insert_with(|| Work { key, plan: Plan::default(), left: 0, above: None }).left +=
-            1;
+        let new = || Work { key, before: None, plan: Plan::default(), left: 0, above: None };
+        works.entry(key).or_insert_with(new).left += 1;
     }
     let mut results = Vec::with_capacity(ops.len());
     let mut count = 0;
@@ -130,18 +147,22 @@ pub fn execute<C: ReadCells>(
             .map_err(|refusal| ExecuteError::Refused { op, refusal })?;
     }
     let mut effects = Vec::new();
-    for work in works.into_values() {
-        let Work { key, mut plan, above, .. } = work;
+    let mut keys = Vec::with_capacity(works.len());
+    for Work { key, before, mut plan, above, .. } in works.into_values() {
+        let mut header = before.unwrap_or_default();
         if above.is_some() {
-            plan.prune(&KeyView::open(cells, key)?)?;
+            let base = KeyView::with_header(cells, key, header);
+            plan.prune(&base)?;
+            header = base.header;
         }
         if !plan.is_empty() {
             effects.push(plan.into_effect(key));
         }
+        keys.push(KeyBefore::new(key, header));
     }
     check_bytes(&effects, limits)
         .map_err(|refusal| ExecuteError::Refused { op: ops.len().saturating_sub(1), refusal })?;
-    Ok(Executed { effects, results })
+    Ok(Prepared { effects, results, keys })
 }
 
 /// Works out one operation over the ones before it, and keeps what it does for the ones after it.
@@ -154,15 +175,22 @@ fn step<'c, C: ReadCells>(
 ) -> Result<Option<Value>, PlanError<C::Error>> {
     work.left -= 1;
     let (result, plan) = match &work.above {
-        None => plan_on(cells, ctx, work.key, mutation, limits)?,
-        Some(above) => plan_on(above, ctx, work.key, mutation, limits)?,
+        None => {
+            let (result, plan, header) = plan_on(cells, ctx, work.key, mutation, limits)?;
+            work.before = Some(header);
+            (result, plan)
+        }
+        Some(above) => {
+            let (result, plan, _) = plan_on(above, ctx, work.key, mutation, limits)?;
+            (result, plan)
+        }
     };
     if work.left > 0 {
         let above = work.above.get_or_insert_with(|| Overlay::new(cells));
         let effect = plan.clone().into_effect(work.key);
         // An operation observes also what the ones before it in this txn wrote.
         let observed = Observed { deps: ctx.deps, own: Some(ctx.dot) };
-        apply_where(above, ctx, work.key, &effect, observed)?;
+        apply_where(KeyEdit::open(above, work.key, ctx.index)?, ctx, &effect, observed)?;
     }
     work.plan.absorb(plan);
     Ok(result)
@@ -174,11 +202,11 @@ fn plan_on<C: ReadCells>(
     key: &Key,
     mutation: &Mutation,
     limits: &Limits,
-) -> Result<(Option<Value>, Plan), PlanError<C::Error>> {
+) -> Result<(Option<Value>, Plan, Header), PlanError<C::Error>> {
     let view = KeyView::open(cells, key)?;
     let mut planner = Planner { view, ctx, limits, plan: Plan::default() };
     let result = planner.mutation(&[], 0, mutation)?;
-    Ok((result, planner.plan))
+    Ok((result, planner.plan, planner.view.header))
 }
 
 fn check_bytes(effects: &[KeyEffect], limits: &Limits) -> Result<(), Refusal> {

@@ -18,13 +18,17 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::cell::Stored;
+use crate::cell::{Stored, cell_bytes, write_cell};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::path::Leaf;
 use crate::types::Type;
 use crate::vector::Vector;
 
 const VERSION: u8 = 1;
+/// Room for a header without cells and dots, nearly always enough.
+const FRAME_BYTES: usize = 64;
+/// Room for the two lengths before an inline cell.
+const CELL_FRAME_BYTES: usize = 12;
 
 /// The digest of what can be observed in a key: opaque, equal in all datacenters at equal contents, 0 for an absent
 /// key.
@@ -143,7 +147,11 @@ impl Header {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new();
+        let cells = self
+            .inline
+            .iter()
+            .map(|(path, stored)| CELL_FRAME_BYTES + path.len() + cell_bytes(&stored.cell, stored.queued));
+        let mut out = Writer::with_capacity(FRAME_BYTES + 14 * self.touched.len() + cells.sum::<usize>());
         out.u8(VERSION);
         out.varint(self.queued);
         out.varint(self.changed);
@@ -167,7 +175,8 @@ impl Header {
         out.varint(self.inline.len() as u64);
         for (path, stored) in &self.inline {
             out.bytes(path);
-            out.bytes(&stored.encode());
+            out.varint(cell_bytes(&stored.cell, stored.queued) as u64);
+            write_cell(&mut out, &stored.cell, stored.queued);
         }
         out.finish()
     }

@@ -83,7 +83,7 @@ impl Key {
 
     /// What every row of this address in [`Table::CELL`](crate::Table::CELL) starts with; generation and path follow.
     pub fn cell_prefix(&self) -> Vec<u8> {
-        let mut out = Writer::new();
+        let mut out = Writer::with_capacity(self.space.len() + self.key.len() + 3);
         out.raw(self.space.as_bytes());
         out.u8(0);
         encode_ordered(self.key.as_bytes(), &mut out);

@@ -203,12 +203,12 @@ impl<C: ReadCells> Planner<'_, C> {
     ///
     /// SUBTLE: a remove-wins cell may be gone here because stability dropped it, and still stand elsewhere. Its removal
     /// always ships, or an old `-` there would beat the new `+`.
-    pub fn replace(&mut self, path: Vec<u8>, ty: Type, payload: &[u8]) -> Result<(), PlanError<C::Error>> {
+    pub fn replace(&mut self, path: Vec<u8>, ty: Type, payload: Vec<u8>) -> Result<(), PlanError<C::Error>> {
         let own = self.ctx.dot.origin;
         if ty.remove_wins() || self.view.get(&path)?.is_some_and(|cell| cell.has_foreign(own)) {
             self.plan.remove(path.clone());
         }
-        self.plan.add(path, payload.to_vec());
+        self.plan.add(path, payload);
         self.check_count()
     }
 

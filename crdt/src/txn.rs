@@ -18,6 +18,8 @@ use crate::id::{Dot, Origin};
 use crate::vector::Vector;
 
 const VERSION: u8 = 1;
+/// Room for a head without deps, and for the count of effects.
+const HEAD_BYTES: usize = 48;
 
 /// What stands at the front of a txn: enough to order it, to gate it and to check its place in its origin's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +104,8 @@ impl TxnHead {
 impl Txn {
     /// The bytes that the oplog keeps and links ship.
     pub fn encode(&self) -> Bytes {
-        let mut out = Writer::new();
+        let effects: usize = self.effects.iter().map(KeyEffect::bytes).sum();
+        let mut out = Writer::with_capacity(HEAD_BYTES + 14 * self.head.deps.len() + effects);
         out.u8(VERSION);
         out.u32(self.head.dot.origin.0);
         out.varint(self.head.dot.seq);
@@ -131,6 +134,13 @@ impl Txn {
 }
 
 impl KeyEffect {
+    /// About how many bytes its encoding takes, rarely less.
+    fn bytes(&self) -> usize {
+        let removes: usize = self.removes.iter().map(|removal| 4 + removal.path.len()).sum();
+        let adds: usize = self.adds.iter().map(|add| 8 + add.path.len() + add.payload.len()).sum();
+        12 + self.space.len() + self.key.len() + removes + adds
+    }
+
     fn encode(&self, out: &mut Writer) {
         out.bytes(self.space.as_bytes());
         out.bytes(self.key.as_bytes());

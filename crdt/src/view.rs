@@ -143,6 +143,11 @@ impl<'c, C: ReadCells> KeyView<'c, C> {
         Ok(Self { cells, cell_prefix: key.cell_prefix(), header })
     }
 
+    /// A key whose header was read a moment ago, and is still as it was read.
+    pub fn with_header(cells: &'c C, key: &Key, header: Header) -> Self {
+        Self { cells, cell_prefix: key.cell_prefix(), header }
+    }
+
     pub fn get(&self, path: &[u8]) -> Result<Option<Cell>, StoreError<C::Error>> {
         Ok(get_cell(self.cells, &self.header, &self.cell_prefix, path)?.map(|stored| stored.cell))
     }

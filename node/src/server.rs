@@ -235,6 +235,7 @@ fn folder_config(config: &Config) -> FolderConfig {
         Identity { cluster: config.cluster.name.clone(), dc: config.dc.clone(), node: config.node.id };
     let mut folder = FolderConfig::new(&config.node.data_dir, identity);
     folder.state_cache_bytes = config.storage.state_cache.as_usize();
+    folder.overlay_bytes = config.storage.overlay.as_usize();
     folder.log_cache_bytes = config.storage.log_cache.as_usize();
     folder.headroom_bytes = config.storage.disk_headroom.bytes();
     folder

@@ -131,7 +131,8 @@ fn settings(rng: &mut SmallRng) -> String {
         pick("1000", "1"),
     );
     let storage = format!(
-        "[storage]\ncheckpoint_interval = \"{}\"\nsweep_cells_max = {}\nstate_cache = \"4MiB\"\nlog_cache = \"2MiB\"\n",
+        "[storage]\ncheckpoint_interval = \"{}\"\nsweep_cells_max = {}\nstate_cache = \"4MiB\"\nlog_cache = \"2MiB\"\n\
+         overlay = \"128KiB\"\n",
         pick("2s", "100ms"),
         pick("1000", "1"),
     );

@@ -1,6 +1,8 @@
 //! Applying entries, on rows in memory and on the state file, and reading what was applied.
 
-use meridian::seams::Seams;
+use std::sync::Arc;
+
+use meridian::seams::{InlineExecutor, Seams};
 use meridian::storage::{Folder, FolderConfig, Identity, Opened};
 use meridian::txn::oplog::{self, ReadBounds};
 use meridian::txn::{Answer, ClientTxn, Entry, Item, Outcome, Reply, ShardState, apply_entry};
@@ -45,30 +47,35 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "apply-register-file-of-32",
-        step: "the same on the state file, with its commit",
+        step: "the same on the state store, where the rows of a checkpoint are below",
         run: |n| file(n, register),
     },
     Case {
         name: "apply-counter-file-of-32",
-        step: "32 additions to counters, on the state file",
+        step: "32 additions to counters, on the state store",
         run: |n| file(n, counter),
     },
     Case {
         name: "apply-set-file-of-32",
-        step: "32 additions to a set of 10,000, on the state file",
+        step: "32 additions to a set of 10,000, on the state store",
         run: |n| file(n, set),
     },
     Case {
         name: "apply-map-file-of-32",
-        step: "32 updates of maps' fields, on the state file",
+        step: "32 updates of maps' fields, on the state store",
         run: |n| file(n, map),
+    },
+    Case {
+        name: "checkpoint-of-1024",
+        step: "a checkpoint after 1,024 registers were set, in the background of writes",
+        run: checkpoint,
     },
     Case { name: "entry-encode-of-32", step: "encoding an entry of 32 registers", run: encode },
     Case { name: "entry-decode-of-32", step: "decoding it", run: decode },
     Case { name: "read-register-mem", step: "reading a register, in memory", run: read_mem },
     Case {
         name: "read-register-file",
-        step: "reading a register from the state file, on a view",
+        step: "reading a register from the state store, on a view",
         run: |n| read_file(n, false),
     },
     Case {
@@ -167,12 +174,13 @@ fn mem(times: u64, items: u64, make: Make) -> Result<(), String> {
     Ok(())
 }
 
-/// A state file in a folder that goes with it.
+/// A state file in a folder that goes with it. Checkpoints are written in this thread.
 fn open() -> Result<(Opened, tempfile::TempDir), String> {
+    let seams = Seams { executor: Arc::new(InlineExecutor), ..Seams::production() };
     let folder = tempfile::tempdir().map_err(told)?;
     let identity = Identity { cluster: "bench".into(), dc: "home".into(), node: 1 };
     let config = FolderConfig::new(folder.path().join("data"), identity);
-    Ok((Folder::open(config, &Seams::production()).map_err(told)?, folder))
+    Ok((Folder::open(config, &seams).map_err(told)?, folder))
 }
 
 /// The state after what is done before measuring, in the file.
@@ -182,6 +190,9 @@ fn prepare(opened: &Opened, entries: &mut Entries) -> Result<ShardState, String>
         entries.first().into_iter().chain((0..KEYS / 4).map(|_| entries.next(8))).collect();
     let applied = opened.state.write(|rows| Ok(apply_all(&mut state, rows, warm_up)));
     applied.map_err(told)??;
+    opened.state.start_checkpoint().map_err(told)?;
+    // The first write afterwards takes down what was in memory, in this thread here.
+    opened.state.write(|_| Ok(())).map_err(told)?;
     Ok(state)
 }
 
@@ -193,6 +204,24 @@ fn file(times: u64, make: Make) -> Result<(), String> {
         let entry = entries.next(BATCH);
         let reply = measured(|| opened.state.write(|rows| Ok(apply_entry(&mut state, rows, entry))));
         check(&reply.map_err(told)?.map_err(told)?)?;
+    }
+    Ok(())
+}
+
+fn checkpoint(times: u64) -> Result<(), String> {
+    let (opened, _folder) = open()?;
+    let mut entries = Entries::new(register);
+    let mut state = prepare(&opened, &mut entries)?;
+    for _ in 0..times {
+        for _ in 0..1024 / BATCH {
+            let entry = entries.next(BATCH);
+            let reply = opened.state.write(|rows| Ok(apply_entry(&mut state, rows, entry)));
+            check(&reply.map_err(told)?.map_err(told)?)?;
+        }
+        let begun = measured(|| opened.state.start_checkpoint()).map_err(told)?;
+        if !begun || opened.state.bytes_in_memory() > 0 {
+            return Err("the checkpoint was not written".into());
+        }
     }
     Ok(())
 }
@@ -238,11 +267,11 @@ fn read_file(times: u64, open_view: bool) -> Result<(), String> {
     let last = entries.next(BATCH);
     let keys = written(std::slice::from_ref(&last));
     opened.state.write(|rows| Ok(apply_all(&mut state, rows, vec![last]))).map_err(told)??;
-    let view = opened.state.view().map_err(told)?;
+    let view = opened.state.view();
     (0..times).try_for_each(|n| {
         let key = &keys[usize::try_from(n).map_err(told)? % keys.len()];
         measured(|| match open_view {
-            true => read_one(&opened.state.view().map_err(told)?, key),
+            true => read_one(&opened.state.view(), key),
             false => read_one(&view, key),
         })
     })

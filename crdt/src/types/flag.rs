@@ -16,10 +16,10 @@ pub(crate) fn plan<C: ReadCells>(
 ) -> Result<Option<Value>, PlanError<C::Error>> {
     let path = path::of_type(at, ty);
     match (op, ty.remove_wins()) {
-        (FlagOp::Enable, false) => p.replace(path, ty, &[])?,
+        (FlagOp::Enable, false) => p.replace(path, ty, Vec::new())?,
         (FlagOp::Disable, false) => p.take(path)?,
-        (FlagOp::Enable, true) => p.replace(path, ty, PLUS)?,
-        (FlagOp::Disable, true) => p.replace(path, ty, MINUS)?,
+        (FlagOp::Enable, true) => p.replace(path, ty, PLUS.to_vec())?,
+        (FlagOp::Disable, true) => p.replace(path, ty, MINUS.to_vec())?,
     }
     Ok(None)
 }

@@ -17,7 +17,7 @@ pub(crate) fn plan<C: ReadCells>(
     match op {
         RegisterOp::Set(value) => {
             let payload = p.check_value(value)?;
-            p.replace(path, ty, &payload)?;
+            p.replace(path, ty, payload)?;
         }
         RegisterOp::Clear => p.take(path)?,
     }

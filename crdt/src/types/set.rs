@@ -35,7 +35,7 @@ fn add<C: ReadCells>(
 ) -> Result<(), PlanError<C::Error>> {
     p.check_element(element)?;
     let payload = if ty.remove_wins() { PLUS } else { &[] };
-    p.replace(path::of_element(at, ty, element), ty, payload)
+    p.replace(path::of_element(at, ty, element), ty, payload.to_vec())
 }
 
 fn remove<C: ReadCells>(
@@ -46,7 +46,7 @@ fn remove<C: ReadCells>(
 ) -> Result<(), PlanError<C::Error>> {
     p.check_element(element)?;
     let path = path::of_element(at, ty, element);
-    if ty.remove_wins() { p.replace(path, ty, MINUS) } else { p.take(path) }
+    if ty.remove_wins() { p.replace(path, ty, MINUS.to_vec()) } else { p.take(path) }
 }
 
 /// Removes what is there: a `set` with one prefix, an `rwset` element by element, because each needs its own `-`.
@@ -70,7 +70,7 @@ pub(crate) fn clear<C: ReadCells>(
         }
         if present.len() > room { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    present.into_iter().try_for_each(|path| p.replace(path, ty, MINUS))
+    present.into_iter().try_for_each(|path| p.replace(path, ty, MINUS.to_vec()))
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub fn status_json(api: &Api) -> Result<Json, ApiError> {
     let raft = shard.raft.status();
     // One view, so that all that is told of the state is of one moment.
     let internal = |why: String| ApiError::new(ErrorCode::Internal, why);
-    let view = shard.store.view().map_err(|e| internal(e.to_string()))?;
+    let view = shard.store.view();
     let loaded = ShardState::load(&view).map_err(|e| internal(e.to_string()))?;
     let state = loaded.map_err(|e| internal(e.to_string()))?;
     let digest = meridian_crdt::digest(&view).map_err(|e| internal(e.to_string()))?;

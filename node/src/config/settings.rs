@@ -99,6 +99,10 @@ section! {
         disk_check_interval: Duration = secs(1), ms(100) => secs(60);
         /// Memory for pages of the state. 1 MiB to 1 TiB, default 128 MiB. Raise it until the hot keys fit.
         state_cache: ByteSize = ByteSize::mib(128), ByteSize::mib(1) => ByteSize::gib(1024);
+        /// Memory for changed rows of the state between two checkpoints, and as much again for those that are on their
+        /// way into the file. 64 KiB to 16 GiB, default 64 MiB: when it is full a checkpoint begins early, and when both
+        /// halves are full, writes wait for the disk. Raise it where many different keys are written between checkpoints.
+        overlay: ByteSize = ByteSize::mib(64), ByteSize::kib(64) => ByteSize::gib(16);
         /// Memory for pages of the Raft log. 1 MiB to 64 GiB, default 32 MiB: the log is read only by slow followers.
         log_cache: ByteSize = ByteSize::mib(32), ByteSize::mib(1) => ByteSize::gib(64);
         /// About how long the scrubber takes to read every row once and verify its checksum; a rotten one stops the

@@ -10,22 +10,25 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::codec;
-use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_position};
+use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_position};
 use super::{Machine, RaftConfig};
 use crate::seams::{Clock, Worker, run_on};
-use crate::storage::{Applied, Fatal, Folder, Incoming, LogPosition, StateStore, StateView, StorageError};
+use crate::storage::{Fatal, Folder, Incoming, LogPosition, StateStore, StateView, StorageError};
 use crate::txn::Reply;
 
-/// Entries of one write transaction.
+/// Entries of one write.
 const BATCH_MAX: usize = 1024;
+/// Bytes of the entries of one write, unless a single one is larger: what a write may exceed the bound of the state's
+/// memory by.
+const BATCH_BYTES_MAX: usize = 4 << 20;
 
 pub(super) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 /// A snapshot at either end of its way.
 #[derive(Debug)]
 pub(super) enum SnapshotData {
-    /// The rows of this node at the moment of a durable checkpoint.
-    Local(Box<StateView>),
+    /// The rows of this node as its last checkpoint left them on disk.
+    Local(StateView),
     /// A file received from the leader, not yet in its place.
     Received(Box<Incoming>),
 }
@@ -43,9 +46,8 @@ struct Inner {
     fatal: Fatal,
     checkpoint_entries: u64,
     checkpoint_interval_ms: u64,
-    // What the last checkpoint made durable, and when: the worker alone writes them.
-    durable_end: AtomicU64,
-    durable_at_ms: AtomicU64,
+    // When the last checkpoint was started: the worker alone writes it.
+    started_at_ms: AtomicU64,
 }
 
 type Item = EntryResponder<TypeConfig>;
@@ -59,11 +61,9 @@ impl StateMachine {
         clock: Arc<dyn Clock>,
         fatal: Fatal,
         config: &RaftConfig,
-    ) -> Result<Self, StorageError> {
-        let durable_at_ms = AtomicU64::new(clock.monotonic_ms());
-        // What is found when the file is opened is its last checkpoint.
-        let durable_end = AtomicU64::new(end(state.applied()?.position));
-        Ok(Self(Arc::new(Inner {
+    ) -> Self {
+        let started_at_ms = AtomicU64::new(clock.monotonic_ms());
+        Self(Arc::new(Inner {
             machine: Mutex::new(machine),
             state,
             folder,
@@ -72,9 +72,8 @@ impl StateMachine {
             fatal,
             checkpoint_entries: config.checkpoint_entries,
             checkpoint_interval_ms: config.checkpoint_interval.as_millis() as u64,
-            durable_end,
-            durable_at_ms,
-        })))
+            started_at_ms,
+        }))
     }
 
     /// Runs blocking work on the state's worker, after everything before it; a failure is fatal.
@@ -88,20 +87,62 @@ impl StateMachine {
         Ok(result.inspect_err(|error| self.0.fatal.report(format!("applying the log: {error}")))?)
     }
 
-    /// Makes what is applied durable, if anything is not.
+    /// Applies entries as one write, answers who waits for them, and begins a checkpoint if one is due.
+    async fn apply_batch(&self, batch: Vec<Item>) -> Result<(), io::Error> {
+        // What is in memory is bounded: when the disk does not keep up, applying waits for it.
+        self.0.state.room().await?;
+        self.run(move |inner| {
+            let replies = inner.apply(&batch)?;
+            let last = batch.last().map(|(entry, _)| entry_position(entry));
+            for ((_, responder), reply) in batch.into_iter().zip(replies) {
+                if let Some(responder) = responder {
+                    responder.send(reply);
+                }
+            }
+            if last.is_some_and(|last| inner.is_checkpoint_due(last)) {
+                inner.start_checkpoint()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes what is applied durable, if anything is not. Applying goes on meanwhile.
     pub(super) async fn checkpoint(&self) -> Result<(), io::Error> {
-        self.run(|inner| inner.checkpoint().map(drop)).await
+        // After the work that was submitted before.
+        self.run(|inner| inner.start_checkpoint()).await?;
+        Ok(self.0.state.checkpoint().await.map(drop)?)
+    }
+
+    /// The state as it is on disk, and where in the log it stands.
+    fn durable(&self) -> Result<Snapshot, io::Error> {
+        let view = self.0.state.durable_view();
+        let (last_log_id, last_membership) = codec::from_applied(view.applied())?;
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        Ok(Snapshot { meta, snapshot: SnapshotData::Local(view) })
     }
 
     /// Reads the machine's caches from the rows.
     pub(super) async fn reset(&self) -> Result<(), io::Error> {
-        self.run(|inner| inner.machine().reset(&inner.state.view()?)).await
+        self.run(|inner| inner.machine().reset(&inner.state.view())).await
     }
 }
 
-/// The index after this position.
-fn end(at: Option<LogPosition>) -> u64 {
-    at.map_or(0, |at| at.index + 1)
+fn entry_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(data) => data.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+/// How many of `sizes` from the front are within `bytes_max` together; the first one in any case.
+fn count_within(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
+    let mut sum = 0usize;
+    let fits = |size: &usize| {
+        sum = sum.saturating_add(*size);
+        sum <= bytes_max
+    };
+    sizes.take_while(fits).count().max(1)
 }
 
 impl Inner {
@@ -114,7 +155,7 @@ impl Inner {
         let mut machine = self.machine();
         let Some(last) = batch.last().map(|(entry, _)| entry_position(entry)) else { return Ok(Vec::new()) };
         let replies = self.state.write(|rows| {
-            let mut applied = rows.applied()?;
+            let mut applied = rows.applied().clone();
             let mut replies = Vec::with_capacity(batch.len());
             for (entry, _) in batch {
                 let at = entry_position(entry);
@@ -130,7 +171,7 @@ impl Inner {
                     }
                 });
             }
-            rows.set_applied(&applied)?;
+            rows.set_applied(applied);
             Ok(replies)
         })?;
         machine.committed(last);
@@ -139,28 +180,16 @@ impl Inner {
     }
 
     fn is_checkpoint_due(&self, applied: LogPosition) -> bool {
-        let entries = end(Some(applied)).saturating_sub(self.durable_end.load(Ordering::Relaxed));
-        let age_ms = self.clock.monotonic_ms().saturating_sub(self.durable_at_ms.load(Ordering::Relaxed));
+        let entries = (applied.index + 1).saturating_sub(self.state.durable().end());
+        let age_ms = self.clock.monotonic_ms().saturating_sub(self.started_at_ms.load(Ordering::Relaxed));
         entries >= self.checkpoint_entries || (entries > 0 && age_ms >= self.checkpoint_interval_ms)
     }
 
-    fn checkpoint(&self) -> Result<Applied, StorageError> {
-        let applied = self.state.applied()?;
-        let applied_end = end(applied.position);
-        if applied_end > self.durable_end.load(Ordering::Relaxed) {
-            self.state.checkpoint()?;
-            self.durable_end.store(applied_end, Ordering::Relaxed);
+    fn start_checkpoint(&self) -> Result<(), StorageError> {
+        if self.state.start_checkpoint()? {
+            self.started_at_ms.store(self.clock.monotonic_ms(), Ordering::Relaxed);
         }
-        self.durable_at_ms.store(self.clock.monotonic_ms(), Ordering::Relaxed);
-        Ok(applied)
-    }
-
-    fn snapshot(&self) -> Result<Snapshot, StorageError> {
-        self.checkpoint()?;
-        let view = self.state.view()?;
-        let (last_log_id, last_membership) = codec::from_applied(view.applied())?;
-        let meta = SnapshotMeta { last_log_id, last_membership };
-        Ok(Snapshot { meta, snapshot: SnapshotData::Local(Box::new(view)) })
+        Ok(())
     }
 
     fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), StorageError> {
@@ -171,8 +200,7 @@ impl Inner {
         let applied = codec::to_applied(meta.last_log_id, &meta.last_membership);
         let mut machine = self.machine();
         incoming.install(&applied, &self.folder, &self.state)?;
-        self.durable_end.store(end(applied.position), Ordering::Relaxed);
-        machine.reset(&self.state.view()?)
+        machine.reset(&self.state.view())
     }
 }
 
@@ -181,30 +209,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok(codec::from_applied(&self.0.state.applied()?)?)
+        Ok(codec::from_applied(&self.0.state.applied())?)
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
         Strm: futures_util::Stream<Item = Result<Item, io::Error>> + Unpin + OptionalSend,
     {
-        let mut batches = entries.ready_chunks(BATCH_MAX);
-        while let Some(batch) = batches.next().await {
-            let batch = batch.into_iter().collect::<Result<Vec<Item>, io::Error>>()?;
-            self.run(move |inner| {
-                let replies = inner.apply(&batch)?;
-                let last = batch.last().map(|(entry, _)| entry_position(entry));
-                for ((_, responder), reply) in batch.into_iter().zip(replies) {
-                    if let Some(responder) = responder {
-                        responder.send(reply);
-                    }
-                }
-                if last.is_some_and(|last| inner.is_checkpoint_due(last)) {
-                    inner.checkpoint()?;
-                }
-                Ok(())
-            })
-            .await?;
+        let mut chunks = entries.ready_chunks(BATCH_MAX);
+        while let Some(chunk) = chunks.next().await {
+            let mut rest = chunk.into_iter().collect::<Result<Vec<Item>, io::Error>>()?;
+            while !rest.is_empty() {
+                let count = count_within(rest.iter().map(|(entry, _)| entry_bytes(entry)), BATCH_BYTES_MAX);
+                let later = rest.split_off(count);
+                self.apply_batch(std::mem::replace(&mut rest, later)).await?;
+            }
         }
         Ok(())
     }
@@ -223,7 +242,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let built = self.run(Inner::snapshot).await?;
+        // The log is purged up to a snapshot that was built, which is what a checkpoint made durable: so the log goes on
+        // from the last one, however far apply is ahead of it.
+        let built = self.durable()?;
         Ok(built.meta.last_log_id.is_some().then_some(built))
     }
 }
@@ -232,6 +253,21 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.run(Inner::snapshot).await
+        self.checkpoint().await?;
+        self.durable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_takes_as_many_entries_as_its_bytes_allow_and_one_at_least() {
+        let count = |sizes: &[usize]| count_within(sizes.iter().copied(), 10);
+        assert_eq!(count(&[3, 3, 4, 1]), 3);
+        assert_eq!(count(&[11, 1]), 1);
+        assert_eq!(count(&[5]), 1);
+        assert_eq!(count(&[usize::MAX, usize::MAX]), 1);
     }
 }

@@ -141,7 +141,7 @@ impl Cluster {
         let index = self.nodes[&leader].group.read_index(LIMIT).await.unwrap();
         for node in self.nodes.values() {
             assert!(node.group.wait_applied(index, LIMIT).await);
-            let view = node.group.state().view().unwrap();
+            let view = node.group.state().view();
             assert_eq!(all_rows(&view).len(), rows);
             assert_eq!(count(&view), rows as u64);
         }
@@ -294,6 +294,6 @@ async fn a_wiped_node_is_refused_under_its_old_id() {
     assert!(why.contains("wiped"), "{why}");
     let told = timeout(LIMIT, cluster.nodes[&wiped].group.fatal().wait()).await.unwrap();
     assert!(told.contains("new id"), "{told}");
-    let view = cluster.nodes[&wiped].group.state().view().unwrap();
+    let view = cluster.nodes[&wiped].group.state().view();
     assert!(all_rows(&view).is_empty());
 }

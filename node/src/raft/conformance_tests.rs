@@ -26,7 +26,7 @@ impl StoreBuilder<TypeConfig, LogAdapter, StateMachine> for Builder {
         let worker = seams.executor.worker("state");
         let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
         let mut machine =
-            StateMachine::new(machine, state, folder, worker, seams.clock.clone(), fatal, &config).unwrap();
+            StateMachine::new(machine, state, folder, worker, seams.clock.clone(), fatal, &config);
         assert!(machine.applied_state().await.unwrap().0.is_none());
         Ok(((), LogAdapter(log), machine))
     }

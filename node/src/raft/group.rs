@@ -116,7 +116,7 @@ impl RaftGroup {
             seams.clock.clone(),
             fatal.clone(),
             &config,
-        )?;
+        );
         let core = |error: &dyn std::fmt::Display| StartError::Core(error.to_string());
         machine.reset().await.map_err(|error| core(&error))?;
         let network = Network {

@@ -40,12 +40,7 @@ pub use network::understands;
 pub trait Machine: Send + 'static {
     /// Applies one entry inside the given write transaction: a function of rows and entry, and nothing else. An error
     /// is a failure of storage and stops the node.
-    fn apply(
-        &mut self,
-        rows: &mut StateWrite<'_>,
-        at: LogPosition,
-        entry: &[u8],
-    ) -> Result<Reply, StorageError>;
+    fn apply(&mut self, rows: &mut StateWrite, at: LogPosition, entry: &[u8]) -> Result<Reply, StorageError>;
 
     /// The entries up to `last` have become visible to views; replies go out when this returns.
     fn committed(&mut self, last: LogPosition);

@@ -24,12 +24,7 @@ pub(crate) struct TestMachine {
 }
 
 impl Machine for TestMachine {
-    fn apply(
-        &mut self,
-        rows: &mut StateWrite<'_>,
-        at: LogPosition,
-        entry: &[u8],
-    ) -> Result<Reply, StorageError> {
+    fn apply(&mut self, rows: &mut StateWrite, at: LogPosition, entry: &[u8]) -> Result<Reply, StorageError> {
         rows.put(ROWS, entry, &at.index.to_be_bytes())?;
         self.count += 1;
         rows.put(COUNT, b"count", &self.count.to_be_bytes())?;

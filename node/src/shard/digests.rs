@@ -71,7 +71,7 @@ fn compare<'n>(ours: &'n [Note], theirs: &'n [Note]) -> impl Iterator<Item = (u6
 impl Shard {
     /// This node's notes, and one of its state as it is now.
     pub(super) fn digest_notes(&self) -> Result<Vec<Note>, StorageError> {
-        let view = self.store.view()?;
+        let view = self.store.view();
         let now = Note::new(view.applied_index(), state_fingerprint(&view).map_err(storage_error)?);
         let mut notes = self.publisher.notes().all();
         notes.push(now);

@@ -95,7 +95,7 @@ impl ShardHost {
 
     fn read(&self, from: u64, have: &Vector, want: &Vector, bytes_max: u64) -> Result<OplogChunk, HostError> {
         let failed = |e: String| HostError::Storage(e);
-        let view = self.store.view().map_err(|e| failed(e.to_string()))?;
+        let view = self.store.view();
         let state =
             ShardState::load(&view).map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         let bounds = ReadBounds {

@@ -32,12 +32,7 @@ pub fn storage_error(error: StoreError<StorageError>) -> StorageError {
 }
 
 impl Machine for ShardMachine {
-    fn apply(
-        &mut self,
-        rows: &mut StateWrite<'_>,
-        at: LogPosition,
-        entry: &[u8],
-    ) -> Result<Reply, StorageError> {
+    fn apply(&mut self, rows: &mut StateWrite, at: LogPosition, entry: &[u8]) -> Result<Reply, StorageError> {
         // An entry that this program cannot read was proposed by a newer one. Skipping it would let this node's
         // state part from its peers', so the node stops instead (I6).
         let entry =

@@ -251,7 +251,7 @@ impl Shard {
     ) -> Result<StateView, ApiError> {
         let deadline = Instant::now() + wait;
         if consistency == Consistency::Eventual {
-            return self.view();
+            return Ok(self.store.view());
         }
         self.recovered(wait.min(LEADER_WAIT)).await?;
         let mut applied = self.publisher.applied();
@@ -270,14 +270,7 @@ impl Shard {
         if wait_for_dots(&mut applied, session, left).await.is_none() {
             return Err(self.not_caught_up(&applied.borrow(), session));
         }
-        self.view()
-    }
-
-    fn view(&self) -> Result<StateView, ApiError> {
-        self.store.view().map_err(|e| {
-            tracing::error!(error = %e, "the state cannot be read");
-            ApiError::new(ErrorCode::Internal, "the state of this node cannot be read")
-        })
+        Ok(self.store.view())
     }
 
     async fn recovered(&self, wait: Duration) -> Result<(), ApiError> {

@@ -14,6 +14,7 @@ use meridian_crdt::{Cells, ReadCells, Table};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::overlay_tests::Held;
 use super::{Applied, Folder, FolderConfig, Identity, LogPosition, Opened, StateView, StorageError};
 use crate::seams::{InlineExecutor, Seams, SimDisk};
 
@@ -26,12 +27,16 @@ fn seams(disk: &SimDisk) -> Seams {
 }
 
 fn open(disk: &SimDisk) -> Result<Opened, StorageError> {
+    open_on(&seams(disk))
+}
+
+fn open_on(seams: &Seams) -> Result<Opened, StorageError> {
     let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
     let mut config = FolderConfig::new("/data", identity);
     config.state_cache_bytes = 1 << 20;
     config.log_cache_bytes = 1 << 20;
     config.entry_cache_bytes = 256;
-    Folder::open(config, &seams(disk))
+    Folder::open(config, seams)
 }
 
 /// The entry that a run with `seed` appends at `index`.
@@ -80,12 +85,27 @@ fn apply(opened: &Opened, seed: u64, index: u64) -> Result<(), StorageError> {
         let entry = entry(seed, index);
         rows.put(ROWS, &[entry[0] % 16], &entry)?;
         let position = Some(LogPosition { term: 1, index });
-        rows.set_applied(&Applied { position, membership: None })
+        rows.set_applied(Applied { position, membership: None });
+        Ok(())
     })
 }
 
-fn run(disk: &SimDisk, seed: u64, told: &mut Told) -> Result<(), StorageError> {
-    let opened = open(disk)?;
+/// How a run makes its checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checkpoints {
+    /// Each is waited for.
+    Waited,
+    /// Each is written so many steps after it was begun, in the middle of others' writes.
+    Late(u64),
+}
+
+fn run(disk: &SimDisk, seed: u64, checkpoints: Checkpoints, told: &mut Told) -> Result<(), StorageError> {
+    let held = Held::default();
+    let opened = match checkpoints {
+        Checkpoints::Waited => open(disk)?,
+        Checkpoints::Late(_) => open_on(&Seams { executor: Arc::new(held.clone()), ..seams(disk) })?,
+    };
+    let mut begun = None;
     told.opened = true;
     for index in 1..=STEPS {
         let (tx, mut rx) = tokio::sync::oneshot::channel();
@@ -99,9 +119,20 @@ fn run(disk: &SimDisk, seed: u64, told: &mut Told) -> Result<(), StorageError> {
             told.vote = index;
         }
         apply(&opened, seed, index)?;
-        if index % CHECKPOINT_EVERY == 0 {
-            opened.state.checkpoint()?;
-            told.checkpoint = index;
+        match checkpoints {
+            Checkpoints::Waited if index % CHECKPOINT_EVERY == 0 => {
+                now(opened.state.checkpoint())?;
+                told.checkpoint = index;
+            }
+            Checkpoints::Late(_) if index % CHECKPOINT_EVERY == 0 => {
+                assert!(opened.state.start_checkpoint()?);
+                begun = Some(index);
+            }
+            Checkpoints::Late(steps) if begun.is_some_and(|begun| begun + steps == index) => {
+                held.let_go();
+                told.checkpoint = opened.state.durable().position.map_or(0, |at| at.index);
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -118,7 +149,7 @@ fn check(disk: &SimDisk, seed: u64, told: &Told, cut: u64) {
     let vote = opened.log.row(b"vote").unwrap();
     let vote = vote.map_or(0, |row| u64::from_be_bytes(row.try_into().unwrap()));
     assert!(vote >= told.vote, "cut {cut}: a saved vote is lost");
-    let view = opened.state.view().unwrap();
+    let view = opened.state.view();
     let applied = view.applied_index();
     assert!(applied >= told.checkpoint, "cut {cut}: a checkpoint is lost");
     assert!(applied <= entries.len() as u64, "cut {cut}: the state is ahead of the log");
@@ -126,23 +157,27 @@ fn check(disk: &SimDisk, seed: u64, told: &Told, cut: u64) {
     for index in applied + 1..=entries.len() as u64 {
         apply(&opened, seed, index).unwrap();
     }
-    assert_eq!(rows(&opened.state.view().unwrap()), model(seed, entries.len() as u64));
+    assert_eq!(rows(&opened.state.view()), model(seed, entries.len() as u64));
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_or_torn_wherever_the_power_is_cut() {
     let seed = 42;
-    let whole = SimDisk::new();
-    run(&whole, seed, &mut Told::default()).unwrap();
-    let changes = whole.changes();
-    assert!(changes > STEPS * 4, "the run changes the disk at every step: {changes}");
-    for cut in 0..changes {
-        let disk = SimDisk::new();
-        disk.cut_after(cut);
+    for checkpoints in [Checkpoints::Waited, Checkpoints::Late(1), Checkpoints::Late(4)] {
+        let whole = SimDisk::new();
         let mut told = Told::default();
-        // A run that ends before the cut has nothing left to lose.
-        let _ = run(&disk, seed, &mut told);
-        check(&disk.restart(seed + cut), seed, &told, cut);
+        run(&whole, seed, checkpoints, &mut told).unwrap();
+        assert!(told.checkpoint >= 2 * CHECKPOINT_EVERY, "checkpoints are made: {told:?}");
+        let changes = whole.changes();
+        assert!(changes > STEPS * 4, "the run changes the disk at every step: {changes}");
+        for cut in 0..changes {
+            let disk = SimDisk::new();
+            disk.cut_after(cut);
+            let mut told = Told::default();
+            // A run that ends before the cut has nothing left to lose.
+            let _ = run(&disk, seed, checkpoints, &mut told);
+            check(&disk.restart(seed + cut), seed, &told, cut);
+        }
     }
 }
 
@@ -155,7 +190,7 @@ fn a_half_installed_snapshot_never_survives_a_power_cut() {
         for index in 1..=3 {
             apply(&opened, seed, index).unwrap();
         }
-        opened.state.checkpoint().unwrap();
+        now(opened.state.checkpoint()).unwrap();
         (disk, opened)
     };
     let install = |opened: &Opened| -> Result<(), StorageError> {
@@ -168,14 +203,14 @@ fn a_half_installed_snapshot_never_survives_a_power_cut() {
     let (disk, opened) = prepare();
     let before = disk.changes();
     install(&opened).unwrap();
-    assert_eq!(rows(&opened.state.view().unwrap()), model(seed, 9));
+    assert_eq!(rows(&opened.state.view()), model(seed, 9));
     let changes = disk.changes() - before;
     for cut in 0..=changes {
         let (disk, opened) = prepare();
         disk.cut_after(cut);
         let installed = install(&opened).is_ok();
         let found = open(&disk.restart(cut)).unwrap();
-        let view = found.state.view().unwrap();
+        let view = found.state.view();
         let index = view.applied_index();
         assert!(index == 9 || (index == 3 && !installed), "cut {cut}: {index}");
         assert_eq!(rows(&view), model(seed, index), "cut {cut}");

@@ -49,6 +49,9 @@ pub struct FolderConfig {
     pub state_cache_bytes: usize,
     /// Page cache of the log file, in bytes (default 8 MiB). The log is read from memory nearly always.
     pub log_cache_bytes: usize,
+    /// Changed rows of the state that are kept in memory until a checkpoint puts them into the file, in bytes (default
+    /// 64 MiB). As much again may be on its way into the file; when both are full, applying waits for the disk.
+    pub overlay_bytes: usize,
     /// Log entries kept in memory for replication and apply, in bytes (default 16 MiB).
     pub entry_cache_bytes: usize,
     /// Bytes that must stay free on the disk (default 256 MiB); writes are refused below that.
@@ -63,6 +66,7 @@ impl FolderConfig {
             identity,
             state_cache_bytes: 64 << 20,
             log_cache_bytes: 8 << 20,
+            overlay_bytes: 64 << 20,
             entry_cache_bytes: 16 << 20,
             headroom_bytes: 256 << 20,
         }
@@ -137,7 +141,13 @@ impl Folder {
             folder.clone(),
             fatal.clone(),
         )?;
-        let state = StateStore::new(state, folder.clone(), fatal.clone());
+        let state = StateStore::new(
+            state,
+            seams.executor.worker("checkpoint"),
+            folder.config.overlay_bytes,
+            folder.clone(),
+            fatal.clone(),
+        )?;
         Ok(Opened { state, log, created, fatal, folder })
     }
 
@@ -174,8 +184,7 @@ impl Folder {
     pub(super) fn swap(&self, incoming: Database, state: &StateStore) -> Result<(), StorageError> {
         self.disk.rename(&self.config.path.join(INCOMING), &self.config.path.join(STATE))?;
         self.disk.sync_dir(&self.config.path)?;
-        state.replace(incoming);
-        Ok(())
+        state.replace(incoming)
     }
 }
 

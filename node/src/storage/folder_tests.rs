@@ -2,18 +2,21 @@
 
 use std::path::Path;
 
+use futures_util::FutureExt;
 use meridian_crdt::{Cells, ReadCells, Table};
 
 use super::tables::{self, Owner};
 use super::{FORMAT_VERSION, Folder, FolderConfig, Identity, ScrubCursor, StorageError};
-use crate::seams::{Disk, Seams, SimDisk};
+use crate::seams::{Disk, InlineExecutor, Seams, SimDisk};
 
 fn identity(node: u64) -> Identity {
     Identity { cluster: "c".into(), dc: "eu".into(), node }
 }
 
 fn on(disk: &SimDisk) -> Seams {
-    Seams { disk: std::sync::Arc::new(disk.clone()), ..Seams::production() }
+    // Everything runs inline, so that nothing is ever waited for.
+    let executor = std::sync::Arc::new(InlineExecutor);
+    Seams { disk: std::sync::Arc::new(disk.clone()), executor, ..Seams::production() }
 }
 
 fn config(node: u64) -> FolderConfig {
@@ -91,7 +94,7 @@ fn a_failed_write_is_fatal_and_nothing_is_written_after_it() {
     let opened = Folder::open(config(1), &on(&disk)).unwrap();
     opened.state.write(|rows| rows.put(Table(5), b"k", b"v")).unwrap();
     disk.cut_after(0);
-    assert!(opened.state.checkpoint().is_err());
+    assert!(opened.state.checkpoint().now_or_never().unwrap().is_err());
     assert!(opened.fatal.told().is_some());
     let refused = opened.state.write(|rows| rows.put(Table(5), b"k", b"w"));
     assert!(matches!(refused, Err(StorageError::Stopped)));
@@ -112,7 +115,7 @@ fn reads_and_the_scrubber_find_a_flipped_bit() {
             Ok(())
         })
         .unwrap();
-    opened.state.checkpoint().unwrap();
+    opened.state.checkpoint().now_or_never().unwrap().unwrap();
     let mut cursor = Some(ScrubCursor::default());
     let mut rows = 0;
     while let Some(from) = cursor {
@@ -125,7 +128,7 @@ fn reads_and_the_scrubber_find_a_flipped_bit() {
     let at = disk.find(path, &needle).unwrap();
     assert!(disk.flip_bit(path, at * 8 + 3));
     let opened = Folder::open(config(1), &on(&disk)).unwrap();
-    let view = opened.state.view().unwrap();
+    let view = opened.state.view();
     assert!(matches!(view.get(Table(5), &[50]), Err(StorageError::Corrupt { .. })));
     assert_eq!(view.get(Table(5), &[51]).unwrap().unwrap(), &b"value"[..]);
     let found = opened.state.scrub(ScrubCursor::default(), 1000);

@@ -1,10 +1,11 @@
 //! What a node keeps on disk: one folder with two redb files, the Raft log and the state.
 //!
-//! Invariants: what [`LogStore`] has called back about survives a crash; what [`StateStore`] has committed without a
-//! checkpoint vanishes in a crash as a suffix, and the log replays it; every value carries a checksum that reads
-//! verify; after an error of a durable write nothing more is written, and [`Fatal`] tells the process to stop. This
-//! module knows rows and bytes: not Raft, not txns.
+//! Invariants: what [`LogStore`] has called back about survives a crash; what was written to [`StateStore`] since its
+//! last checkpoint is in memory only, vanishes in a crash, and the log replays it; every value in a file carries a
+//! checksum that reads verify; after an error of a durable write nothing more is written, and [`Fatal`] tells the
+//! process to stop. This module knows rows and bytes: not Raft, not txns.
 
+mod applied;
 mod checksum;
 mod error;
 mod fatal;
@@ -12,22 +13,29 @@ mod folder;
 mod incoming;
 mod log;
 mod log_queue;
+mod overlay;
 mod scrub;
 mod state;
+mod state_file;
+mod state_rows;
 mod tables;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod folder_tests;
+#[cfg(test)]
+mod overlay_tests;
 
+pub use applied::Applied;
 pub use error::StorageError;
 pub use fatal::Fatal;
 pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
 pub use incoming::Incoming;
 pub use log::LogStore;
 pub use scrub::{ScrubCursor, ScrubStep};
-pub use state::{Applied, StateStore, StateView, StateWrite};
+pub use state::StateStore;
+pub use state_rows::{StateView, StateWrite};
 
 /// A place in a Raft log.
 #[derive(

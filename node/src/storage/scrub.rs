@@ -1,4 +1,4 @@
-//! The scrubber: reads every row once in a while, so that a rotten one is found before it is needed.
+//! The scrubber: reads every row of the state file once in a while, so that a rotten one is found before it is needed.
 
 use std::ops::ControlFlow;
 
@@ -23,16 +23,16 @@ pub struct ScrubStep {
 }
 
 impl StateStore {
-    /// How many rows there are now; costs next to nothing.
+    /// How many rows the file has, as of the last checkpoint; costs next to nothing.
     pub fn row_count(&self) -> Result<u64, StorageError> {
-        let view = self.view()?;
-        (0..Table::COUNT).try_fold(0, |sum, table| Ok(sum + view.count(Table(table as u8))?))
+        let view = self.durable_view();
+        (0..Table::COUNT).try_fold(0, |sum, table| Ok(sum + view.count_in_file(Table(table as u8))?))
     }
 
-    /// Verifies at most `rows_max` rows from `cursor` on. Blocking: run it on a storage worker. Each step looks at
-    /// the rows of its own moment, so that no view is held between steps.
+    /// Verifies at most `rows_max` rows of the file from `cursor` on. Blocking: run it on a storage worker. Each step
+    /// looks at the checkpoint of its own moment, so that no view is held between steps.
     pub fn scrub(&self, cursor: ScrubCursor, rows_max: u64) -> Result<ScrubStep, StorageError> {
-        let view = self.view()?;
+        let view = self.durable_view();
         let mut rows = 0;
         let ScrubCursor { mut table, mut from } = cursor;
         while usize::from(table) < Table::COUNT {

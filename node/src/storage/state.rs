@@ -1,90 +1,69 @@
 //! The state of one shard: rows in 32 numbered tables, and how far the log has been applied to them.
 //!
-//! Writes commit without an fsync and are visible to views at once; [`StateStore::checkpoint`] makes everything so
-//! far durable. A crash takes the file back to its last checkpoint, never to a place in between.
+//! Writes go to memory and are visible to views at once. A checkpoint freezes what has been written so far and puts it
+//! into the file in one durable transaction, on a worker of its own, while writes go on above it. A crash takes the
+//! state back to its last checkpoint, never to a place in between.
+//!
+//! What is in memory is bounded: a generation of changes grows to [`FolderConfig::overlay_bytes`], and by the one write
+//! that goes beyond that; then it is frozen. If the one before is still being written, [`StateStore::room`] lets the
+//! writer wait. So there are two generations at most, and a third one only as long as a view of it is kept.
+//!
+//! [`FolderConfig::overlay_bytes`]: super::FolderConfig::overlay_bytes
 
-use std::cell::OnceCell;
-use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
-use meridian_crdt::cells::Visit;
-use meridian_crdt::codec::{Reader, Writer};
-use meridian_crdt::{Cells, ReadCells, Table};
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, WriteTransaction,
-};
+use redb::{Database, Durability};
+use tokio::sync::watch;
 
-use super::checksum::{SEAL_LEN, seal, sealed, unseal};
-use super::tables::{META, META_NUMBER, read_meta, rows_of};
-use super::{Fatal, Folder, LogPosition, StorageError};
+use super::overlay::Layer;
+use super::state_file::{Base, commit};
+use super::state_rows::{StateView, StateWrite};
+use super::{Applied, Fatal, Folder, StorageError};
+use crate::seams::Worker;
 
-const APPLIED: &[u8] = b"applied";
-
-type Key = &'static [u8];
-
-/// How far the log is applied, and the membership then.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// The last applied entry; `None` before the first.
-    pub position: Option<LogPosition>,
-    /// Where the membership was set and its encoding, which only the Raft layer reads.
-    pub membership: Option<(Option<LogPosition>, Bytes)>,
-}
-
-impl Applied {
-    fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
-        put_position(&mut w, self.position);
-        match &self.membership {
-            None => w.u8(0),
-            Some((at, members)) => {
-                w.u8(1);
-                put_position(&mut w, *at);
-                w.bytes(members);
-            }
-        }
-        w.finish()
-    }
-
-    fn decode(row: &[u8]) -> Result<Self, StorageError> {
-        let mut r = Reader::new(row);
-        let position = get_position(&mut r)?;
-        let membership = match r.u8()? {
-            0 => None,
-            _ => Some((get_position(&mut r)?, Bytes::copy_from_slice(r.bytes()?))),
-        };
-        r.finish()?;
-        Ok(Self { position, membership })
-    }
-}
-
-fn put_position(w: &mut Writer, position: Option<LogPosition>) {
-    match position {
-        None => w.u8(0),
-        Some(at) => {
-            w.u8(1);
-            w.u64(at.term);
-            w.u64(at.index);
-        }
-    }
-}
-
-fn get_position(r: &mut Reader<'_>) -> Result<Option<LogPosition>, StorageError> {
-    Ok(match r.u8()? {
-        0 => None,
-        _ => Some(LogPosition { term: r.u64()?, index: r.u64()? }),
-    })
-}
-
-/// The state file of a shard. Clones are handles to the same file.
+/// The state of a shard. Clones are handles to the same one.
 #[derive(Clone)]
-pub struct StateStore {
-    db: Arc<RwLock<Arc<Database>>>,
+pub struct StateStore(Arc<Inner>);
+
+struct Inner {
+    now: Mutex<Now>,
+    // Held by the one write that is under way, or the exchange of the file.
+    writer: Mutex<()>,
+    overlay_bytes: usize,
+    worker: Box<dyn Worker>,
     fatal: Fatal,
+    // Sent after each checkpoint, exchange of the file, and failure: whoever waits looks again.
+    changed: watch::Sender<()>,
     // Declared last: the folder stays locked until the file is closed.
     _folder: Arc<Folder>,
+}
+
+/// Changes that are being written into the file, and where the log stood behind them.
+#[derive(Clone)]
+struct Frozen {
+    rows: Layer,
+    applied: Applied,
+    writes: u64,
+}
+
+/// The newest rows. It is locked for moments only.
+struct Now {
+    applied: Applied,
+    /// How many writes there were.
+    writes: u64,
+    active: Layer,
+    frozen: Option<Frozen>,
+    base: Arc<Base>,
+    /// How many of the writes are in the file.
+    durable_writes: u64,
+    /// The view of these rows, once somebody has asked for it.
+    view: Option<StateView>,
+    /// What is in the file by now. It is kept until no view shows it any more, so that it is the worker who takes it
+    /// down: that can take as long as many writes.
+    written: Option<Layer>,
+    db: Arc<Database>,
+    /// How often the file was exchanged.
+    exchanges: u64,
 }
 
 impl std::fmt::Debug for StateStore {
@@ -94,246 +73,257 @@ impl std::fmt::Debug for StateStore {
 }
 
 impl StateStore {
-    pub(super) fn new(db: Database, folder: Arc<Folder>, fatal: Fatal) -> Self {
-        Self { db: Arc::new(RwLock::new(Arc::new(db))), fatal, _folder: folder }
+    /// The state in `db`; `worker` writes its checkpoints.
+    pub(super) fn new(
+        db: Database,
+        worker: Box<dyn Worker>,
+        overlay_bytes: usize,
+        folder: Arc<Folder>,
+        fatal: Fatal,
+    ) -> Result<Self, StorageError> {
+        let base = Arc::new(Base::open(&db)?);
+        let now = Now {
+            applied: base.applied.clone(),
+            writes: 0,
+            active: Layer::default(),
+            frozen: None,
+            base,
+            durable_writes: 0,
+            view: None,
+            written: None,
+            db: Arc::new(db),
+            exchanges: 0,
+        };
+        Ok(Self(Arc::new(Inner {
+            now: Mutex::new(now),
+            writer: Mutex::new(()),
+            overlay_bytes,
+            worker,
+            fatal,
+            changed: watch::Sender::new(()),
+            _folder: folder,
+        })))
     }
 
-    fn db(&self) -> Arc<Database> {
-        // A poisoned lock still guards a whole handle: the only write under it is one assignment.
-        self.db.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    /// The rows as they are now.
+    pub fn view(&self) -> StateView {
+        self.0.now().view()
     }
 
-    pub(super) fn replace(&self, db: Database) {
-        *self.db.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(db);
-    }
-
-    /// The rows as they are now. A view that is kept pins the pages of its moment: drop it soon.
-    pub fn view(&self) -> Result<StateView, StorageError> {
-        StateView::new(&self.db())
+    /// The rows as the last checkpoint left them in the file: a crash does not take them back.
+    pub fn durable_view(&self) -> StateView {
+        StateView::of_file(self.0.now().base.clone())
     }
 
     /// How far the log is applied now.
-    pub fn applied(&self) -> Result<Applied, StorageError> {
-        Ok(self.view()?.applied)
+    pub fn applied(&self) -> Applied {
+        self.0.now().applied.clone()
     }
 
-    /// Runs `work` in one write transaction and commits it without an fsync. An error of `work` leaves the rows as
-    /// they were; an error of the commit is fatal.
+    /// How far the log is applied in the file.
+    pub fn durable(&self) -> Applied {
+        self.0.now().base.applied.clone()
+    }
+
+    /// About how many bytes of changes are in memory and not in the file.
+    pub fn bytes_in_memory(&self) -> usize {
+        let now = self.0.now();
+        now.active.bytes() + now.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes())
+    }
+
+    /// Runs `work` on the rows and then makes what it wrote visible as a whole. An error of `work` leaves the rows as
+    /// they were. Wait for [`StateStore::room`] before.
     pub fn write<T>(
         &self,
-        work: impl FnOnce(&mut StateWrite<'_>) -> Result<T, StorageError>,
+        work: impl FnOnce(&mut StateWrite) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        self.commit(Durability::None, work)
-    }
-
-    /// Makes everything committed so far durable.
-    pub fn checkpoint(&self) -> Result<Applied, StorageError> {
-        self.commit(Durability::Immediate, |rows| rows.applied())
-    }
-
-    fn commit<T>(
-        &self,
-        durability: Durability,
-        work: impl FnOnce(&mut StateWrite<'_>) -> Result<T, StorageError>,
-    ) -> Result<T, StorageError> {
-        if self.fatal.told().is_some() {
-            return Err(StorageError::Stopped);
+        self.0.check()?;
+        let _writer = self.0.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut rows = StateWrite::new(self.view());
+        let done = work(&mut rows)?;
+        let StateWrite { below, changed, applied } = rows;
+        // What nobody else looks at is changed in place.
+        drop(below);
+        let mut now = self.0.now();
+        now.view = None;
+        now.writes += 1;
+        now.active.absorb(changed);
+        if let Some(applied) = applied {
+            now.applied = applied;
         }
-        let db = self.db();
-        commit(&db, durability, work)
-            .inspect_err(|error| self.fatal.report(format!("the state file: {error}")))
-    }
-}
-
-/// Commits `work` to a state database.
-pub(super) fn commit<T>(
-    db: &Database,
-    durability: Durability,
-    work: impl FnOnce(&mut StateWrite<'_>) -> Result<T, StorageError>,
-) -> Result<T, StorageError> {
-    let mut txn = db.begin_write()?;
-    txn.set_durability(durability)?;
-    // The allocator's state is written with each checkpoint, so that opening after a crash need not walk the file.
-    txn.set_quick_repair(matches!(durability, Durability::Immediate));
-    let done = {
-        let mut rows = StateWrite::new(&txn);
-        work(&mut rows)?
-    };
-    txn.commit()?;
-    Ok(done)
-}
-
-/// The rows at one moment, and how far the log was applied then.
-pub struct StateView {
-    txn: ReadTransaction,
-    // Boxed because an open table is large and most stay closed.
-    tables: [OnceLock<Box<ReadOnlyTable<Key, Key>>>; Table::COUNT],
-    applied: Applied,
-}
-
-impl std::fmt::Debug for StateView {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StateView").field("applied", &self.applied).finish_non_exhaustive()
-    }
-}
-
-impl StateView {
-    pub(super) fn new(db: &Database) -> Result<Self, StorageError> {
-        let txn = db.begin_read()?;
-        let meta = txn.open_table(META)?;
-        let applied =
-            read_meta(&meta, APPLIED)?.map(|row| Applied::decode(&row)).transpose()?.unwrap_or_default();
-        Ok(Self { txn, tables: std::array::from_fn(|_| OnceLock::new()), applied })
+        self.0.take_down(&mut now)?;
+        Ok(done)
     }
 
-    /// How far the log was applied.
-    pub fn applied(&self) -> &Applied {
-        &self.applied
-    }
-
-    /// The index of the last applied entry; 0 before the first.
-    pub fn applied_index(&self) -> u64 {
-        self.applied.position.map_or(0, |at| at.index)
-    }
-
-    /// How many rows `table` has.
-    pub(super) fn count(&self, table: Table) -> Result<u64, StorageError> {
-        Ok(self.table(table)?.len()?)
-    }
-
-    fn table(&self, table: Table) -> Result<&ReadOnlyTable<Key, Key>, StorageError> {
-        let slot = &self.tables[usize::from(table.0) % Table::COUNT];
-        if let Some(open) = slot.get() {
-            return Ok(open);
+    /// Waits until a write may add to what is in memory: until the generation of changes is below its bound, or can be
+    /// frozen because the one before it is in the file.
+    pub async fn room(&self) -> Result<(), StorageError> {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            self.0.check()?;
+            if self.0.has_room() {
+                return Ok(());
+            }
+            if !self.start_checkpoint()? {
+                // The sender is in `self`, so that waiting ends with a change only.
+                let _ = changed.changed().await;
+            }
         }
-        let open = Box::new(self.txn.open_table(rows_of(table))?);
-        Ok(slot.get_or_init(|| open))
-    }
-}
-
-impl ReadCells for StateView {
-    type Error = StorageError;
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        get(self.table(table)?, table, key)
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), StorageError> {
-        scan(self.table(table)?, table, from, to, visit)
-    }
-}
-
-/// One write transaction. What it writes is seen by its own reads, and by nobody else until it is committed.
-pub struct StateWrite<'t> {
-    txn: &'t WriteTransaction,
-    tables: [OnceCell<Box<redb::Table<'t, Key, Key>>>; Table::COUNT],
-}
-
-impl std::fmt::Debug for StateWrite<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("StateWrite")
-    }
-}
-
-impl<'t> StateWrite<'t> {
-    fn new(txn: &'t WriteTransaction) -> Self {
-        Self { txn, tables: std::array::from_fn(|_| OnceCell::new()) }
-    }
-
-    fn table(&self, table: Table) -> Result<&redb::Table<'t, Key, Key>, StorageError> {
-        let slot = &self.tables[usize::from(table.0) % Table::COUNT];
-        if slot.get().is_none() {
-            // The slot is empty, so the set succeeds.
-            let _ = slot.set(Box::new(self.txn.open_table(rows_of(table))?));
+    /// Starts to make everything written so far durable, unless a checkpoint is being written or there is nothing to
+    /// write. Says whether it did.
+    pub fn start_checkpoint(&self) -> Result<bool, StorageError> {
+        self.0.check()?;
+        let started = self.0.now().freeze();
+        if started {
+            let inner = self.0.clone();
+            let changed = inner.changed.clone();
+            self.0.submit(move || {
+                inner.write_frozen();
+                // Who waits may close the folder next, and this must not be what keeps it open.
+                drop(inner);
+                changed.send_replace(());
+            })?;
         }
-        slot.get().map(Box::as_ref).ok_or(StorageError::Stopped)
+        Ok(started)
     }
 
-    fn table_mut(&mut self, table: Table) -> Result<&mut redb::Table<'t, Key, Key>, StorageError> {
-        self.table(table)?;
-        self.tables[usize::from(table.0) % Table::COUNT]
-            .get_mut()
-            .map(Box::as_mut)
-            .ok_or(StorageError::Stopped)
+    /// Makes everything written so far durable. Says how far that is.
+    pub async fn checkpoint(&self) -> Result<Applied, StorageError> {
+        let mut changed = self.0.changed.subscribe();
+        let wanted = self.0.now().writes;
+        loop {
+            self.0.check()?;
+            {
+                let now = self.0.now();
+                if now.durable_writes >= wanted {
+                    return Ok(now.base.applied.clone());
+                }
+            }
+            if !self.start_checkpoint()? {
+                let _ = changed.changed().await;
+            }
+        }
     }
 
-    /// How far the log is applied, as this transaction sees it.
-    pub fn applied(&self) -> Result<Applied, StorageError> {
-        let meta = self.txn.open_table(META)?;
-        Ok(read_meta(&meta, APPLIED)?.map(|row| Applied::decode(&row)).transpose()?.unwrap_or_default())
-    }
-
-    /// Moves the applied position; belongs to the Raft layer.
-    pub fn set_applied(&mut self, applied: &Applied) -> Result<(), StorageError> {
-        let mut meta = self.txn.open_table(META)?;
-        meta.insert(APPLIED, sealed(META_NUMBER, APPLIED, &applied.encode()).as_slice())?;
+    /// Puts another file in the place of this one and of all that is in memory.
+    pub(super) fn replace(&self, db: Database) -> Result<(), StorageError> {
+        let _writer = self.0.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let base = Arc::new(Base::open(&db)?);
+        let mut now = self.0.now();
+        let writes = now.writes + 1;
+        *now = Now {
+            applied: base.applied.clone(),
+            writes,
+            active: Layer::default(),
+            frozen: None,
+            base,
+            durable_writes: writes,
+            view: None,
+            written: None,
+            db: Arc::new(db),
+            exchanges: now.exchanges + 1,
+        };
+        drop(now);
+        self.0.changed.send_replace(());
         Ok(())
     }
 }
 
-impl ReadCells for StateWrite<'_> {
-    type Error = StorageError;
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        get(self.table(table)?, table, key)
+impl Now {
+    fn view(&mut self) -> StateView {
+        let make = || {
+            let frozen = self.frozen.as_ref().map(|frozen| frozen.rows.clone());
+            StateView::new(self.applied.clone(), self.active.clone(), frozen, self.base.clone())
+        };
+        self.view.get_or_insert_with(make).clone()
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), StorageError> {
-        scan(self.table(table)?, table, from, to, visit)
-    }
-}
-
-impl Cells for StateWrite<'_> {
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
-        let rows = self.table_mut(table)?;
-        let mut row = rows.insert_reserve(key, SEAL_LEN + value.len())?;
-        let (head, body) = row.as_mut().split_at_mut(SEAL_LEN);
-        head.copy_from_slice(&seal(table.0, key, value));
-        body.copy_from_slice(value);
-        Ok(())
-    }
-
-    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StorageError> {
-        self.table_mut(table)?.remove(key)?;
-        Ok(())
+    /// Begins a new generation of changes, if the one before can be written and has anything to write.
+    fn freeze(&mut self) -> bool {
+        if self.frozen.is_some() || self.writes == self.durable_writes {
+            return false;
+        }
+        let rows = std::mem::take(&mut self.active);
+        self.frozen = Some(Frozen { rows, applied: self.applied.clone(), writes: self.writes });
+        self.view = None;
+        true
     }
 }
 
-fn get(rows: &impl ReadableTable<Key, Key>, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-    match rows.get(key)? {
-        Some(row) => Ok(Some(Bytes::copy_from_slice(unseal(table.0, key, row.value())?))),
-        None => Ok(None),
+impl Inner {
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // A poisoned lock still guards whole rows: what panics under it is an allocation at most.
+        self.now.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
 
-fn scan(
-    rows: &impl ReadableTable<Key, Key>,
-    table: Table,
-    from: &[u8],
-    to: Option<&[u8]>,
-    visit: &mut Visit<'_>,
-) -> Result<(), StorageError> {
-    if to.is_some_and(|to| to <= from) {
-        return Ok(());
+    /// Refuses when storage has failed.
+    fn check(&self) -> Result<(), StorageError> {
+        if self.fatal.told().is_some() { Err(StorageError::Stopped) } else { Ok(()) }
     }
-    let end = to.map_or(Bound::Unbounded, Bound::Excluded);
-    for row in rows.range::<&[u8]>((Bound::Included(from), end))? {
-        let (key, value) = row?;
-        if let ControlFlow::Break(()) = visit(key.value(), unseal(table.0, key.value(), value.value())?) {
-            break;
+
+    fn has_room(&self) -> bool {
+        self.now().active.bytes() < self.overlay_bytes
+    }
+
+    fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), StorageError> {
+        self.worker.submit(Box::new(job)).map_err(|stopped| {
+            self.fatal.report(format!("the state file: {stopped}"));
+            self.changed.send_replace(());
+            StorageError::from(stopped)
+        })
+    }
+
+    /// Writes the frozen changes into the file, durably. Runs on the worker.
+    fn write_frozen(&self) {
+        let (frozen, db, exchanges) = {
+            let now = self.now();
+            // If the file was exchanged meanwhile, there is nothing left to write.
+            let Some(frozen) = now.frozen.clone() else { return };
+            (frozen, now.db.clone(), now.exchanges)
+        };
+        let _alarm = Alarm(self);
+        let written = commit(&db, Durability::Immediate, |file| {
+            file.put_layer(&frozen.rows)?;
+            file.set_applied(&frozen.applied)
+        });
+        match written.and_then(|()| Base::open(&db)) {
+            Ok(base) => {
+                let mut now = self.now();
+                if now.exchanges == exchanges {
+                    let rows = now.frozen.take().map(|frozen| frozen.rows);
+                    let older = std::mem::replace(&mut now.written, rows);
+                    now.base = Arc::new(base);
+                    now.durable_writes = frozen.writes;
+                    now.view = None;
+                    drop(now);
+                    drop(older);
+                }
+            }
+            Err(error) => self.fatal.report(format!("the state file: {error}")),
         }
     }
-    Ok(())
+
+    /// Gives what is in the file by now to the worker to take down, once no view shows it.
+    fn take_down(&self, now: &mut Now) -> Result<(), StorageError> {
+        match &now.written {
+            Some(written) if !written.is_shared() => {}
+            _ => return Ok(()),
+        }
+        let written = now.written.take();
+        self.submit(move || drop(written))
+    }
+}
+
+/// Tells that a checkpoint has panicked, so that nobody waits for it.
+struct Alarm<'i>(&'i Inner);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fatal.report("the state file: writing a checkpoint panicked");
+            self.0.changed.send_replace(());
+        }
+    }
 }

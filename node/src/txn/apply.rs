@@ -2,7 +2,7 @@
 
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
-    Cells, Ctx, Dot, ExecuteError, Executed, Key, KeyEffect, OriginName, Refusal, StoreError, Txn, TxnHead,
+    Cells, Ctx, Dot, ExecuteError, Key, Mutation, OriginName, Prepared, Refusal, StoreError, Txn, TxnHead,
     Vector, txn_hash,
 };
 
@@ -129,8 +129,8 @@ fn touched<'k, C: Cells>(
     Ok(dots)
 }
 
-/// The dots of everything that a transaction looks at. Who has looked at a range has looked at all of it, and depends on
-/// the whole vector.
+/// The dots of everything that a transaction looks at before it does anything. Who has looked at a range has looked at
+/// all of it, and depends on the whole vector.
 fn looked_at<C: Cells>(
     cells: &C,
     stable: &Vector,
@@ -141,8 +141,19 @@ fn looked_at<C: Cells>(
         return Ok(vector.clone());
     }
     let read = txn.reads.iter().filter_map(ReadCheck::key);
-    let keys = txn.conditions.iter().map(|(key, _)| key).chain(txn.ops.iter().map(|(key, _)| key));
-    touched(cells, stable, read.chain(keys))
+    touched(cells, stable, read.chain(txn.conditions.iter().map(|(key, _)| key)))
+}
+
+/// The dots of everything that a transaction looks at, with the keys of its operations.
+fn looked_at_all<C: Cells>(
+    cells: &C,
+    stable: &Vector,
+    vector: &Vector,
+    txn: &ClientTxn,
+) -> Result<Vector, StoreError<C::Error>> {
+    let mut dots = looked_at(cells, stable, vector, txn)?;
+    dots.join(&touched(cells, stable, txn.ops.iter().map(|(key, _)| key))?);
+    Ok(dots)
 }
 
 fn decide<C: Cells>(
@@ -151,7 +162,7 @@ fn decide<C: Cells>(
     txn: ClientTxn,
 ) -> Result<Answer, StoreError<C::Error>> {
     let (stable, before) = (state.stable.clone(), state.vector.clone());
-    let looked_at = |txn: &ClientTxn, cells: &C| looked_at(cells, &stable, &before, txn);
+    let all_seen = |txn: &ClientTxn, cells: &C| looked_at_all(cells, &stable, &before, txn);
     let Some(dot) = state.next_own_dot() else {
         let error = ApiError::new(ErrorCode::NoLeader, "this datacenter has not begun its first life yet");
         return Ok(refused(error, Vector::new()));
@@ -169,33 +180,34 @@ fn decide<C: Cells>(
     if !failed.is_empty() {
         let message = format!("{} of {} preconditions do not hold", failed.len(), txn.conditions.len());
         let error = ApiError::new(ErrorCode::PreconditionFailed, message).with("failed", failed);
-        return Ok(refused(error, looked_at(&txn, cells)?));
+        return Ok(refused(error, all_seen(&txn, cells)?));
     }
     if let Some(error) = reads::validate(cells, &txn.reads)? {
-        return Ok(refused(error, looked_at(&txn, cells)?));
+        return Ok(refused(error, all_seen(&txn, cells)?));
     }
     let hlc = txn.hlc.max(state.chains.get(&dot.origin).map_or(0, |chain| chain.hlc).saturating_add(1));
-    let deps = state.vector.clone();
-    let ctx = Ctx { dot, hlc, deps: &deps, index: state.oplog_end + 1, stable: &stable };
-    let executed = match meridian_crdt::execute(cells, &ctx, &txn.ops, &limits()) {
-        Ok(executed) => executed,
+    let ctx = Ctx { dot, hlc, deps: &before, index: state.oplog_end + 1, stable: &stable };
+    let mut prepared = match meridian_crdt::prepare(cells, &ctx, &txn.ops, &limits()) {
+        Ok(prepared) => prepared,
         Err(ExecuteError::Store(e)) => return Err(e),
         Err(ExecuteError::Refused { op, refusal }) => {
-            return Ok(refused(refusal_error(op, txn.ops.len(), &refusal), looked_at(&txn, cells)?));
+            return Ok(refused(refusal_error(op, txn.ops.len(), &refusal), all_seen(&txn, cells)?));
         }
     };
-    let Executed { effects, results } = executed;
-    let mut seen = looked_at(&txn, cells)?;
-    let committed = !effects.is_empty();
+    let mut seen = looked_at(cells, &stable, &before, &txn)?;
+    for of_key in prepared.touched() {
+        seen.join(if of_key.is_empty() { &stable } else { of_key });
+    }
+    let committed = !prepared.effects.is_empty();
     if committed {
-        commit(state, cells, &ctx, effects)?;
+        commit(state, cells, &ctx, &mut prepared)?;
         seen.advance(dot);
     }
-    let mut answers = Vec::with_capacity(results.len());
-    for ((key, _), result) in txn.ops.iter().zip(results) {
-        answers.push(OpResult { version: meridian_crdt::glance(cells, key)?.version, result });
-    }
-    Ok(Answer::Done { dot: committed.then_some(dot), results: answers, touched: seen })
+    let results = std::mem::take(&mut prepared.results);
+    let answer =
+        |((key, _), result): (&(Key, Mutation), _)| OpResult { version: prepared.version(key), result };
+    let results = txn.ops.iter().zip(results).map(answer).collect();
+    Ok(Answer::Done { dot: committed.then_some(dot), results, touched: seen })
 }
 
 /// Makes the effects this datacenter's next txn: applied, in the oplog, in the vector.
@@ -203,7 +215,7 @@ fn commit<C: Cells>(
     state: &mut ShardState,
     cells: &mut C,
     ctx: &Ctx<'_>,
-    effects: Vec<KeyEffect>,
+    prepared: &mut Prepared,
 ) -> Result<(), StoreError<C::Error>> {
     let Some(chain) = state.chains.get_mut(&ctx.dot.origin) else {
         unreachable!("the own origin {} is registered when it is minted", ctx.dot.origin);
@@ -211,9 +223,9 @@ fn commit<C: Cells>(
     let mut deps = ctx.deps.clone();
     deps.set(ctx.dot.origin, 0);
     let head = TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
-    let txn = Txn { head, effects };
+    let txn = Txn { head, effects: std::mem::take(&mut prepared.effects) };
     let encoded = txn.encode();
-    let applied = meridian_crdt::apply(cells, ctx, &txn.effects)?;
+    let applied = prepared.apply(cells, ctx, &txn.effects)?;
     chain.hash = txn_hash(&encoded);
     chain.deps = deps;
     chain.hlc = ctx.hlc;

@@ -1,0 +1,245 @@
+//! Changed rows in memory, above those in the file.
+//!
+//! A [`Layer`] is a persistent map: copying one costs nothing, and a copy never changes. So a view is a copy, apply
+//! goes on in place where nobody looks, and where somebody does it copies the few nodes on its way. A row that was
+//! removed stands as a mark, because a row below it may have to be hidden.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, btree_map};
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use imbl::ordmap::RangedIter;
+use imbl::shared_ptr::DefaultSharedPtr;
+use meridian_crdt::Table;
+use meridian_crdt::cells::Visit;
+
+use super::StorageError;
+use super::state_file::Base;
+
+/// What a changed row is estimated to take beside its key and value: two allocations and a place in the map.
+const ROW_BYTES: usize = 112;
+/// Values up to this size are copied when they are read; larger ones are shared.
+const COPIED_BYTES_MAX: usize = 512;
+
+/// A changed row: its value, or that it was removed.
+type Row = Option<Arc<[u8]>>;
+type Rows = OrdMap<RowKey, Row>;
+
+/// The key of a row: looked up by a slice, shared by the copies of its node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RowKey(Arc<[u8]>);
+
+impl Borrow<[u8]> for RowKey {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Changed rows. Copies are cheap and independent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layer {
+    tables: Arc<[Rows; Table::COUNT]>,
+    bytes: usize,
+}
+
+impl Layer {
+    /// About how much memory the changes take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether any other copy of this layer is left that shares its rows unchanged.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.tables) > 1
+    }
+
+    fn rows(&self, table: Table) -> &Rows {
+        &self.tables[usize::from(table.0) % Table::COUNT]
+    }
+
+    /// What became of a row: nothing if the layer does not say.
+    fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
+        self.rows(table).get(key).map(read)
+    }
+
+    fn insert(&mut self, table: usize, key: RowKey, value: Row) {
+        let len = |row: &Row| row.as_ref().map_or(0, |value| value.len());
+        let (key_len, value_len) = (key.0.len(), len(&value));
+        let before = Arc::make_mut(&mut self.tables)[table].insert(key, value);
+        self.bytes += value_len;
+        match before {
+            Some(before) => self.bytes = self.bytes.saturating_sub(len(&before)),
+            None => self.bytes += ROW_BYTES + key_len,
+        }
+    }
+
+    /// Adds the changes of a write.
+    pub(super) fn absorb(&mut self, write: Changes) {
+        for (table, rows) in write.tables.into_iter().enumerate() {
+            for (key, value) in rows {
+                self.insert(table, key, value);
+            }
+        }
+    }
+
+    /// The changed rows of `table` in the order of their keys.
+    pub(super) fn changes(&self, table: Table) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.rows(table).iter().map(|(key, row)| (&*key.0, row.as_deref()))
+    }
+}
+
+/// The changes of one write, which nobody else sees yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    tables: [BTreeMap<RowKey, Row>; Table::COUNT],
+}
+
+impl Changes {
+    fn rows(&self, table: Table) -> &BTreeMap<RowKey, Row> {
+        &self.tables[usize::from(table.0) % Table::COUNT]
+    }
+
+    /// What became of a row: nothing if the write has not changed it.
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
+        self.rows(table).get(key).map(read)
+    }
+
+    /// Notes a changed row, in the place of what was noted of it before.
+    pub(super) fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+        let rows = &mut self.tables[usize::from(table.0) % Table::COUNT];
+        rows.insert(RowKey(key.into()), value.map(Into::into));
+    }
+}
+
+fn read(row: &Row) -> Option<Bytes> {
+    row.as_ref().map(|value| match value.len() {
+        ..=COPIED_BYTES_MAX => Bytes::copy_from_slice(value),
+        _ => Bytes::from_owner(value.clone()),
+    })
+}
+
+/// The row under `key` in layers of which the earlier ones hide the later ones, above a file.
+pub(super) fn get(
+    layers: &[&Layer],
+    base: &Base,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<Bytes>, StorageError> {
+    match layers.iter().find_map(|layer| layer.get(table, key)) {
+        Some(row) => Ok(row),
+        None => base.get(table, key),
+    }
+}
+
+/// Visits the rows of a range in the changes of a write, if there is one, and in layers of which the earlier ones hide
+/// the later ones, above a file.
+pub(super) fn scan(
+    write: Option<&Changes>,
+    layers: &[&Layer],
+    base: &Base,
+    table: Table,
+    from: &[u8],
+    to: Option<&[u8]>,
+    visit: &mut Visit<'_>,
+) -> Result<(), StorageError> {
+    if to.is_some_and(|to| to <= from) {
+        return Ok(());
+    }
+    let mut changed = Changed::new(write, layers, table, from, to);
+    if changed.heads.is_empty() {
+        return base.scan(table, from, to, visit);
+    }
+    let mut stopped = false;
+    base.scan(table, from, to, &mut |key, value| {
+        let mut flow = changed.visit_below(key, visit);
+        if flow.is_continue() {
+            flow = match changed.next_if(|changed| changed == key) {
+                Some((_, None)) => ControlFlow::Continue(()),
+                Some((key, Some(value))) => visit(key, value),
+                None => visit(key, value),
+            };
+        }
+        stopped = flow.is_break();
+        flow
+    })?;
+    while !stopped && let Some((key, row)) = changed.next_if(|_| true) {
+        stopped = row.is_some_and(|row| visit(key, row).is_break());
+    }
+    Ok(())
+}
+
+/// The changes of a range, merged from several layers.
+struct Changed<'l> {
+    heads: Vec<Head<'l>>,
+}
+
+struct Head<'l> {
+    next: (&'l [u8], &'l Row),
+    rest: Rest<'l>,
+}
+
+enum Rest<'l> {
+    Write(btree_map::Range<'l, RowKey, Row>),
+    Layer(RangedIter<'l, RowKey, Row, DefaultSharedPtr>),
+}
+
+impl<'l> Rest<'l> {
+    fn next(&mut self) -> Option<(&'l [u8], &'l Row)> {
+        let next = match self {
+            Rest::Write(rows) => rows.next(),
+            Rest::Layer(rows) => rows.next(),
+        };
+        next.map(|(key, row)| (&*key.0, row))
+    }
+
+    fn head(mut self) -> Option<Head<'l>> {
+        Some(Head { next: self.next()?, rest: self })
+    }
+}
+
+impl<'l> Changed<'l> {
+    fn new(
+        write: Option<&'l Changes>,
+        layers: &[&'l Layer],
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> Self {
+        let range = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
+        let write = write.map(|write| Rest::Write(write.rows(table).range::<[u8], _>(range)));
+        let layers = layers.iter().map(|layer| layer.rows(table)).filter(|rows| !rows.is_empty());
+        let layers = layers.map(|rows| Rest::Layer(rows.range::<_, [u8]>(range)));
+        Self { heads: write.into_iter().chain(layers).filter_map(Rest::head).collect() }
+    }
+
+    /// The next change, if its key is wanted; older changes of the same row are passed over with it.
+    fn next_if(&mut self, wanted: impl FnOnce(&[u8]) -> bool) -> Option<(&'l [u8], Option<&'l [u8]>)> {
+        // Of equal keys the first is taken, which is that of the earlier layer.
+        let (key, row) = self.heads.iter().map(|head| head.next).min_by_key(|(key, _)| *key)?;
+        if !wanted(key) {
+            return None;
+        }
+        self.heads.retain_mut(|head| {
+            if head.next.0 != key {
+                return true;
+            }
+            let next = head.rest.next();
+            head.next = next.unwrap_or(head.next);
+            next.is_some()
+        });
+        Some((key, row.as_deref()))
+    }
+
+    /// Visits the changes with keys below `end`.
+    fn visit_below(&mut self, end: &[u8], visit: &mut Visit<'_>) -> ControlFlow<()> {
+        while let Some((key, row)) = self.next_if(|key| key < end) {
+            if let Some(row) = row {
+                visit(key, row)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Changes in memory above the file: what views see while generations are frozen, written and dropped.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt;
+use meridian_crdt::{Cells, ReadCells, Table};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Applied, Folder, FolderConfig, Identity, LogPosition, Opened, StateView};
+use crate::seams::{Executor, InlineExecutor, Job, Seams, SimDisk, Worker, WorkerStopped};
+
+const ROWS: Table = Table(9);
+const OTHER: Table = Table(10);
+
+/// Runs everything at once but checkpoints, which wait until they are let go.
+#[derive(Clone, Default)]
+pub(super) struct Held(Arc<Mutex<VecDeque<Job>>>);
+
+impl Held {
+    /// Does what waits; says whether anything did.
+    pub(super) fn let_go(&self) -> bool {
+        let mut any = false;
+        while let Some(job) = self.next() {
+            job();
+            any = true;
+        }
+        any
+    }
+
+    fn next(&self) -> Option<Job> {
+        self.0.lock().unwrap().pop_front()
+    }
+}
+
+impl Executor for Held {
+    fn worker(&self, name: &str) -> Box<dyn Worker> {
+        if name == "checkpoint" { Box::new(self.clone()) } else { InlineExecutor.worker(name) }
+    }
+}
+
+impl Worker for Held {
+    fn submit(&self, job: Job) -> Result<(), WorkerStopped> {
+        self.0.lock().unwrap().push_back(job);
+        Ok(())
+    }
+}
+
+fn open(disk: &SimDisk, held: &Held, overlay_bytes: usize) -> Opened {
+    let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
+    let mut config = FolderConfig::new("/data", identity);
+    config.state_cache_bytes = 1 << 20;
+    config.overlay_bytes = overlay_bytes;
+    let seams =
+        Seams { disk: Arc::new(disk.clone()), executor: Arc::new(held.clone()), ..Seams::production() };
+    Folder::open(config, &seams).unwrap()
+}
+
+type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+
+fn scanned(view: &impl ReadCells, table: Table, from: &[u8], to: Option<&[u8]>, max: usize) -> Model {
+    let mut rows = Model::new();
+    view.scan(table, from, to, &mut |key, value| {
+        assert!(rows.insert((table.0, key.to_vec()), value.to_vec()).is_none(), "a row is visited once");
+        if rows.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })
+    .unwrap();
+    rows
+}
+
+fn expected(model: &Model, table: Table, from: &[u8], to: Option<&[u8]>, max: usize) -> Model {
+    let inside = |key: &[u8]| from <= key && to.is_none_or(|to| key < to);
+    let rows = model.iter().filter(|((t, key), _)| *t == table.0 && inside(key));
+    rows.take(max).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn check(view: &impl ReadCells, model: &Model, rng: &mut SmallRng) {
+    for table in [ROWS, OTHER] {
+        assert_eq!(
+            scanned(view, table, &[], None, usize::MAX),
+            expected(model, table, &[], None, usize::MAX)
+        );
+        let (from, to) = ([rng.random_range(0..40)], [rng.random_range(0..40)]);
+        let max = rng.random_range(1..9);
+        let to = rng.random_bool(0.8).then_some(to.as_slice());
+        assert_eq!(scanned(view, table, &from, to, max), expected(model, table, &from, to, max));
+        let key = [rng.random_range(0..40)];
+        let row = view.get(table, &key).unwrap();
+        assert_eq!(row.as_deref(), model.get(&(table.0, key.to_vec())).map(Vec::as_slice));
+    }
+}
+
+fn change(rows: &mut impl Cells, model: &mut Model, rng: &mut SmallRng) {
+    let table = if rng.random_bool(0.7) { ROWS } else { OTHER };
+    let key = vec![rng.random_range(0..40)];
+    if rng.random_bool(0.3) {
+        assert!(rows.remove(table, &key).is_ok());
+        model.remove(&(table.0, key));
+    } else {
+        let value = vec![rng.random::<u8>(); rng.random_range(0..700)];
+        assert!(rows.put(table, &key, &value).is_ok());
+        model.insert((table.0, key), value);
+    }
+}
+
+fn run(seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let mut opened = open(&disk, &held, 1 << 20);
+    let (mut model, mut durable) = (Model::new(), Model::new());
+    let mut frozen: Option<Model> = None;
+    let mut kept: Vec<(StateView, Model)> = Vec::new();
+    for index in 0..120 {
+        match rng.random_range(0..10) {
+            0 if opened.state.start_checkpoint().unwrap() => frozen = Some(model.clone()),
+            1 if held.let_go() => durable = frozen.take().unwrap_or(durable),
+            2 => kept.push((opened.state.view(), model.clone())),
+            3 if !kept.is_empty() => drop(kept.swap_remove(rng.random_range(0..kept.len()))),
+            4 if rng.random_bool(0.1) => {
+                kept.clear();
+                held.0.lock().unwrap().clear();
+                drop(opened);
+                opened = open(&disk.restart(seed ^ index), &held, 1 << 20);
+                model = durable.clone();
+                break;
+            }
+            _ => {
+                let position = Some(LogPosition { term: 1, index });
+                let written = opened.state.write(|rows| {
+                    for _ in 0..rng.random_range(1..6) {
+                        change(rows, &mut model, &mut rng);
+                        check(rows, &model, &mut rng);
+                    }
+                    rows.set_applied(Applied { position, membership: None });
+                    Ok(())
+                });
+                written.unwrap();
+                assert_eq!(opened.state.applied().position, position);
+            }
+        }
+        check(&opened.state.view(), &model, &mut rng);
+        check(&opened.state.durable_view(), &durable, &mut rng);
+        for (view, model) in &kept {
+            check(view, model, &mut rng);
+        }
+    }
+    check(&opened.state.view(), &model, &mut rng);
+}
+
+#[test]
+fn every_view_shows_its_own_moment_whatever_is_written_frozen_or_in_the_file() {
+    for seed in 0..150 {
+        run(seed);
+    }
+}
+
+fn put(opened: &Opened, key: &[u8], value: &[u8]) {
+    opened.state.write(|rows| rows.put(ROWS, key, value)).unwrap();
+}
+
+#[test]
+fn writes_go_on_while_a_checkpoint_is_written_and_a_crash_in_it_loses_all_of_it() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let opened = open(&disk, &held, 1 << 20);
+    put(&opened, b"a", b"1");
+    assert!(opened.state.start_checkpoint().unwrap());
+    put(&opened, b"a", b"2");
+    assert!(!opened.state.start_checkpoint().unwrap(), "one checkpoint at a time");
+    assert_eq!(opened.state.view().get(ROWS, b"a").unwrap().unwrap(), &b"2"[..]);
+    assert_eq!(opened.state.durable_view().get(ROWS, b"a").unwrap(), None);
+    let crashed = open(&disk.restart(1), &Held::default(), 1 << 20);
+    assert_eq!(crashed.state.view().get(ROWS, b"a").unwrap(), None);
+    held.let_go();
+    assert_eq!(opened.state.durable_view().get(ROWS, b"a").unwrap().unwrap(), &b"1"[..]);
+    assert_eq!(opened.state.view().get(ROWS, b"a").unwrap().unwrap(), &b"2"[..]);
+    let crashed = open(&disk.restart(2), &Held::default(), 1 << 20);
+    assert_eq!(crashed.state.view().get(ROWS, b"a").unwrap().unwrap(), &b"1"[..]);
+}
+
+#[test]
+fn a_checkpoint_that_is_waited_for_has_everything_written_before_it_was_asked_for() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let opened = open(&disk, &held, 1 << 20);
+    put(&opened, b"a", b"1");
+    assert!(opened.state.start_checkpoint().unwrap());
+    put(&opened, b"b", b"2");
+    let mut waiting = Box::pin(opened.state.checkpoint());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    held.let_go();
+    assert!(waiting.as_mut().now_or_never().is_none(), "the second one is still to be written");
+    held.let_go();
+    waiting.now_or_never().unwrap().unwrap();
+    assert_eq!(opened.state.durable_view().get(ROWS, b"b").unwrap().unwrap(), &b"2"[..]);
+}
+
+#[test]
+fn when_two_generations_are_full_a_writer_waits_for_the_disk() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let bound = 64 << 10;
+    let opened = open(&disk, &held, bound);
+    let mut written = 0u64;
+    let mut waiting = Box::pin(opened.state.room());
+    while waiting.as_mut().now_or_never().is_some() {
+        written += 1;
+        put(&opened, &written.to_be_bytes(), &[7; 2000]);
+        waiting = Box::pin(opened.state.room());
+    }
+    assert!(opened.state.bytes_in_memory() >= 2 * bound, "both are full");
+    assert!(opened.state.bytes_in_memory() <= 2 * (bound + 4000));
+    held.let_go();
+    waiting.now_or_never().unwrap().unwrap();
+    assert!(opened.state.bytes_in_memory() <= bound + 4000);
+    for key in 1..=written {
+        assert!(opened.state.view().get(ROWS, &key.to_be_bytes()).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_checkpoint_of_a_file_that_was_exchanged_meanwhile_changes_nothing() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let opened = open(&disk, &held, 1 << 20);
+    put(&opened, b"a", b"old");
+    assert!(opened.state.start_checkpoint().unwrap());
+    // The worker has taken the job up and is about to write when the other file comes.
+    let late = held.next().unwrap();
+    let mut incoming = opened.folder.incoming().unwrap();
+    incoming.put_all([(ROWS, b"b".as_slice(), b"new".as_slice())]).unwrap();
+    let applied = Applied { position: Some(LogPosition { term: 2, index: 9 }), membership: None };
+    incoming.install(&applied, &opened.folder, &opened.state).unwrap();
+    put(&opened, b"c", b"newer");
+    assert!(opened.state.start_checkpoint().unwrap());
+    late();
+    held.let_go();
+    for view in [opened.state.view(), opened.state.durable_view()] {
+        assert_eq!(view.get(ROWS, b"a").unwrap(), None);
+        assert_eq!(view.get(ROWS, b"b").unwrap().unwrap(), &b"new"[..]);
+        assert_eq!(view.get(ROWS, b"c").unwrap().unwrap(), &b"newer"[..]);
+        assert_eq!(view.applied(), &applied);
+    }
+}
+
+#[test]
+fn who_waits_for_a_disk_that_fails_is_told() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let opened = open(&disk, &held, 1 << 20);
+    put(&opened, b"a", b"1");
+    let mut waiting = Box::pin(opened.state.checkpoint());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    disk.cut_after(0);
+    held.let_go();
+    assert!(waiting.now_or_never().unwrap().is_err());
+    assert!(opened.state.room().now_or_never().unwrap().is_err());
+    assert_eq!(opened.state.view().get(ROWS, b"a").unwrap().unwrap(), &b"1"[..], "reads go on");
+}
