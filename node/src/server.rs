@@ -235,7 +235,7 @@ fn folder_config(config: &Config) -> FolderConfig {
         Identity { cluster: config.cluster.name.clone(), dc: config.dc.clone(), node: config.node.id };
     let mut folder = FolderConfig::new(&config.node.data_dir, identity);
     folder.state_cache_bytes = config.storage.state_cache.as_usize();
-    folder.log_cache_bytes = config.storage.log_cache.as_usize();
+    folder.log_segment_bytes = u32::try_from(config.storage.log_segment.bytes()).unwrap_or(u32::MAX);
     folder.headroom_bytes = config.storage.disk_headroom.bytes();
     folder
 }

@@ -1,4 +1,4 @@
-//! What a node keeps on disk: one folder with two redb files, the Raft log and the state.
+//! What a node keeps on disk: one folder with the Raft log, in segments of our own, and the state, in a redb file.
 //!
 //! Invariants: what [`LogStore`] has called back about survives a crash; what [`StateStore`] has committed without a
 //! checkpoint vanishes in a crash as a suffix, and the log replays it; every value carries a checksum that reads
@@ -11,7 +11,6 @@ mod fatal;
 mod folder;
 mod incoming;
 mod log;
-mod log_queue;
 mod scrub;
 mod state;
 mod tables;
@@ -25,7 +24,7 @@ pub use error::StorageError;
 pub use fatal::Fatal;
 pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
 pub use incoming::Incoming;
-pub use log::LogStore;
+pub use log::{LogCounts, LogStore};
 pub use scrub::{ScrubCursor, ScrubStep};
 pub use state::{Applied, StateStore, StateView, StateWrite};
 
