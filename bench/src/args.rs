@@ -9,6 +9,9 @@ use crate::driver::Kind;
 /// Keys below which a transaction could not find enough of them.
 const MIN_KEYS: u64 = crate::op::TXN_KEYS as u64;
 
+/// Most entries of a batch, and most bytes of an entry, of the log's benchmark.
+const COUNT_MAX: usize = 1 << 16;
+
 /// Compares Meridian with etcd and Redis on this machine, and writes a table of ratios.
 #[derive(Debug, Parser)]
 #[command(name = "meridian-bench", version, max_term_width = 110)]
@@ -87,6 +90,24 @@ pub enum Command {
         #[arg(long)]
         record: bool,
     },
+    /// Times a durable batch of the Raft log, beside a commit of redb and a bare write and sync
+    Log {
+        /// Where files are made; they go with the run. It must be on the disk that is meant
+        #[arg(long, default_value = "target/bench")]
+        folder: PathBuf,
+        /// How often all ways are measured, in turn
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Batches of each way and round
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+        batches: u64,
+        /// Entries of a batch
+        #[arg(long, default_value_t = 1, value_parser = positive_count)]
+        entries: usize,
+        /// Bytes of an entry
+        #[arg(long, default_value_t = 300, value_parser = positive_count)]
+        bytes: usize,
+    },
     /// Runs one case, for callgrind
     #[command(hide = true)]
     Case {
@@ -102,6 +123,13 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
         _ => Err("a number above 0 is needed".into()),
+    }
+}
+
+fn positive_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=COUNT_MAX) => Ok(number),
+        _ => Err(format!("a number from 1 to {COUNT_MAX} is needed")),
     }
 }
 

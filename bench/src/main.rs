@@ -1,10 +1,11 @@
 //! The benchmark suite: `meridian-bench` compares, `meridian-bench instructions` counts instructions,
-//! and `meridian-bench serve` is a node of Meridian, so that the suite needs no other program of this project.
+//! `meridian-bench log` times the log's writes, and `meridian-bench serve` is a node of Meridian, so that the suite needs no other program of this project.
 
 mod args;
 mod driver;
 mod instructions;
 mod load;
+mod log;
 mod machine;
 mod op;
 mod record;
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
     let outcome = match args.command {
         Some(Command::Instructions { only, times, file, record }) => {
             instructions::count_all(&only, times, &file, record)
+        }
+        Some(Command::Log { folder, rounds, batches, entries, bytes }) => {
+            log::compare(&folder, rounds, batches, entries, bytes)
         }
         Some(Command::Case { name, times }) => instructions::run_case(&name, times),
         None => compare(&args.suite),

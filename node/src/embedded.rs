@@ -30,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{ByteSize, Config, ConfigError};
 use crate::seams::{Listener, Seams, SimDisk};
 use crate::server::{self, ServeError, ServeOptions};
 
@@ -45,6 +45,9 @@ const START_MAX: Duration = Duration::from_secs(30);
 
 /// Any port of loopback that is free.
 const ANY_PORT: &str = "127.0.0.1:0";
+
+/// The size of a file of the log where files are memory.
+const MEMORY_SEGMENT: ByteSize = ByteSize::mib(1);
 
 /// Why no node was started.
 #[derive(Debug, Error)]
@@ -185,9 +188,10 @@ impl Place {
             data.display().to_string(),
             setup.settings
         );
-        let config = Config::parse(CLUSTER, &text, None, std::iter::empty(), &[])?;
+        let mut config = Config::parse(CLUSTER, &text, None, std::iter::empty(), &[])?;
         if setup.folder.is_none() {
             seams.disk = Arc::new(SimDisk::new());
+            config.storage.log_segment = config.storage.log_segment.min(MEMORY_SEGMENT);
         }
         let node = server::Node::start(&config, &ServeOptions::default(), &seams, client, peer).await?;
         let mut ready = node.ready();

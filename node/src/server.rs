@@ -236,7 +236,7 @@ fn folder_config(config: &Config) -> FolderConfig {
     let mut folder = FolderConfig::new(&config.node.data_dir, identity);
     folder.state_cache_bytes = config.storage.state_cache.as_usize();
     folder.overlay_bytes = config.storage.overlay.as_usize();
-    folder.log_cache_bytes = config.storage.log_cache.as_usize();
+    folder.log_segment_bytes = u32::try_from(config.storage.log_segment.bytes()).unwrap_or(u32::MAX);
     folder.headroom_bytes = config.storage.disk_headroom.bytes();
     folder
 }

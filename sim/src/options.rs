@@ -131,10 +131,11 @@ fn settings(rng: &mut SmallRng) -> String {
         pick("1000", "1"),
     );
     let storage = format!(
-        "[storage]\ncheckpoint_interval = \"{}\"\nsweep_cells_max = {}\nstate_cache = \"4MiB\"\nlog_cache = \"2MiB\"\n\
+        "[storage]\ncheckpoint_interval = \"{}\"\nsweep_cells_max = {}\nstate_cache = \"4MiB\"\nlog_segment = \"{}\"\n\
          overlay = \"128KiB\"\n",
         pick("2s", "100ms"),
         pick("1000", "1"),
+        pick("256KiB", "16KiB"),
     );
     let gossip = format!(
         "[gossip]\nlink_credit_bytes = \"{}\"\ngate_bytes = \"{}\"\nmessage_bytes_max = \"{}\"\n\

@@ -305,6 +305,10 @@ impl Disk for TracedDisk {
         self.disk.exists(path)
     }
 
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(folder)
+    }
+
     fn open(&self, path: &Path, create: bool) -> io::Result<Backend> {
         self.trace.note(&self.host, format_args!("open {} {create}", path.display()));
         let backend = self.disk.open(path, create)?;

@@ -168,8 +168,19 @@ async fn ports_and_folders_of_others_are_left_alone() {
 
     make_newer(&place.data.join("state.redb"));
     refused(&place, "a newer format", &config, &["format 1000", "formats up to"], &[]).await;
-    std::fs::remove_file(place.data.join("log.redb")).expect("removed");
+    remove_log(&place.data);
     refused(&place, "a lost log", &config, &["no log"], &[]).await;
+}
+
+/// Removes the segments of a stopped node's log.
+fn remove_log(data: &Path) {
+    let entries = std::fs::read_dir(data).expect("listed");
+    let paths = entries.map(|entry| entry.expect("listed").path());
+    let is_segment =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log."));
+    let segments: Vec<PathBuf> = paths.filter(is_segment).collect();
+    assert!(!segments.is_empty(), "there is a log");
+    segments.iter().for_each(|segment| std::fs::remove_file(segment).expect("removed"));
 }
 
 /// Raises the number of the format in a file of a stopped node, as a later program would have written it.
@@ -210,7 +221,8 @@ fn on_small_disk(what: &str) -> Option<(Place, PathBuf, SmallDisk)> {
 #[tokio::test]
 async fn a_read_only_disk_is_refused() {
     let Some((place, mount, disk)) = on_small_disk("a read-only disk is refused") else { return };
-    let config = place.config("good", "home", 1, "[storage]\ndisk_headroom = \"1MiB\"");
+    let config =
+        place.config("good", "home", 1, "[storage]\ndisk_headroom = \"1MiB\"\nlog_segment = \"1MiB\"");
     let running = place.start(&config);
     place.ready().await.write("kept", set("value")).await;
     assert_eq!(running.stop().await, Some(0));
@@ -227,7 +239,7 @@ async fn a_disk_down_to_its_headroom_refuses_writes_until_there_is_room() {
     let Some((place, mount, _disk)) = on_small_disk("a disk down to its headroom refuses writes") else {
         return;
     };
-    let more = "[storage]\ndisk_headroom = \"4MiB\"\ndisk_check_interval = \"100ms\"";
+    let more = "[storage]\ndisk_headroom = \"4MiB\"\nlog_segment = \"1MiB\"\ndisk_check_interval = \"100ms\"";
     let running = place.start(&place.config("good", "home", 1, more));
     let node = place.ready().await;
     node.write("kept", set("value")).await;
@@ -268,8 +280,7 @@ fn fill(file: &Path, left: u64) {
 #[tokio::test]
 async fn a_disk_that_is_full_stops_the_node_and_loses_nothing_acknowledged() {
     let Some((place, mount, _disk)) = on_small_disk("a full disk stops the node") else { return };
-    let more =
-        "[storage]\ndisk_headroom = \"1MiB\"\ndisk_check_interval = \"60s\"\ncheckpoint_interval = \"200ms\"";
+    let more = "[storage]\ndisk_headroom = \"1MiB\"\nlog_segment = \"1MiB\"\ndisk_check_interval = \"60s\"\ncheckpoint_interval = \"200ms\"";
     let config = place.config("good", "home", 1, more);
     let running = place.start(&config);
     let node = place.ready().await;

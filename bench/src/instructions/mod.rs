@@ -6,6 +6,7 @@
 
 mod apply;
 mod codecs;
+pub(crate) mod log;
 mod proto;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,11 @@ fn measured<T>(step: impl FnOnce() -> T) -> T {
 }
 
 fn cases() -> Vec<Case> {
-    [apply::CASES, codecs::CASES, proto::CASES].into_iter().flatten().map(|case| Case { ..*case }).collect()
+    [apply::CASES, codecs::CASES, log::CASES, proto::CASES]
+        .into_iter()
+        .flatten()
+        .map(|case| Case { ..*case })
+        .collect()
 }
 
 /// Runs one case, for callgrind.

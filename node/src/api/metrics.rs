@@ -166,6 +166,24 @@ fn render_raft(shard: &Shard, page: &mut Page) {
     page.single("meridian_raft_term", "gauge", "The current Raft term.", status.term);
     let applied = shard.publisher.applied().borrow().index;
     page.single("meridian_raft_applied_index", "gauge", "The last log entry applied here.", applied);
+    let log = shard.raft.log_counts();
+    let counters = [
+        (
+            "meridian_log_syncs_total",
+            "Batches made durable in the Raft log, each with one sync.",
+            log.batches,
+        ),
+        (
+            "meridian_log_entries_total",
+            "Entries in them; with more load there are more in each.",
+            log.entries,
+        ),
+        ("meridian_log_bytes_total", "Bytes written to the Raft log.", log.bytes),
+    ];
+    for (name, help, count) in counters {
+        page.single(name, "counter", help, count);
+    }
+    page.single("meridian_log_segments", "gauge", "Files that the Raft log consists of.", log.segments);
     page.single(
         "meridian_ready",
         "gauge",

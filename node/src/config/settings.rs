@@ -87,7 +87,7 @@ section! {
 }
 
 section! {
-    /// `[storage]`: the two files of a node and the room they need.
+    /// `[storage]`: the state and the log of a node and the room they need.
     StorageConfig = "storage" {
         /// How often the state is made durable; a crash replays the log from there. 100 ms to 10 min, default 5 s.
         /// Shorter means faster restarts and more writing.
@@ -103,8 +103,10 @@ section! {
         /// way into the file. 64 KiB to 16 GiB, default 64 MiB: when it is full a checkpoint begins early, and when both
         /// halves are full, writes wait for the disk. Raise it where many different keys are written between checkpoints.
         overlay: ByteSize = ByteSize::mib(64), ByteSize::kib(64) => ByteSize::gib(16);
-        /// Memory for pages of the Raft log. 1 MiB to 64 GiB, default 32 MiB: the log is read only by slow followers.
-        log_cache: ByteSize = ByteSize::mib(32), ByteSize::mib(1) => ByteSize::gib(64);
+        /// Size of the files that the Raft log is made of. Each is filled with zeros before it is used, and used again when
+        /// its entries are no longer needed. 16 KiB to 1 GiB, default 16 MiB: the node starts at once, and a file lasts
+        /// some seconds under full load. Raise it on a disk that is slow to make files; there are at least two or three.
+        log_segment: ByteSize = ByteSize::mib(16), ByteSize::kib(16) => ByteSize::gib(1);
         /// About how long the scrubber takes to read every row once and verify its checksum; a rotten one stops the
         /// node. 1 min to 365 d, default 7 d. Shorter finds rot sooner and reads more.
         scrub_interval: Duration = secs(7 * 86_400), secs(60) => secs(365 * 86_400);

@@ -21,8 +21,8 @@ impl StoreBuilder<TypeConfig, LogAdapter, StateMachine> for Builder {
     async fn build(&self) -> Result<((), LogAdapter, StateMachine), BuildError> {
         let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 0 };
         let seams = Seams { disk: Arc::new(SimDisk::new()), ..Seams::production() };
-        let Opened { folder, state, log, fatal, .. } =
-            Folder::open(FolderConfig::new("/data", identity), &seams).unwrap();
+        let config = FolderConfig { log_segment_bytes: 4 << 10, ..FolderConfig::new("/data", identity) };
+        let Opened { folder, state, log, fatal, .. } = Folder::open(config, &seams).unwrap();
         let worker = seams.executor.worker("state");
         let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
         let mut machine =

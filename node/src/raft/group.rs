@@ -22,7 +22,7 @@ use super::types::{EntryData, TypeConfig};
 use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, runtime, snapshot};
 use crate::peer::{PeerClient, RaftHandler};
 use crate::seams::{BoxStream, Seams, Worker};
-use crate::storage::{Fatal, Folder, LogStore, Opened, StateStore};
+use crate::storage::{Fatal, Folder, LogCounts, LogStore, Opened, StateStore};
 use crate::txn::{ENTRY_BYTES_MAX, Reply};
 
 /// How many entries openraft puts into one message: of the largest, they still fit a frame of the peer port.
@@ -252,6 +252,11 @@ impl RaftGroup {
     /// The state of this shard, for views.
     pub fn state(&self) -> &StateStore {
         &self.0.state
+    }
+
+    /// What this node has written to its log.
+    pub fn log_counts(&self) -> LogCounts {
+        self.0.log.counts()
     }
 
     /// Where a failure that must stop the process is told.

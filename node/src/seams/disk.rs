@@ -1,6 +1,7 @@
 //! Files and folders, as little of them as a node needs.
 //!
-//! Databases are opened as redb [`StorageBackend`]s; everything else is a rename, a removal, or a sync of a folder.
+//! Files are opened as redb [`StorageBackend`]s, which read, write and sync at places; everything else is a listing, a
+//! rename, a removal, or a sync of a folder.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,7 +24,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Whether there is a file.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// Opens a file as the storage of a database; `create` makes an empty one, replacing what is there.
+    /// The names of the files in a folder, in order.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens a file; `create` makes an empty one, replacing what is there.
     fn open(&self, path: &Path, create: bool) -> io::Result<Backend>;
 
     /// Renames a file over another. Durable only after [`Disk::sync_dir`].
@@ -39,7 +43,7 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 }
 
-/// The storage of one database, of any disk.
+/// An open file, of any disk.
 #[derive(Debug)]
 pub struct Backend(Box<dyn StorageBackend>);
 
@@ -112,6 +116,16 @@ impl Disk for FileDisk {
         path.try_exists()
     }
 
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            // What has no readable name is nobody's of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
     fn open(&self, path: &Path, create: bool) -> io::Result<Backend> {
         let file = OpenOptions::new().read(true).write(true).create(create).truncate(create).open(path)?;
         FileBackend::new(file).map(Backend::new).map_err(io::Error::other)
@@ -150,6 +164,16 @@ mod tests {
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         FileDisk.lock_dir(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_lists_its_files_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            FileDisk.open(&dir.path().join(name), true).unwrap();
+        }
+        assert_eq!(FileDisk.list(dir.path()).unwrap(), ["a", "b"]);
+        FileDisk.list(&dir.path().join("nothing")).unwrap_err();
     }
 
     #[test]

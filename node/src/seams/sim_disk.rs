@@ -193,6 +193,13 @@ impl Disk for SimDisk {
         Ok(state.names.contains_key(path))
     }
 
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        state.power()?;
+        let inside = state.names.keys().filter(|path| path.parent() == Some(folder));
+        Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
     fn open(&self, path: &Path, create: bool) -> io::Result<Backend> {
         let mut state = self.state();
         state.power()?;

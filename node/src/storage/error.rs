@@ -57,6 +57,19 @@ pub enum StorageError {
         /// The newest known format.
         known: u32,
     },
+    /// The data folder was written by an older program, in a format that this one does not read.
+    #[error(
+        "the data folder {folder} has format {found}, this program reads only {known}; run the version that wrote it, \
+         or start this node anew, with an empty data folder and under an id that was never used"
+    )]
+    OldFormat {
+        /// The folder.
+        folder: String,
+        /// Its format.
+        found: u32,
+        /// The format that is read.
+        known: u32,
+    },
     /// The storage worker died or storage has failed before: the node is stopping.
     #[error("storage has stopped")]
     Stopped,

@@ -1,7 +1,7 @@
-//! The data folder of a node: who may open it, and the two files in it.
+//! The data folder of a node: who may open it, and what is in it: the state's file and the segments of the log.
 //!
 //! A file is created under a temporary name, synced and renamed, because a crash inside redb's own creation leaves a
-//! file that no longer opens. The log is created before the state: a state without a log means that a file was lost.
+//! file that no longer opens. The log is created before the state: a state without a log means that files were lost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,15 +9,17 @@ use std::sync::Arc;
 use redb::Database;
 use uuid::Uuid;
 
-use super::tables::{self, ENTRIES, Owner, OwnerError, Rows};
+use super::log::{self, Files};
+use super::tables::{self, Owner, OwnerError};
 use super::{Fatal, Incoming, LogStore, StateStore, StorageError};
 use crate::seams::{Disk, FolderLock, Seams};
 
-/// The format that this program writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format that this program reads and writes. In format 1 the log was a database too.
+pub const FORMAT_VERSION: u32 = 2;
 
 const STATE: &str = "state.redb";
-const LOG: &str = "log.redb";
+/// The log of format 1.
+const LOG_OF_1: &str = "log.redb";
 const NEW_SUFFIX: &str = ".new";
 const INCOMING: &str = "state.incoming";
 
@@ -47,11 +49,11 @@ pub struct FolderConfig {
     pub identity: Identity,
     /// Page cache of the state file, in bytes (default 64 MiB). More makes reads of a large state faster.
     pub state_cache_bytes: usize,
-    /// Page cache of the log file, in bytes (default 8 MiB). The log is read from memory nearly always.
-    pub log_cache_bytes: usize,
     /// Changed rows of the state that are kept in memory until a checkpoint puts them into the file, in bytes (default
     /// 64 MiB). As much again may be on its way into the file; when both are full, applying waits for the disk.
     pub overlay_bytes: usize,
+    /// How large a segment of the log is made, in bytes (default 16 MiB). Larger ones are begun less often.
+    pub log_segment_bytes: u32,
     /// Log entries kept in memory for replication and apply, in bytes (default 16 MiB).
     pub entry_cache_bytes: usize,
     /// Bytes that must stay free on the disk (default 256 MiB); writes are refused below that.
@@ -65,8 +67,8 @@ impl FolderConfig {
             path: path.into(),
             identity,
             state_cache_bytes: 64 << 20,
-            log_cache_bytes: 8 << 20,
             overlay_bytes: 64 << 20,
+            log_segment_bytes: 16 << 20,
             entry_cache_bytes: 16 << 20,
             headroom_bytes: 256 << 20,
         }
@@ -94,7 +96,7 @@ pub struct Opened {
     pub folder: Arc<Folder>,
     /// The state file.
     pub state: StateStore,
-    /// The log file.
+    /// The log.
     pub log: LogStore,
     /// Whether the folder was made just now.
     pub created: bool,
@@ -113,37 +115,47 @@ impl Folder {
             std::io::ErrorKind::WouldBlock => StorageError::Locked { folder: path.display().to_string() },
             _ => error.into(),
         })?;
-        let created = match (disk.exists(&path.join(STATE))?, disk.exists(&path.join(LOG))?) {
-            (true, true) => false,
-            (true, false) => {
+        if disk.exists(&path.join(LOG_OF_1))? {
+            return Err(StorageError::OldFormat {
+                folder: path.display().to_string(),
+                found: 1,
+                known: FORMAT_VERSION,
+            });
+        }
+        let created = match (disk.exists(&path.join(STATE))?, Files::list(disk.as_ref(), &path)?) {
+            (true, files) if files.is_log() => false,
+            (true, _) => {
                 return Err(StorageError::corrupt(format!("{} has a state but no log", path.display())));
             }
-            (false, log) => {
-                create(disk.as_ref(), &config, seams.random.uuid(), log)?;
+            (false, files) => {
+                create(disk.as_ref(), &config, seams.random.uuid(), &files)?;
                 true
             }
         };
         disk.remove(&path.join(INCOMING))?;
         let fatal = Fatal::new();
-        let (state, state_owner) = open_file(disk.as_ref(), &config, STATE, config.state_cache_bytes)?;
-        let (log, log_owner) = open_file(disk.as_ref(), &config, LOG, config.log_cache_bytes)?;
-        if state_owner.store_id != log_owner.store_id {
+        let (state, state_owner) = open_state(disk.as_ref(), &config)?;
+        let files = Files::list(disk.as_ref(), &path)?;
+        let read = log::Read::of(disk.as_ref(), &path, &files)?;
+        if state_owner.store_id != read.store_id() {
             return Err(StorageError::corrupt(format!(
                 "the state and the log in {} were not made together",
                 path.display()
             )));
         }
+        let site = log::Site {
+            disk: disk.clone(),
+            folder: path,
+            segment_bytes: config.log_segment_bytes,
+            headroom_bytes: config.headroom_bytes,
+        };
+        let cache_bytes = config.entry_cache_bytes;
         let folder = Arc::new(Self { disk, config, store_id: state_owner.store_id, _lock: lock });
-        let log = LogStore::new(
-            log,
-            seams.executor.worker("log"),
-            folder.config.entry_cache_bytes,
-            folder.clone(),
-            fatal.clone(),
-        )?;
+        let executor = seams.executor.as_ref();
+        let log = LogStore::open(read, &files, site, cache_bytes, executor, folder.clone(), fatal.clone())?;
         let state = StateStore::new(
             state,
-            seams.executor.worker("checkpoint"),
+            executor.worker("checkpoint"),
             folder.config.overlay_bytes,
             folder.clone(),
             fatal.clone(),
@@ -192,51 +204,41 @@ fn owner_of(config: &FolderConfig, store_id: Uuid) -> Owner {
     Owner { format: FORMAT_VERSION, identity: config.identity.clone(), store_id }
 }
 
-fn create(disk: &dyn Disk, config: &FolderConfig, store_id: Uuid, has_log: bool) -> Result<(), StorageError> {
-    if has_log {
-        let (log, _) = open_file(disk, config, LOG, config.log_cache_bytes)?;
-        if LogStore::is_used(&log)? {
-            let path = config.path.display();
-            return Err(StorageError::corrupt(format!("{path} has a log with entries but no state")));
-        }
+fn create(disk: &dyn Disk, config: &FolderConfig, store_id: Uuid, files: &Files) -> Result<(), StorageError> {
+    if files.is_log() && log::Read::of(disk, &config.path, files)?.is_used() {
+        let path = config.path.display();
+        return Err(StorageError::corrupt(format!("{path} has a log with entries but no state")));
     }
-    let owner = owner_of(config, store_id);
-    create_file(disk, &config.path, LOG, &owner, &[ENTRIES])?;
-    create_file(disk, &config.path, STATE, &owner, &tables::state_tables())
+    log::create(disk, &config.path, store_id, config.log_segment_bytes)?;
+    create_state(disk, &config.path, &owner_of(config, store_id))
 }
 
-fn create_file(
-    disk: &dyn Disk,
-    folder: &Path,
-    name: &str,
-    owner: &Owner,
-    tables: &[Rows],
-) -> Result<(), StorageError> {
+fn create_state(disk: &dyn Disk, folder: &Path, owner: &Owner) -> Result<(), StorageError> {
     const CREATE_CACHE_BYTES: usize = 1 << 20;
-    let new = folder.join(format!("{name}{NEW_SUFFIX}"));
+    let new = folder.join(format!("{STATE}{NEW_SUFFIX}"));
     let db = tables::open_database(disk.open(&new, true)?, CREATE_CACHE_BYTES)?;
-    tables::initialise(&db, owner, tables)?;
+    tables::initialise(&db, owner, &tables::state_tables())?;
     // Closing marks the file clean; the rename must not overtake that.
     drop(db);
-    disk.rename(&new, &folder.join(name))?;
+    disk.rename(&new, &folder.join(STATE))?;
     Ok(disk.sync_dir(folder)?)
 }
 
-fn open_file(
-    disk: &dyn Disk,
-    config: &FolderConfig,
-    name: &str,
-    cache: usize,
-) -> Result<(Database, Owner), StorageError> {
+fn open_state(disk: &dyn Disk, config: &FolderConfig) -> Result<(Database, Owner), StorageError> {
     let folder = || config.path.display().to_string();
-    let db = tables::open_database(disk.open(&config.path.join(name), false)?, cache)?;
+    let db = tables::open_database(disk.open(&config.path.join(STATE), false)?, config.state_cache_bytes)?;
     let owner = tables::owner(&db).map_err(|error| match error {
         OwnerError::Newer(found) => {
             StorageError::NewerFormat { folder: folder(), found, known: FORMAT_VERSION }
         }
         OwnerError::Storage(error) => error,
     })?;
-    let owner = owner.ok_or_else(|| StorageError::corrupt(format!("{name} in {} has no owner", folder())))?;
+    let owner =
+        owner.ok_or_else(|| StorageError::corrupt(format!("the state in {} has no owner", folder())))?;
+    if owner.format < FORMAT_VERSION {
+        let (found, known) = (owner.format, FORMAT_VERSION);
+        return Err(StorageError::OldFormat { folder: folder(), found, known });
+    }
     if owner.identity != config.identity {
         return Err(StorageError::Foreign {
             folder: folder(),

@@ -20,7 +20,7 @@ fn on(disk: &SimDisk) -> Seams {
 }
 
 fn config(node: u64) -> FolderConfig {
-    FolderConfig::new("/data", identity(node))
+    FolderConfig { log_segment_bytes: 64 << 10, ..FolderConfig::new("/data", identity(node)) }
 }
 
 #[test]
@@ -69,10 +69,30 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
+fn a_folder_of_an_older_format_is_refused_with_a_word_on_what_to_do() {
+    let disk = SimDisk::new();
+    drop(Folder::open(config(1), &on(&disk)).unwrap());
+    let owner = Owner { format: 1, identity: identity(1), store_id: uuid::Uuid::nil() };
+    let db =
+        tables::open_database(disk.open(Path::new("/data/state.redb"), false).unwrap(), 1 << 20).unwrap();
+    tables::initialise(&db, &owner, &[]).unwrap();
+    drop(db);
+    let refused = Folder::open(config(1), &on(&disk)).unwrap_err();
+    assert!(matches!(refused, StorageError::OldFormat { found: 1, .. }), "{refused}");
+
+    let disk = SimDisk::new();
+    disk.open(Path::new("/data/log.redb"), true).unwrap();
+    let refused = Folder::open(config(1), &on(&disk)).unwrap_err();
+    assert!(matches!(refused, StorageError::OldFormat { found: 1, .. }), "{refused}");
+    assert!(refused.to_string().contains("run the version that wrote it"), "{refused}");
+    assert_eq!(disk.list(Path::new("/data")).unwrap(), ["log.redb"], "nothing was made beside it");
+}
+
+#[test]
 fn a_state_without_its_log_is_corrupt_and_not_made_anew() {
     let disk = SimDisk::new();
     drop(Folder::open(config(1), &on(&disk)).unwrap());
-    disk.remove(Path::new("/data/log.redb")).unwrap();
+    disk.remove(Path::new("/data/log.00000001")).unwrap();
     let refused = Folder::open(config(1), &on(&disk)).unwrap_err();
     assert!(matches!(refused, StorageError::Corrupt { .. }), "{refused}");
 }

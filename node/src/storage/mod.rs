@@ -1,4 +1,4 @@
-//! What a node keeps on disk: one folder with two redb files, the Raft log and the state.
+//! What a node keeps on disk: one folder with the Raft log, in segments of our own, and the state, in a redb file.
 //!
 //! Invariants: what [`LogStore`] has called back about survives a crash; what was written to [`StateStore`] since its
 //! last checkpoint is in memory only, vanishes in a crash, and the log replays it; every value in a file carries a
@@ -12,7 +12,6 @@ mod fatal;
 mod folder;
 mod incoming;
 mod log;
-mod log_queue;
 mod overlay;
 mod scrub;
 mod state;
@@ -32,7 +31,7 @@ pub use error::StorageError;
 pub use fatal::Fatal;
 pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
 pub use incoming::Incoming;
-pub use log::LogStore;
+pub use log::{LogCounts, LogStore};
 pub use scrub::{ScrubCursor, ScrubStep};
 pub use state::StateStore;
 pub use state_rows::{StateView, StateWrite};

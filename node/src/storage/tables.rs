@@ -1,4 +1,4 @@
-//! The redb tables of both files, and the rows about the file itself.
+//! The redb tables of the state's file, and the rows about the file itself.
 
 use meridian_crdt::Table;
 use meridian_crdt::codec::{Reader, Writer};
@@ -12,14 +12,10 @@ use crate::seams::Backend;
 /// A table of rows: bytes to bytes.
 pub(super) type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// Rows about the file itself, in both files.
+/// Rows about the file itself.
 pub(super) const META: Rows = TableDefinition::new("meta");
 /// The number under which checksums know [`META`].
 pub(super) const META_NUMBER: u8 = 0xff;
-/// The entries of the Raft log: index (big-endian) to encoded entry.
-pub(super) const ENTRIES: Rows = TableDefinition::new("entries");
-/// The number under which checksums know [`ENTRIES`].
-pub(super) const ENTRIES_NUMBER: u8 = 0xfe;
 
 /// Who owns the file and in which format it is.
 pub(super) const IDENTITY: &[u8] = b"identity";

@@ -1,0 +1,254 @@
+//! Writes batches to the last segment, begins the next one when it is full, and lets those go that nobody needs.
+//!
+//! A batch is one write and one sync. Each segment begins with everything the log holds besides entries, so that the
+//! segments before it may go as soon as the entries in them have been purged; what goes is kept for the next segment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use redb::StorageBackend;
+use uuid::Uuid;
+
+use super::super::StorageError;
+use super::contents::{Change, Contents};
+use super::lock;
+use super::queue::Batch;
+use super::record::{Encoder, Kind, record_len};
+use super::replay::encode_opening;
+use super::segment::{Blank, RECORDS_FROM, Segment, path_of, spare_path};
+use crate::seams::Disk;
+
+/// Files kept for coming segments.
+const SPARES_MAX: usize = 2;
+/// The buffer of a larger batch is given back.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
+/// Files are made in whole sectors.
+const SECTOR: u64 = 512;
+
+/// What readers share with the writer. The writer alone changes it, and only to what is on disk.
+pub(super) struct Shared {
+    pub(super) contents: Contents,
+    pub(super) segments: BTreeMap<u32, Arc<Segment>>,
+    pub(super) counts: LogCounts,
+}
+
+impl Shared {
+    /// Shows readers what is on disk now.
+    fn publish(&mut self, changes: Vec<Change>, bytes: u64) -> Result<(), StorageError> {
+        self.counts.batches += 1;
+        self.counts.bytes += bytes;
+        for change in changes {
+            self.counts.entries += u64::from(matches!(change, Change::Entry(..)));
+            self.contents.apply(change)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the segments are, and how large.
+pub(in crate::storage) struct Site {
+    pub(in crate::storage) disk: Arc<dyn Disk>,
+    pub(in crate::storage) folder: PathBuf,
+    /// How large a segment is made; one that a larger batch begins is larger.
+    pub(in crate::storage) segment_bytes: u32,
+    /// Bytes that must stay free on the disk when a file is made ahead of its use.
+    pub(in crate::storage) headroom_bytes: u64,
+}
+
+/// Files that are ready to become segments.
+#[derive(Default)]
+struct Ready {
+    blanks: Vec<Blank>,
+    /// How many there have been: they are named by that.
+    named: u32,
+}
+
+/// Makes files for coming segments and keeps them.
+pub(super) struct Spares {
+    site: Arc<Site>,
+    ready: Mutex<Ready>,
+}
+
+impl Spares {
+    pub(super) fn new(site: Arc<Site>) -> Self {
+        Self { site, ready: Mutex::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.ready).blanks.is_empty()
+    }
+
+    fn next_path(&self) -> PathBuf {
+        let mut ready = lock(&self.ready);
+        ready.named += 1;
+        spare_path(&self.site.folder, ready.named)
+    }
+
+    fn take(&self, capacity: u64) -> Option<Blank> {
+        let mut ready = lock(&self.ready);
+        let at = ready.blanks.iter().position(|blank| u64::from(blank.capacity) >= capacity)?;
+        Some(ready.blanks.swap_remove(at))
+    }
+
+    /// Makes one ahead of its use, unless the disk is down to its headroom. Whoever begins a segment without one makes
+    /// it himself, so that a failure here delays nothing but that.
+    pub(super) fn make(&self) {
+        let Site { disk, folder, segment_bytes, headroom_bytes } = &*self.site;
+        let path = self.next_path();
+        let made = disk.free_bytes(folder).and_then(|free| {
+            if free < headroom_bytes.saturating_add((*segment_bytes).into()) {
+                return Ok(());
+            }
+            let blank = Blank::make(disk.as_ref(), path.clone(), *segment_bytes)?;
+            lock(&self.ready).blanks.push(blank);
+            Ok(())
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "cannot make a file for the next segment of the log");
+            if let Err(error) = disk.remove(&path) {
+                tracing::warn!(%error, "cannot remove an unfinished file of the log");
+            }
+        }
+    }
+}
+
+/// What has been written since the log was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogCounts {
+    /// Batches, each with one sync.
+    pub batches: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Their bytes, with all that the log adds.
+    pub bytes: u64,
+    /// Segments that the log consists of now.
+    pub segments: u64,
+}
+
+/// The writing end of the log: one worker's job at a time holds it.
+pub(super) struct Writer {
+    site: Arc<Site>,
+    store_id: Uuid,
+    life: u32,
+    current: Arc<Segment>,
+    /// Where the next record goes.
+    at: u32,
+    buffer: Vec<u8>,
+    /// The segment for whose successor a spare has been asked for.
+    asked: u32,
+}
+
+impl Writer {
+    /// Goes on at `at` of the last segment, in a new life.
+    pub(super) fn new(site: Arc<Site>, store_id: Uuid, life: u32, current: Arc<Segment>, at: u32) -> Self {
+        Self { site, store_id, life, current, at, buffer: Vec::new(), asked: 0 }
+    }
+
+    /// Where the next record goes in the last segment.
+    #[cfg(test)]
+    pub(super) fn at(&self) -> u32 {
+        self.at
+    }
+
+    /// Puts a batch on disk, and only then into what readers see.
+    pub(super) fn write(
+        &mut self,
+        batch: &mut Batch,
+        shared: &Mutex<Shared>,
+        spares: &Spares,
+    ) -> Result<(), StorageError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let room = u64::from(self.current.capacity - self.at);
+        let begins = self.at == RECORDS_FROM || batch.bytes_max > room;
+        let opening = begins.then(|| {
+            let shared = lock(shared);
+            encode_opening(shared.contents.bounds(), &shared.contents.rows)
+        });
+        if let Some(opening) = &opening {
+            let bytes = batch.bytes_max + record_len(opening.len());
+            if self.at != RECORDS_FROM || bytes > room {
+                self.roll(bytes, shared, spares)?;
+            }
+        }
+        let mut encoder =
+            Encoder::new(std::mem::take(&mut self.buffer), self.current.seed, self.at, self.life);
+        if let Some(opening) = &opening {
+            encoder.put(Kind::Opening, 0, |out| out.extend_from_slice(opening));
+        }
+        let bounds = lock(shared).contents.bounds();
+        let changes = batch.encode(bounds, self.current.number, &mut encoder)?;
+        let bytes = encoder.finish();
+        self.current.file.write(self.at.into(), &bytes)?;
+        self.current.file.sync_data()?;
+        // The batch was measured to fit into the segment.
+        self.at += bytes.len() as u32;
+        let bytes_written = bytes.len() as u64;
+        if bytes.capacity() <= BUFFER_BYTES_MAX {
+            self.buffer = bytes;
+        }
+        lock(shared).publish(changes, bytes_written)
+    }
+
+    /// Begins the next segment, with room for a batch of so many bytes.
+    fn roll(&mut self, bytes: u64, shared: &Mutex<Shared>, spares: &Spares) -> Result<(), StorageError> {
+        let Site { disk, folder, segment_bytes, .. } = &*self.site;
+        let needed = (u64::from(RECORDS_FROM) + bytes).next_multiple_of(SECTOR);
+        let capacity = u32::try_from(needed.max((*segment_bytes).into()));
+        let capacity = capacity.map_err(|_| StorageError::corrupt("a batch larger than a segment can be"))?;
+        let blank = match spares.take(needed) {
+            Some(blank) => blank,
+            None => Blank::make_new(disk.as_ref(), folder, capacity)?,
+        };
+        let number = self.current.number + 1;
+        let segment = blank.into_segment(disk.as_ref(), folder, self.store_id, number, self.at)?;
+        self.current = Arc::new(segment);
+        self.at = RECORDS_FROM;
+        lock(shared).segments.insert(number, self.current.clone());
+        Ok(())
+    }
+
+    /// Whether it is time to make a file for the next segment; says so once for each.
+    pub(super) fn wants_spare(&mut self, spares: &Spares) -> bool {
+        let wants = self.at > self.current.capacity / 2 && self.asked != self.current.number;
+        if wants {
+            self.asked = self.current.number;
+        }
+        wants && spares.is_empty()
+    }
+
+    /// Lets the segments go whose entries have all been purged.
+    pub(super) fn reclaim(&self, shared: &Mutex<Shared>, spares: &Spares) -> Result<(), StorageError> {
+        let gone = {
+            let mut shared = lock(shared);
+            let needed = shared.contents.first_place().map_or(self.current.number, |place| place.segment);
+            let kept = shared.segments.split_off(&needed);
+            std::mem::replace(&mut shared.segments, kept)
+        };
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let Site { disk, folder, segment_bytes, .. } = &*self.site;
+        let mut blanks = Vec::new();
+        // The oldest first: what is there after a crash is a whole log.
+        for (number, segment) in gone {
+            let path = path_of(folder, number);
+            let has_room = lock(&spares.ready).blanks.len() + blanks.len() < SPARES_MAX;
+            // One that somebody still reads from must not be written over.
+            match Arc::try_unwrap(segment) {
+                Ok(Segment { capacity, file, .. }) if has_room && capacity == *segment_bytes => {
+                    let spare = spares.next_path();
+                    disk.rename(&path, &spare)?;
+                    blanks.push(Blank { path: spare, file, capacity });
+                }
+                _ => disk.remove(&path)?,
+            }
+        }
+        // Before any of them is written over it must have lost its name for good.
+        disk.sync_dir(folder)?;
+        lock(&spares.ready).blanks.append(&mut blanks);
+        Ok(())
+    }
+}
