@@ -130,7 +130,7 @@ impl Node {
         let (folder, store, fatal) = (opened.folder.clone(), opened.state.clone(), opened.fatal.clone());
         let peer_config = peer_config(config, &opened);
         let peers = peer_client(config, &peer_config, seams);
-        let publisher = Arc::new(Publisher::new(config.node.id));
+        let publisher = Arc::new(Publisher::new(config.node.id, !config.remotes.is_empty()));
         let machine = ShardMachine::new(publisher.clone());
         let members: BTreeMap<u64, ()> = config.peers.keys().map(|id| (*id, ())).collect();
         let parts = Parts { opened, machine, peers: peers.clone(), seams: seams.clone() };

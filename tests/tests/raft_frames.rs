@@ -76,7 +76,7 @@ async fn group() -> RaftGroup {
         admission: Arc::new(AdmitAll),
     };
     let peers = PeerClient::new(config, seams.clone(), Arc::new(|_: u64| None::<String>));
-    let machine = ShardMachine::new(Arc::new(Publisher::new(1)));
+    let machine = ShardMachine::new(Arc::new(Publisher::new(1, false)));
     let parts = Parts { opened, machine, peers, seams };
     RaftGroup::start(RaftConfig::default(), 1, BTreeMap::from([(1, ())]), parts).await.expect("starts")
 }

@@ -24,16 +24,19 @@ pub struct Published {
 /// The sending side: the machine tells what is applied, the Raft group tells who leads.
 pub struct Publisher {
     node: u64,
+    has_remotes: bool,
     applied: watch::Sender<Published>,
     view: watch::Sender<Arc<View>>,
     notes: Notes,
 }
 
 impl Publisher {
-    /// Nothing applied, nobody leading.
-    pub fn new(node: u64) -> Self {
+    /// Nothing applied, nobody leading. Without other datacenters replication has nothing to do when something is
+    /// applied, and is not woken for it: that would be a context switch between each entry and its answer.
+    pub fn new(node: u64, has_remotes: bool) -> Self {
         Self {
             node,
+            has_remotes,
             applied: watch::Sender::default(),
             view: watch::Sender::default(),
             notes: Notes::default(),
@@ -58,8 +61,8 @@ impl Publisher {
     /// Publishes a newly applied state. Both channels show it when this returns.
     pub fn set_state(&self, state: &Arc<ShardState>, index: u64) {
         self.applied.send_replace(Published { state: state.clone(), index });
-        self.view.send_modify(|view| {
-            let old = view.as_ref();
+        self.view.send_if_modified(|view| {
+            let old = view.clone();
             *view = Arc::new(View {
                 leading: old.leading,
                 leader_node: old.leader_node,
@@ -70,6 +73,7 @@ impl Publisher {
                 own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
                 told: state.told(),
             });
+            self.has_remotes || (&old.own, &old.origins) != (&view.own, &view.origins)
         });
     }
 

@@ -8,7 +8,7 @@
 //! has nothing to do but the batch itself. `record` has the bytes, `replay` what they come to after a crash, `writer`
 //! how segments follow one another. Invariants: what has been called back about is found again; a batch is written only
 //! when all before it is on disk; what is found torn at the end was never called back about; after an error nothing more
-//! is written.
+//! is written. A disk is taken to write a sector whole or not at all, and to leave alone the sectors that it does not write.
 //!
 //! Why not a crate: raft-engine, the one that is kept well, has a memory table for thousands of groups, threads of its own at
 //! recovery, and protobuf, a scripting language and a compressor in C among its dependencies; okaywal and commitlog reach the

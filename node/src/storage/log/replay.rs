@@ -20,6 +20,9 @@ use crate::seams::Disk;
 
 /// How much is read from a segment at once.
 const WINDOW: usize = 256 << 10;
+/// So much is passed over at once where nothing was ever written.
+const BLOCK: u32 = 4 << 10;
+const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 /// Stands for the segment of entries whose own segment is gone, as it may be once they are purged.
 const GONE: Place = Place { segment: 0, at: 0, len: 0 };
 /// The number of a log's first segment.
@@ -213,7 +216,13 @@ impl<'a> Scan<'a> {
     fn rest(mut self) -> Result<u32, StorageError> {
         let gap = self.at;
         let last = self.segment.capacity.saturating_sub(HEAD_LEN);
-        for at in (gap..=last).step_by(ALIGN as usize) {
+        let mut at = gap;
+        while at <= last {
+            // Most of a segment has never been written to. A head does not begin with zeros.
+            if at.is_multiple_of(BLOCK) && self.bytes(at, BLOCK)? == Some(&ZEROS[..]) {
+                at += BLOCK;
+                continue;
+            }
             if let Some(head) = self.head(at)? {
                 if head.batch > gap {
                     let what = format!("no record, but there is one at {at} that was written later");
@@ -221,6 +230,7 @@ impl<'a> Scan<'a> {
                 }
                 self.life = self.life.max(head.life);
             }
+            at += ALIGN;
         }
         Ok(self.life)
     }
