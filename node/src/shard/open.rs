@@ -491,6 +491,30 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_whose_write_was_not_done_may_be_repeated_and_one_that_may_have_been_done_is_settled() {
+        for (code, open) in [(ErrorCode::NoLeader, 1), (ErrorCode::OutcomeUnknown, 0)] {
+            let registry = registry(10);
+            assert_eq!(begin(&registry, 1, 0), Ok(1));
+            registry.write(1, add(), 0).expect("open");
+            let commit = CommitRequest { txn: 1, ..CommitRequest::default() };
+            let Ok(Submission::Write(write, submitted)) = registry.submit(commit.clone(), 1) else {
+                panic!("there is something to write")
+            };
+            assert_eq!((write.ops.len(), write.settle, registry.open()), (1, false, 0));
+            let error =
+                registry.finish(submitted, Err(ApiError::new(code, ""))).expect_err("as it was written");
+            assert_eq!((error.code, registry.open()), (code, open));
+            let id = Some(RequestId::Free("r".into()));
+            let Ok(Submission::Write(again, _)) = registry.submit(CommitRequest { id, ..commit.clone() }, 2)
+            else {
+                panic!("the log is asked")
+            };
+            assert_eq!((again.ops.len(), again.settle), (open, open == 0));
+            assert!(registry.submit(commit, 3).is_err_and(|e| e.code == ErrorCode::OutcomeUnknown));
+        }
+    }
+
+    #[test]
     fn the_memory_of_submitted_ones_is_bounded() {
         let registry = registry(1);
         for id in 0..=SUBMITTED_KEPT_MAX as u64 {

@@ -29,8 +29,8 @@ const OTHERS: u64 = 3;
 const STEP_MS: u64 = 300;
 /// How long it waits for a snapshot, and for the answer to a commit.
 const GIVE_UP_MS: u64 = 1_200;
-/// How often a read in a transaction, or a commit, is tried.
-const TRIES_MAX: u32 = 5;
+/// How often a read in a transaction, or a commit, is tried: long enough to cross an election.
+const TRIES_MAX: u32 = 12;
 /// The most steps of a transaction.
 const STEPS_MAX: u64 = 6;
 /// How long a session may think in the middle of a transaction, now and then.
@@ -76,6 +76,8 @@ struct Txn {
     steps_left: u64,
     /// What is asked now.
     ask: Option<Ask>,
+    /// What is asked once more after some thought.
+    again: Option<Ask>,
     /// The keys that are read now.
     reading: Vec<KeyId>,
     tries: u32,
@@ -161,9 +163,13 @@ impl Cluster {
         if self.tail_lost {
             return self.forget_all(env);
         }
-        match &self.transactors.sessions[number].txn {
-            None if self.chaos && env.rng.chance(1, 2) => self.begin_one(number, env),
-            Some(txn) if txn.ask.is_none() => self.draw_step(number, env),
+        let chaos = self.chaos;
+        match &mut self.transactor(number).txn {
+            None if chaos && env.rng.chance(1, 2) => self.begin_one(number, env),
+            Some(txn) if txn.ask.is_none() => {
+                txn.ask = txn.again.take();
+                if txn.ask.is_some() { self.send_txn(number, env) } else { self.draw_step(number, env) }
+            }
             _ => {}
         }
     }
@@ -179,7 +185,7 @@ impl Cluster {
     }
 
     fn begin_one(&mut self, number: usize, env: &mut SimEnv<'_>) {
-        if env.rng.chance(1, 4) {
+        if env.rng.chance(1, 12) {
             let from = env.rng.below(self.options.sessions as u64) as usize;
             let (token, known) = self.clients.knowledge(from);
             let (token, known) = (token.clone(), known.clone());
@@ -212,6 +218,7 @@ impl Cluster {
             snapshot: Snapshot::default(),
             steps_left: 1 + env.rng.below(STEPS_MAX),
             ask: None,
+            again: None,
             reading: Vec::new(),
             tries: 0,
             unknown: false,
@@ -346,7 +353,8 @@ impl Cluster {
         let Some(ask) = txn.ask.clone() else { return };
         txn.tries += 1;
         let mut at = txn.at;
-        if txn.unknown && env.rng.chance(1, 2) {
+        // A repeated commit is settled at any node, if it has a request id.
+        if txn.unknown && matches!(ask, Ask::Commit { id: Some(_), .. }) && env.rng.chance(1, 2) {
             at.node = 1 + env.rng.below(nodes[at.dc]);
         }
         env.note(&format!("t{number} #{attempt} to {at}: {ask:?}"));
@@ -388,7 +396,7 @@ impl Cluster {
             session.stuck = 0;
         }
         match ask {
-            Ask::Begin { .. } => self.begun(number, answered.said),
+            Ask::Begin { .. } => self.begun(number, answered.said, env),
             Ask::Commit { .. } => self.commit_answered(number, ask, answered.said, env),
             Ask::InTxn { ref step, .. } => {
                 let step = step.clone();
@@ -398,7 +406,8 @@ impl Cluster {
         }
     }
 
-    fn begun(&mut self, number: usize, said: Said) {
+    fn begun(&mut self, number: usize, said: Said, env: &mut SimEnv<'_>) {
+        let dcs = self.dcs.len() as u64;
         let session = self.transactor(number);
         match (said, &mut session.txn) {
             (Said::Begun { txn: id, snapshot }, Some(txn)) => {
@@ -411,6 +420,10 @@ impl Cluster {
             (Said::NotDone(error), _) => {
                 if matches!(error.code, ErrorCode::NotCaughtUp | ErrorCode::ForeignToken) {
                     session.stuck += 1;
+                    // What it knows may be elsewhere.
+                    if env.rng.chance(1, 3) {
+                        session.home = env.rng.below(dcs) as usize;
+                    }
                 }
                 if session.stuck > STUCK_MAX {
                     (session.token, session.known, session.stuck) =
@@ -438,9 +451,8 @@ impl Cluster {
             }
             (_, Said::Unknown) => {
                 let Some(txn) = &mut self.transactor(number).txn else { return };
-                txn.ask = Some(ask);
                 if txn.tries < TRIES_MAX {
-                    self.send_txn(number, env);
+                    txn.again = Some(ask);
                 } else {
                     self.end_txn(number, Ended::Failed, None, env);
                 }
@@ -482,6 +494,7 @@ impl Cluster {
     fn commit_answered(&mut self, number: usize, ask: Ask, said: Said, env: &mut SimEnv<'_>) {
         let Some(txn) = &mut self.transactor(number).txn else { return };
         let repeated = txn.unknown;
+        let has_id = matches!(ask, Ask::Commit { id: Some(_), .. });
         match said {
             Said::Done { dot, .. } => self.end_txn(number, Ended::Ok, Some(dot), env),
             Said::Refused(error) => {
@@ -489,16 +502,15 @@ impl Cluster {
                 self.transactors.tally.conflicts += u64::from(!is_over(&error));
                 self.end_txn(number, Ended::Failed, None, env);
             }
-            // Without a request id only the first attempt can be told for sure what became of it.
-            Said::NotDone(error) if is_over(&error) && !repeated => {
+            // Without a request id a node that has started anew says the same, whatever became of an earlier attempt.
+            Said::NotDone(error) if is_over(&error) && (has_id || !repeated) => {
                 self.end_txn(number, Ended::Failed, None, env);
             }
             said => {
                 txn.unknown |= matches!(said, Said::Unknown);
-                let repeatable = matches!(ask, Ask::Commit { id: Some(_), .. }) || !txn.unknown;
-                if repeatable && txn.tries < TRIES_MAX {
-                    txn.ask = Some(ask);
-                    return self.send_txn(number, env);
+                if txn.tries < TRIES_MAX {
+                    txn.again = Some(ask);
+                    return;
                 }
                 let ended = if txn.unknown { Ended::Unknown } else { Ended::Failed };
                 return self.end_txn(number, ended, None, env);

@@ -9,7 +9,7 @@ use meridian_gossip::sim::{At, Sim, name};
 use super::world::Cluster;
 
 /// The newest writes that are looked at.
-const NEWEST: usize = 20;
+const NEWEST: usize = 60;
 
 /// Asks every leader of its newest acknowledged writes who holds them.
 pub fn check(sim: &mut Sim<Cluster>) {

@@ -13,6 +13,7 @@ use super::options::Options;
 use super::record::read_action;
 use super::watching::WatchTally;
 use super::world::Cluster;
+use crate::checkers::watch::Pasts;
 
 /// How long everything may take to be equal after the last fault, in virtual time.
 const CONVERGE_MS: u64 = 15_000;
@@ -171,8 +172,9 @@ impl Run {
     fn check_watchers(&self) {
         let world = &self.sim.world;
         let history = world.clients.record.history();
+        let pasts = Pasts::of(history);
         for watcher in &world.watchers {
-            let violations = watcher.violations(history, &world.clients.ledger, world.tail_lost);
+            let violations = watcher.violations(history, &pasts, &world.clients.ledger, world.tail_lost);
             let stories: Vec<String> = violations.iter().map(ToString::to_string).collect();
             assert!(stories.is_empty(), "watcher {}: {}", watcher.number, stories.join("\n"));
         }

@@ -14,6 +14,8 @@ use super::world::{Cluster, Ev, SimEnv};
 const LIST_MAX: usize = 1000;
 /// How long a step between two nodes of a datacenter takes at most.
 const HOP_MS_MAX: u64 = 5;
+/// How long it stalls now and then: long enough that whoever waits has given up and asked again.
+const STALL_MS_MAX: u64 = 2_500;
 
 pub(super) fn error(code: ErrorCode) -> ApiError {
     ApiError::new(code, code.meaning())
@@ -99,8 +101,11 @@ impl Cluster {
             return self.not_done(&request, ErrorCode::NoLeader, env);
         };
         if self.node(at).deaf_until_ms <= env.now_ms {
-            let delay = Self::hop(env);
-            env.after(delay, Ev::Forwarded { at: At { dc: at.dc, node }, via: at, request });
+            let stalls = if env.rng.chance(1, 50) { env.rng.below(STALL_MS_MAX) } else { 0 };
+            let delay = Self::hop(env) + stalls;
+            let leader = At { dc: at.dc, node };
+            let life = self.node(leader).life;
+            env.after(delay, Ev::Forwarded { at: leader, life, via: at, request });
         }
     }
 

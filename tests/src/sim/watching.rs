@@ -19,7 +19,7 @@ use super::clients::{SPACE, key_of};
 use super::facts::{Facts, Group, KeyId, Ledger};
 use super::request::CLUSTER;
 use super::world::{Cluster, Ev, SimEnv};
-use crate::checkers::watch::Event;
+use crate::checkers::watch::{Event, Pasts};
 use crate::checkers::{Law, Violation, watch};
 use crate::history::History;
 
@@ -144,9 +144,15 @@ impl Watcher {
     }
 
     /// Every way in which what it was shown contradicts what clients were told.
-    pub fn violations(&self, history: &History, ledger: &Ledger, tail_lost: bool) -> Vec<Violation> {
+    pub fn violations(
+        &self,
+        history: &History,
+        pasts: &Pasts,
+        ledger: &Ledger,
+        tail_lost: bool,
+    ) -> Vec<Violation> {
         let told = |key: &str| self.watches(key) && group_of(key).is_some();
-        let mut violations = watch::check(history, told, &self.events);
+        let mut violations = watch::check_among(history, pasts, told, &self.events);
         let whole = self.began.is_empty() && self.gaps.is_empty();
         // Sessions of a datacenter that has lost its tail repeat nothing, but their order is no longer that of its txns.
         violations.retain(|found| {
@@ -221,9 +227,16 @@ impl Cluster {
     fn connect(&mut self, number: usize, env: &mut SimEnv<'_>) {
         let dc = env.rng.below(self.dcs.len() as u64) as usize;
         let at = At { dc, node: 1 + env.rng.below(self.options.nodes[dc]) };
-        let node = self.node(at);
-        let watcher = &self.watchers[number];
-        if !node.up || !node.ready || !node.state.vector.covers_all(&watcher.token.dots) {
+        let node = self.dcs[at.dc].node(at.node);
+        let watcher = &mut self.watchers[number];
+        if !node.up || !node.ready {
+            return;
+        }
+        if !node.state.vector.covers_all(&watcher.token.dots) {
+            if self.tail_lost {
+                // What its session has seen may be gone for good.
+                watcher.token = Token::new(CLUSTER);
+            }
             return;
         }
         let from = watcher.cursor.is_some().then(|| watcher.position());

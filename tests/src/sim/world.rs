@@ -57,8 +57,8 @@ pub enum Ev {
     Lost { at: At, life: u64, seen: u64 },
     /// A request reaches a node.
     Arrive { at: At, request: Box<Request> },
-    /// A write that a follower has passed on reaches the leader that it knew.
-    Forwarded { at: At, via: At, request: Box<Request> },
+    /// A write that a follower has passed on reaches the leader that it knew, if that has not died meanwhile.
+    Forwarded { at: At, life: u64, via: At, request: Box<Request> },
     /// A linearizable read at `at` learns whether `leader` leads still.
     Confirmed { at: At, life: u64, leader: u64, term: u64, index: u64, request: Box<Request> },
     /// Requests that have waited too long are given up.
@@ -552,7 +552,11 @@ impl World for Cluster {
             }
             Ev::Lost { at, life, seen } => self.confirm_lost(at, life, seen, env),
             Ev::Arrive { at, request } => self.arrive(at, request, env),
-            Ev::Forwarded { at, via, request } => self.forwarded(at, via, request, env),
+            Ev::Forwarded { at, life, via, request } => {
+                if self.node(at).life == life {
+                    self.forwarded(at, via, request, env);
+                }
+            }
             Ev::Confirmed { at, life, leader, term, index, request } => {
                 self.confirmed(at, life, leader, term, index, request, env);
             }
