@@ -49,6 +49,24 @@ pub trait ReadCells {
     ) -> Result<(), Self::Error>;
 }
 
+impl<C: ReadCells> ReadCells for &C {
+    type Error = C::Error;
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Self::Error> {
+        (**self).get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Self::Error> {
+        (**self).scan(table, from, to, visit)
+    }
+}
+
 /// Rows that can be changed. A reader of the same value sees its own writes.
 pub trait Cells: ReadCells {
     /// Puts a row, replacing the one under `key`.

@@ -8,7 +8,8 @@ use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{CounterOp, Key, Mutation, Query, ReadValue, RegisterOp, Value, Vector};
 
 use super::*;
-use crate::shard::transactions::{Begin, CommitRequest};
+use crate::shard::open::CommitRequest;
+use crate::shard::transactions::Begin;
 use crate::txn::{Answer, Isolation, Numbered, RequestId};
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -38,7 +38,7 @@ pub struct WriteRequest {
 
 impl WriteRequest {
     /// What apply is asked, without its stamp.
-    pub(super) fn into_txn(self) -> ClientTxn {
+    pub fn into_txn(self) -> ClientTxn {
         let (id, number) = match self.id {
             Some(RequestId::Free(id)) => (Some(id), None),
             Some(RequestId::Numbered(number)) => (None, Some(number)),

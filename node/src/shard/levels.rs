@@ -8,7 +8,7 @@ use std::time::Duration;
 use meridian_client::wire::headers::Commit;
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::Dot;
-use meridian_gossip::GossipStatus;
+use meridian_gossip::LinkStatus;
 use tokio::time::Instant;
 
 use super::Shard;
@@ -18,8 +18,8 @@ use super::forward::{Request, Response};
 const ANSWER_MARGIN: Duration = Duration::from_millis(500);
 
 /// This datacenter, and those whose acknowledgement covers `dot`, in the order of names.
-fn holders(own: &str, status: &GossipStatus, dot: Dot) -> Vec<String> {
-    let others = status.links.iter().filter(|link| link.acked.covers(dot)).map(|link| link.dc.clone());
+pub fn holders(own: &str, links: &[LinkStatus], dot: Dot) -> Vec<String> {
+    let others = links.iter().filter(|link| link.acked.covers(dot)).map(|link| link.dc.clone());
     let mut names: Vec<String> = others.chain([own.to_owned()]).collect();
     names.sort();
     names
@@ -80,10 +80,10 @@ impl Shard {
     /// The leader's part: who holds `dot` once `count` do, or when `wait` is over.
     pub(super) async fn held_here(&self, dot: Dot, count: usize, wait: Duration) -> Vec<String> {
         let mut status = self.gossip.status();
-        let enough = status.wait_for(|now| !now.leading || holders(&self.dc, now, dot).len() >= count);
+        let enough = status.wait_for(|now| !now.leading || holders(&self.dc, &now.links, dot).len() >= count);
         // Running out of time is an answer too: it names those that hold the write so far.
         let _ = tokio::time::timeout(wait, enough).await;
-        holders(&self.dc, &self.gossip.status().borrow(), dot)
+        holders(&self.dc, &self.gossip.status().borrow().links, dot)
     }
 }
 
@@ -91,7 +91,6 @@ impl Shard {
 mod tests {
     use super::*;
     use meridian_crdt::Origin;
-    use meridian_gossip::LinkStatus;
 
     #[test]
     fn only_acknowledged_datacenters_hold_a_write() {
@@ -100,8 +99,7 @@ mod tests {
             let acked = [Dot::new(Origin(1), seq)].into_iter().collect();
             LinkStatus { dc: dc.into(), acked, ..LinkStatus::default() }
         };
-        let status = GossipStatus { links: vec![link("us", 5), link("ap", 4)], ..GossipStatus::default() };
-        assert_eq!(holders("eu", &status, dot), ["eu", "us"]);
-        assert_eq!(holders("eu", &GossipStatus::default(), dot), ["eu"]);
+        assert_eq!(holders("eu", &[link("us", 5), link("ap", 4)], dot), ["eu", "us"]);
+        assert_eq!(holders("eu", &[], dot), ["eu"]);
     }
 }

@@ -11,6 +11,7 @@ pub mod host;
 pub mod keeper;
 pub mod levels;
 pub mod machine;
+pub mod open;
 pub mod proposer;
 pub mod published;
 mod scrubber;
@@ -33,9 +34,9 @@ use tokio::time::Instant;
 pub use forward::{Lag, WriteRequest};
 use forward::{Request, Response};
 use health::Health;
+use open::Transactions;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
-use transactions::Transactions;
 
 use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};

@@ -1,35 +1,24 @@
-//! The interactive transactions that are open on this node.
+//! Interactive transactions on this node: beginning one over a fresh enough view, and committing it through the log.
 //!
 //! A transaction lives on the node that began it, over that node's view of the state, and commits through the log like
-//! any write. It is found by an id that nobody can guess, for a bounded time: a view keeps what others overwrite on the
-//! disk, so an abandoned transaction must end by itself. Their number is bounded too.
+//! any write. Those that are open, and what each request does to them, are in [`super::open`].
 //!
 //! A commit that is repeated with its request id gets the first answer, at any node of the datacenter: a node that does
 //! not know the transaction asks the log what became of the request, and sees to it that it never happens if it has
 //! not happened yet.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use meridian_client::wire::ApiError;
 use meridian_client::wire::headers::Consistency;
-use meridian_client::wire::{ApiError, ErrorCode};
-use meridian_crdt::{Key, Listing, Mutation, Query, ReadCells, Reading, Vector};
+use meridian_crdt::{Key, Listing, Mutation, Query, Reading, Vector};
 
-use super::{Shard, WriteRequest};
-use crate::storage::StateView;
-use crate::txn::entry::FRAME_BYTES;
-use crate::txn::{
-    Answer, Commit, Interactive, InteractiveBounds, InteractiveError, Isolation, RequestId, reads,
-};
+use super::Shard;
+use super::open::{Begun, CommitRequest, Seen, Submission};
+use crate::txn::{Answer, Isolation};
 
 /// How often transactions whose life is over are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_millis(250);
-/// Of how many transactions that were submitted without a request id it is remembered that they were.
-const SUBMITTED_KEPT_MAX: usize = 4096;
-/// How often another id is drawn if one is taken.
-const ID_DRAWS_MAX: usize = 8;
 
 /// How a transaction is to begin.
 #[derive(Clone, Debug, Default)]
@@ -44,252 +33,6 @@ pub struct Begin {
     pub wait: Duration,
 }
 
-/// A transaction that has begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begun {
-    /// Its id, of use on this node only.
-    pub id: u64,
-    /// How long it lives.
-    pub expires_in: Duration,
-}
-
-/// What was read, and the dots that the reader's session depends on by now.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seen<T> {
-    /// What was read.
-    pub seen: T,
-    /// The dots of everything that the transaction has looked at so far.
-    pub touched: Vector,
-}
-
-/// How a transaction is to commit.
-#[derive(Clone, Debug, Default)]
-pub struct CommitRequest {
-    /// The transaction.
-    pub txn: u64,
-    /// Operations to do last, besides those that were written before.
-    pub ops: Vec<(Key, Mutation)>,
-    /// The request id. With one a repeated commit gets the first answer; without one it gets `outcome_unknown`.
-    pub id: Option<RequestId>,
-    /// What the session depends on, besides what the transaction has looked at.
-    pub session: Vector,
-    /// How long the leader may wait for that.
-    pub wait: Duration,
-}
-
-/// Bounds of the transactions of a node.
-#[derive(Clone, Copy, Debug)]
-pub struct TransactionBounds {
-    /// Transactions open at once.
-    pub open_max: usize,
-    /// How long one stays open, in milliseconds.
-    pub life_ms: u64,
-    /// Bounds of each.
-    pub each: InteractiveBounds,
-}
-
-/// What has become of transactions since the node started.
-#[derive(Debug, Default)]
-pub struct TransactionCounters {
-    /// Begun.
-    pub begun: AtomicU64,
-    /// Committed, also without having written anything.
-    pub committed: AtomicU64,
-    /// Refused because what they had read or written was changed by others.
-    pub conflicts: AtomicU64,
-    /// Ended because their life was over.
-    pub expired: AtomicU64,
-}
-
-/// An open transaction; none while or after it commits.
-type Slot<V> = Arc<Mutex<Option<Interactive<V>>>>;
-
-struct Open<V> {
-    expires_ms: u64,
-    slot: Slot<V>,
-}
-
-struct Inner<V> {
-    open: BTreeMap<u64, Open<V>>,
-    by_expiry: BTreeSet<(u64, u64)>,
-    /// The latest transactions that were submitted without a request id.
-    submitted: VecDeque<u64>,
-}
-
-/// The open transactions of a node. Times are those of its monotonic clock.
-pub struct Transactions<V = StateView> {
-    bounds: TransactionBounds,
-    inner: Mutex<Inner<V>>,
-    /// What has become of them.
-    pub counters: TransactionCounters,
-}
-
-/// A transaction on its way to the log: out of the registry, so that nothing more happens to it.
-struct Taken<V> {
-    id: u64,
-    expires_ms: u64,
-    txn: Interactive<V>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-impl<V: ReadCells> Transactions<V> {
-    /// None open.
-    pub fn new(bounds: TransactionBounds) -> Self {
-        let inner = Inner { open: BTreeMap::new(), by_expiry: BTreeSet::new(), submitted: VecDeque::new() };
-        Self { bounds, inner: Mutex::new(inner), counters: TransactionCounters::default() }
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        lock(&self.inner).open.len()
-    }
-
-    /// Refuses if no more may be open.
-    fn room(&self, now_ms: u64) -> Result<(), ApiError> {
-        self.expire(now_ms);
-        let inner = lock(&self.inner);
-        if inner.open.len() < self.bounds.open_max {
-            return Ok(());
-        }
-        let first_ends_ms = inner.by_expiry.first().map_or(0, |(at, _)| at.saturating_sub(now_ms));
-        let message = "this node has as many transactions open as it takes";
-        Err(ApiError::new(ErrorCode::Overloaded, message)
-            .with("limit", self.bounds.open_max)
-            .retry_after_ms(first_ends_ms.clamp(10, 1_000)))
-    }
-
-    /// Opens a transaction over `view` under the first free id that is drawn.
-    fn begin(
-        &self,
-        view: V,
-        isolation: Isolation,
-        now_ms: u64,
-        mut draw: impl FnMut() -> u64,
-    ) -> Result<Begun, ApiError> {
-        self.room(now_ms)?;
-        let txn = Interactive::begin(view, isolation, self.bounds.each).map_err(told)?;
-        let mut inner = lock(&self.inner);
-        let free = (0..ID_DRAWS_MAX).map(|_| draw()).find(|id| !inner.open.contains_key(id));
-        let Some(id) = free else {
-            return Err(ApiError::new(ErrorCode::Internal, "no id could be drawn for the transaction"));
-        };
-        inner.put(id, now_ms.saturating_add(self.bounds.life_ms), txn);
-        count(&self.counters.begun);
-        Ok(Begun { id, expires_in: Duration::from_millis(self.bounds.life_ms) })
-    }
-
-    /// Does something in an open transaction. Requests of one transaction are done one after the other.
-    fn with<T>(
-        &self,
-        id: u64,
-        now_ms: u64,
-        act: impl FnOnce(&mut Interactive<V>) -> T,
-    ) -> Result<T, ApiError> {
-        let slot =
-            lock(&self.inner).open.get(&id).filter(|open| open.expires_ms > now_ms).map(|o| o.slot.clone());
-        let slot = slot.ok_or_else(reads::not_open)?;
-        let mut txn = lock(&slot);
-        txn.as_mut().map(act).ok_or_else(reads::not_open)
-    }
-
-    /// Takes a transaction out; none if it is not open.
-    fn take(&self, id: u64, now_ms: u64) -> Option<Taken<V>> {
-        let open = lock(&self.inner).remove(id)?;
-        if open.expires_ms <= now_ms {
-            count(&self.counters.expired);
-            return None;
-        }
-        let txn = lock(&open.slot).take()?;
-        Some(Taken { id, expires_ms: open.expires_ms, txn })
-    }
-
-    /// Puts a transaction back of which nothing was done.
-    fn put_back(&self, taken: Taken<V>) {
-        lock(&self.inner).put(taken.id, taken.expires_ms, taken.txn);
-    }
-
-    /// Remembers that a transaction was submitted without a request id: nobody can tell later what became of it.
-    fn note_submitted(&self, id: u64) {
-        let submitted = &mut lock(&self.inner).submitted;
-        if submitted.len() == SUBMITTED_KEPT_MAX {
-            submitted.pop_front();
-        }
-        submitted.push_back(id);
-    }
-
-    fn was_submitted(&self, id: u64) -> bool {
-        lock(&self.inner).submitted.contains(&id)
-    }
-
-    /// Ends a transaction without doing anything of it. Says whether it was open.
-    fn abort(&self, id: u64) -> bool {
-        // The view is let go outside of the lock.
-        let open = lock(&self.inner).remove(id);
-        open.is_some()
-    }
-
-    /// Ends the transactions whose life is over.
-    pub fn expire(&self, now_ms: u64) {
-        loop {
-            let mut inner = lock(&self.inner);
-            let Some((_, id)) = inner.by_expiry.first().copied().filter(|(at, _)| *at <= now_ms) else {
-                return;
-            };
-            let over = inner.remove(id);
-            drop(inner);
-            drop(over);
-            count(&self.counters.expired);
-        }
-    }
-
-    /// Counts what a commit came to.
-    fn count_answer(&self, answer: &Answer) {
-        match answer {
-            Answer::Done { .. } => count(&self.counters.committed),
-            Answer::Refused { error, .. } if error.code == ErrorCode::Conflict => {
-                count(&self.counters.conflicts)
-            }
-            Answer::Refused { .. } => {}
-        }
-    }
-}
-
-impl<V> Inner<V> {
-    fn put(&mut self, id: u64, expires_ms: u64, txn: Interactive<V>) {
-        self.by_expiry.insert((expires_ms, id));
-        self.open.insert(id, Open { expires_ms, slot: Arc::new(Mutex::new(Some(txn))) });
-    }
-
-    fn remove(&mut self, id: u64) -> Option<Open<V>> {
-        let open = self.open.remove(&id)?;
-        self.by_expiry.remove(&(open.expires_ms, id));
-        Some(open)
-    }
-}
-
-/// The error that a client is told.
-fn told<E: std::error::Error>(error: InteractiveError<E>) -> ApiError {
-    match error {
-        InteractiveError::Refused(error) => error,
-        InteractiveError::Store(error) => {
-            tracing::error!(%error, "the state cannot be read");
-            ApiError::new(ErrorCode::Internal, "the state of this node cannot be read; its log says why")
-        }
-    }
-}
-
-/// Whether an error says that nothing was done, so that the same transaction may be committed once more.
-fn is_not_done(error: &ApiError) -> bool {
-    !matches!(error.code, ErrorCode::OutcomeUnknown | ErrorCode::Internal)
-}
-
 impl Shard {
     /// Begins an interactive transaction on this node, over a snapshot that satisfies what is asked. Its id fits a signed
     /// number, which is what goes over the wire.
@@ -301,16 +44,9 @@ impl Shard {
         self.transactions.begin(view, begin.isolation, now_ms, || self.seams.random.u64() >> 1)
     }
 
-    fn in_txn<T>(&self, id: u64, act: impl FnOnce(&mut Interactive<StateView>) -> T) -> Result<T, ApiError> {
-        self.transactions.with(id, self.seams.clock.monotonic_ms(), act)
-    }
-
     /// Reads a key in an open transaction.
     pub fn txn_read(&self, id: u64, key: &Key, query: &Query) -> Result<Seen<Reading>, ApiError> {
-        self.in_txn(id, |txn| {
-            let seen = txn.read(key, query).map_err(told)?;
-            Ok(Seen { seen, touched: txn.touched().clone() })
-        })?
+        self.transactions.read(id, key, query, self.seams.clock.monotonic_ms())
     }
 
     /// Lists keys in an open transaction.
@@ -322,24 +58,13 @@ impl Shard {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Seen<Listing>, ApiError> {
-        self.in_txn(id, |txn| {
-            let seen = txn.scan(space, prefix, after, limit).map_err(told)?;
-            Ok(Seen { seen, touched: txn.touched().clone() })
-        })?
+        self.transactions.scan(id, (space, prefix), after, limit, self.seams.clock.monotonic_ms())
     }
 
-    /// Does operations in an open transaction, all or none. The answer has no results: nothing is done yet, and what
-    /// would be refused when it commits is refused now. The transaction goes on after a refusal.
+    /// Does operations in an open transaction, all or none, as [`Transactions::write`](super::open::Transactions::write)
+    /// says.
     pub fn txn_write(&self, id: u64, ops: Vec<(Key, Mutation)>) -> Result<Answer, ApiError> {
-        self.in_txn(id, |txn| {
-            let done = txn.write(ops);
-            let touched = txn.touched().clone();
-            match done {
-                Ok(()) => Ok(Answer::Done { dot: None, results: Vec::new(), touched }),
-                Err(InteractiveError::Refused(error)) => Ok(Answer::Refused { error, touched }),
-                Err(error) => Err(told(error)),
-            }
-        })?
+        self.transactions.write(id, ops, self.seams.clock.monotonic_ms())
     }
 
     /// Ends an open transaction and does nothing of it. Says whether it was open.
@@ -347,69 +72,17 @@ impl Shard {
         self.transactions.abort(id)
     }
 
-    /// Commits an open transaction. Any answer ends it; an error that says that nothing was done leaves it open, so that
-    /// it may be committed once more while it lives.
+    /// Commits an open transaction, or asks the log what became of one that is not open. Any answer ends it; an error that
+    /// says that nothing was done leaves it open, so that it may be committed once more while it lives.
     pub async fn commit(&self, commit: CommitRequest) -> Result<Answer, ApiError> {
-        let Some(mut taken) = self.transactions.take(commit.txn, self.seams.clock.monotonic_ms()) else {
-            return self.settle(commit).await;
-        };
-        let asked = taken.txn.commit(commit.ops);
-        let touched = taken.txn.touched().clone();
-        let Commit { ops, reads, bytes } = match asked {
-            Ok(asked) => asked,
-            Err(error) => {
-                self.transactions.put_back(taken);
-                return match error {
-                    InteractiveError::Refused(error) => Ok(Answer::Refused { error, touched }),
-                    error => Err(told(error)),
-                };
+        match self.transactions.submit(commit, self.seams.clock.monotonic_ms())? {
+            Submission::Answered(answer) => Ok(answer),
+            Submission::Write(request, submitted) => {
+                let written = self.write(*request).await;
+                self.transactions.finish(submitted, written)
             }
-        };
-        let answer = if ops.is_empty() {
-            Answer::Done { dot: None, results: Vec::new(), touched }
-        } else {
-            if commit.id.is_none() {
-                self.transactions.note_submitted(taken.id);
-            }
-            let mut session = commit.session;
-            session.join(&touched);
-            let request = WriteRequest { id: commit.id, ops, session, bytes, reads, ..within(commit.wait) };
-            match self.write(request).await {
-                // What was read and not checked counts as well: the log does not know of it.
-                Ok(answer) => answer.having_seen(&touched),
-                Err(error) => {
-                    if is_not_done(&error) {
-                        self.transactions.put_back(taken);
-                    }
-                    return Err(error);
-                }
-            }
-        };
-        self.transactions.count_answer(&answer);
-        Ok(answer)
-    }
-
-    /// The answer to a commit of a transaction that is not open here: it may have committed before, and the answer have
-    /// been lost. The log knows by the request id.
-    async fn settle(&self, commit: CommitRequest) -> Result<Answer, ApiError> {
-        if commit.id.is_some() {
-            let (id, session) = (commit.id, commit.session);
-            let request =
-                WriteRequest { id, session, settle: true, bytes: FRAME_BYTES, ..within(commit.wait) };
-            return self.write(request).await;
         }
-        if self.transactions.was_submitted(commit.txn) {
-            let message =
-                "the transaction was submitted before, without a request id: what became of it is not known";
-            return Err(ApiError::new(ErrorCode::OutcomeUnknown, message));
-        }
-        Err(reads::not_open())
     }
-}
-
-fn within(wait: Duration) -> WriteRequest {
-    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    WriteRequest { wait_ms, ..WriteRequest::default() }
 }
 
 /// Ends transactions whose life is over, whether or not anybody asks for them.
@@ -417,92 +90,5 @@ pub(super) async fn expire(shard: &Shard) {
     loop {
         tokio::time::sleep(EXPIRE_EVERY).await;
         shard.transactions.expire(shard.seams.clock.monotonic_ms());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use meridian_crdt::{CounterOp, MemCells, OriginName};
-
-    use super::*;
-    use crate::txn::{Entry, Item, ShardState, apply_entry};
-
-    const LIFE_MS: u64 = 1_000;
-
-    fn registry(open_max: usize) -> Transactions<MemCells> {
-        let each = InteractiveBounds { ops_max: 10, bytes_max: 10_000 };
-        Transactions::new(TransactionBounds { open_max, life_ms: LIFE_MS, each })
-    }
-
-    /// The rows of a datacenter that has begun its first life and written nothing.
-    fn view() -> MemCells {
-        let (mut state, mut cells) = (ShardState::new(), MemCells::new());
-        let name = OriginName { dc: "eu".into(), epoch: uuid::Uuid::from_u128(1) };
-        let entry = Entry { now_ms: 1, items: vec![Item::Mint { name, lost: None }] };
-        apply_entry(&mut state, &mut cells, entry).expect("memory");
-        cells
-    }
-
-    fn begin(registry: &Transactions<MemCells>, id: u64, now_ms: u64) -> Result<u64, ErrorCode> {
-        let begun = registry.begin(view(), Isolation::Serializable, now_ms, || id);
-        begun.map(|begun| begun.id).map_err(|error| error.code)
-    }
-
-    fn add() -> Vec<(Key, Mutation)> {
-        vec![(Key::new("default", "n").expect("valid"), Mutation::Counter(CounterOp::Add(1)))]
-    }
-
-    #[test]
-    fn no_more_are_open_than_allowed_and_the_end_of_one_makes_room() {
-        let registry = registry(2);
-        assert_eq!((begin(&registry, 1, 0), begin(&registry, 2, 10)), (Ok(1), Ok(2)));
-        assert_eq!(begin(&registry, 3, 20), Err(ErrorCode::Overloaded));
-        assert!(registry.abort(1) && !registry.abort(1));
-        assert_eq!(begin(&registry, 3, 30), Ok(3));
-        assert_eq!(begin(&registry, 4, 10 + LIFE_MS), Ok(4), "an expired one is no longer open");
-        assert_eq!(registry.counters.expired.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn an_expired_one_is_gone_whether_or_not_it_was_swept_and_its_error_says_so() {
-        let registry = registry(10);
-        assert_eq!(begin(&registry, 1, 0), Ok(1));
-        assert!(registry.with(1, LIFE_MS - 1, |txn| txn.write(add()).is_ok()).expect("open"));
-        let error = registry.with(1, LIFE_MS, |_| ()).expect_err("expired");
-        assert_eq!((error.code, error.details["reason"].as_str()), (ErrorCode::Conflict, Some("expired")));
-        assert_eq!(registry.open(), 1);
-        registry.expire(LIFE_MS);
-        assert_eq!(registry.open(), 0);
-        assert_eq!(begin(&registry, 1, 0), Ok(1));
-        assert!(registry.take(1, LIFE_MS).is_none(), "it cannot commit either");
-        assert_eq!((registry.open(), registry.counters.expired.load(Ordering::Relaxed)), (0, 2));
-    }
-
-    #[test]
-    fn one_that_was_taken_to_commit_is_closed_until_it_is_put_back_with_the_rest_of_its_life() {
-        let registry = registry(10);
-        assert_eq!(begin(&registry, 1, 0), Ok(1));
-        let taken = registry.take(1, 5).expect("open");
-        assert!(registry.take(1, 5).is_none() && registry.with(1, 5, |_| ()).is_err());
-        registry.put_back(taken);
-        assert!(registry.with(1, 6, |_| ()).is_ok() && registry.with(1, LIFE_MS, |_| ()).is_err());
-    }
-
-    #[test]
-    fn a_drawn_id_that_is_taken_is_drawn_again() {
-        let registry = registry(10);
-        assert_eq!((begin(&registry, 1, 0), begin(&registry, 1, 0)), (Ok(1), Err(ErrorCode::Internal)));
-        let mut ids = [1, 1, 9].into_iter();
-        let begun = registry.begin(view(), Isolation::Snapshot, 0, || ids.next().expect("three are enough"));
-        assert_eq!(begun.expect("free").id, 9);
-    }
-
-    #[test]
-    fn the_memory_of_submitted_ones_is_bounded() {
-        let registry = registry(1);
-        for id in 0..=SUBMITTED_KEPT_MAX as u64 {
-            registry.note_submitted(id);
-        }
-        assert!(registry.was_submitted(1) && !registry.was_submitted(0));
     }
 }

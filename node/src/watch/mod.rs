@@ -2,14 +2,14 @@
 //!
 //! A watch reads the oplog of this node, as the client takes what it read: nothing is buffered for a client but one
 //! bounded chunk, and a slow one falls behind in the oplog until that no longer reaches back. Everything that it shows
-//! is applied here, so a majority of this datacenter has it (I7). Which txns it shows is decided in [`walk`]; how
-//! events look is the business of the interface that asks for them.
+//! is applied here, so a majority of this datacenter has it (I7). Which txns it shows is decided in [`walk`] and
+//! [`stream`], which are pure; how events look is the business of the interface that asks for them.
 
 mod hub;
 pub mod recent;
+pub mod stream;
 pub mod walk;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use hub::{WatchBounds, WatchCounts, Watches};
-use recent::{FetchError, Upcoming};
-use walk::{SeenTxn, Walk, What};
+use recent::FetchError;
+use stream::{Shown, Step, Stream};
+use walk::What;
 
 use crate::shard::Shard;
 use crate::shard::published::Published;
@@ -112,9 +113,7 @@ pub struct KeyNow {
 /// An open watch. Dropping it closes it.
 pub struct Watch {
     shard: Arc<Shard>,
-    walk: Walk,
-    upcoming: VecDeque<Upcoming>,
-    session: Vector,
+    stream: Stream,
     values: bool,
     applied: watch::Receiver<Published>,
     stop: watch::Receiver<bool>,
@@ -139,16 +138,11 @@ impl Shard {
         let view = self.read(request.consistency, &request.session, request.wait).await?;
         let state = ShardState::load(&view).map_err(unreadable)?.map_err(unreadable)?;
         let WatchRequest { space, what, from, session, values, .. } = request;
-        let walk = match from {
-            Some(from) => Walk::new(space, what, from.vector, 0),
-            None => Walk::new(space, what, state.vector.clone(), state.oplog_end + 1),
-        };
-        walk.check(&state).map_err(|expired| self.watches.expired(expired))?;
+        let stream = Stream::begin(space, what, from.map(|from| from.vector), session, &state)
+            .map_err(|expired| self.watches.expired(expired))?;
         Ok(Watch {
             shard: self.clone(),
-            walk,
-            upcoming: VecDeque::new(),
-            session,
+            stream,
             values,
             applied,
             stop: self.watches.stop.clone(),
@@ -214,8 +208,8 @@ impl Watch {
                 self.began = true;
                 return Ok(self.progress());
             }
-            while let Some(upcoming) = self.upcoming.pop_front() {
-                if let Some(event) = self.pass(upcoming)? {
+            while let Some(step) = self.stream.step().map_err(unreadable)? {
+                if let Some(event) = self.pass(step)? {
                     return Ok(WatchEvent::Txn(event));
                 }
             }
@@ -224,7 +218,7 @@ impl Watch {
             }
             // Marked as seen before it is read: what comes in between wakes the wait below.
             let end = self.applied.borrow_and_update().state.oplog_end;
-            if self.walk.next() <= end && self.fetch()? {
+            if self.stream.is_behind(end) && self.fetch()? {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -245,46 +239,39 @@ impl Watch {
     /// Reads on. Says whether that came further.
     fn fetch(&mut self) -> Result<bool, ApiError> {
         let (watches, store) = (&self.shard.watches, &self.shard.store);
-        let before = self.walk.next();
-        let fetched = watches.recent.fetch(&mut self.walk, || Ok(store.view()), watches.read_bounds());
-        match fetched {
-            Ok(upcoming) => self.upcoming.extend(upcoming),
-            Err(FetchError::Expired(expired)) => return Err(watches.expired(expired)),
-            Err(error) => return Err(unreadable(error)),
-        }
-        Ok(self.walk.next() > before)
+        let fetched = self.stream.fetch(&watches.recent, || Ok(store.view()), watches.read_bounds());
+        fetched.map_err(|error| match error {
+            FetchError::Expired(expired) => watches.expired(expired),
+            error => unreadable(error),
+        })
     }
 
-    /// Goes past a txn, and shows it if it changed something that is watched.
-    fn pass(&mut self, upcoming: Upcoming) -> Result<Option<TxnEvent>, ApiError> {
-        let txn = match upcoming {
-            Upcoming::Shared(txn) => txn,
-            Upcoming::Own(position, row) => Arc::new(SeenTxn::decode(position, &row).map_err(unreadable)?),
+    /// The event that a step of the stream comes to, if it is to be shown.
+    fn pass(&mut self, step: Step) -> Result<Option<TxnEvent>, ApiError> {
+        let Shown { dot, hlc, changes } = match step {
+            Step::Known => return Ok(None),
+            Step::Unwatched => {
+                self.passed += 1;
+                return Ok(None);
+            }
+            Step::Shown(shown) => shown,
         };
-        if !self.walk.pass(txn.dot) {
-            return Ok(None);
-        }
         self.passed += 1;
-        let told = txn.told_to(&self.walk).map_err(unreadable)?;
-        if told.is_empty() {
-            return Ok(None);
-        }
-        self.session.advance(txn.dot);
-        let change = |(key, ops): (&str, Arc<[Mutation]>)| KeyChange {
-            key: key.to_owned(),
+        let change = |(key, ops): (String, Arc<[Mutation]>)| KeyChange {
             ty: ops.last().and_then(Mutation::ty),
+            key,
             ops,
             now: None,
         };
-        let mut changes: Vec<KeyChange> = told.into_iter().map(change).collect();
+        let mut changes: Vec<KeyChange> = changes.into_iter().map(change).collect();
         if self.values {
             self.read_values(&mut changes)?;
         }
-        let dc = self.applied.borrow().state.dc_of(txn.dot.origin).map(str::to_owned);
+        let dc = self.applied.borrow().state.dc_of(dot.origin).map(str::to_owned);
         Ok(Some(TxnEvent {
-            dc: dc.unwrap_or_else(|| txn.dot.origin.to_string()),
-            dot: txn.dot,
-            time_ms: unix_ms(txn.hlc),
+            dc: dc.unwrap_or_else(|| dot.origin.to_string()),
+            dot,
+            time_ms: unix_ms(hlc),
             changes,
             cursor: self.cursor(),
             session: self.token(),
@@ -301,11 +288,11 @@ impl Watch {
             if bytes > VALUES_BYTES_MAX {
                 break;
             }
-            let key = Key::new(self.walk.space(), change.key.as_str()).map_err(unreadable)?;
+            let key = Key::new(self.stream.space(), change.key.as_str()).map_err(unreadable)?;
             let reading = meridian_crdt::read(&view, &key, &query).map_err(unreadable)?;
             let content = reading.content;
             bytes += content.as_ref().map_or(0, |content| content.value.to_value().to_bytes().len());
-            self.session.join(if reading.touched.is_empty() { &stable } else { &reading.touched });
+            self.stream.has_seen(if reading.touched.is_empty() { &stable } else { &reading.touched });
             change.now = Some(KeyNow { content });
         }
         Ok(())
@@ -316,11 +303,11 @@ impl Watch {
     }
 
     fn cursor(&self) -> Cursor {
-        Cursor::new(self.shard.watches.cluster, self.walk.cursor().clone())
+        Cursor::new(self.shard.watches.cluster, self.stream.cursor().clone())
     }
 
     fn token(&self) -> Token {
-        Token { cluster: self.shard.watches.cluster, dots: self.session.clone() }
+        Token { cluster: self.shard.watches.cluster, dots: self.stream.session().clone() }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::bits::Bits;
 use super::{Law, Violation, sessions};
 use crate::history::{Action, History};
 
@@ -15,6 +16,27 @@ pub type Event = Vec<(String, i64)>;
 /// Every way in which a stream, taken from before the history's first write to after its last, contradicts the
 /// history. Only writes with values of their own count: sets of registers, elements of sets and lists.
 pub fn check(history: &History, watched: impl Fn(&str) -> bool, stream: &[Event]) -> Vec<Violation> {
+    check_among(history, &Pasts::of(history), watched, stream)
+}
+
+/// What the session of each write knew: the same for all streams of a history.
+#[derive(Debug)]
+pub struct Pasts(HashMap<usize, Bits>);
+
+impl Pasts {
+    /// Finds out.
+    pub fn of(history: &History) -> Pasts {
+        Pasts(sessions::pasts(history))
+    }
+}
+
+/// The same as [`check`], for one of several streams.
+pub fn check_among(
+    history: &History,
+    Pasts(pasts): &Pasts,
+    watched: impl Fn(&str) -> bool,
+    stream: &[Event],
+) -> Vec<Violation> {
     let mut expected = BTreeMap::<usize, BTreeSet<(&str, i64)>>::new();
     let mut writers = HashMap::new();
     for (i, op) in history.ops.iter().enumerate() {
@@ -29,7 +51,6 @@ pub fn check(history: &History, watched: impl Fn(&str) -> bool, stream: &[Event]
             }
         }
     }
-    let pasts = sessions::pasts(history);
     let mut violations = Vec::new();
     let mut seen = BTreeMap::<usize, usize>::new();
     for (at, event) in stream.iter().enumerate() {

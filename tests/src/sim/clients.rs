@@ -12,6 +12,7 @@ use meridian_gossip::sim::At;
 
 use super::draw;
 use super::facts::{Facts, Group, KeyId, Ledger, Outcome};
+use super::interactive;
 use super::options::Options;
 use super::record::{Asked, Record, read_action};
 use super::request::{Answered, Ask, CLUSTER, Request, Said};
@@ -31,7 +32,7 @@ const CLAIMS: u64 = 24;
 /// How many keys there are of which nothing is checked but convergence.
 const LOOSE_KEYS: u64 = 8;
 /// A session that was told so often in a row that it is ahead of everybody begins anew.
-const STUCK_MAX: u32 = 30;
+pub const STUCK_MAX: u32 = 30;
 
 /// The key of a checked key.
 pub fn key_of((group, number): KeyId) -> Key {
@@ -43,6 +44,8 @@ pub fn key_of((group, number): KeyId) -> Key {
         Group::Claim => "claim",
         Group::Cas => "cas",
         Group::Grave => "grave",
+        Group::List => "list",
+        Group::Cell => "cell",
     };
     key(&format!("{name}/{number}"))
 }
@@ -136,7 +139,7 @@ pub struct Clients {
     /// The history.
     pub record: Record,
     /// For each datacenter what was acknowledged or read linearizably there.
-    settled: Vec<Facts>,
+    pub(super) settled: Vec<Facts>,
     claims: BTreeMap<(usize, KeyId), usize>,
     swaps: BTreeMap<(usize, KeyId, u128), usize>,
 }
@@ -168,6 +171,21 @@ impl Clients {
     /// Whether some session waits for an answer.
     pub fn busy(&self) -> bool {
         self.sessions.iter().any(|session| session.pending.is_some())
+    }
+
+    /// A session, for somebody who takes its token over.
+    pub fn knowledge(&self, number: usize) -> (&Token, &Facts) {
+        let session = &self.sessions[number];
+        (&session.token, &session.known)
+    }
+
+    /// A session that waits for nothing takes a token over.
+    pub fn tell(&mut self, number: usize, token: &Token, known: &Facts) {
+        let session = &mut self.sessions[number];
+        if session.pending.is_none() {
+            session.token.merge(token).unwrap_or_else(|e| panic!("tokens of one cluster merge: {e}"));
+            session.known.join(known);
+        }
     }
 
     /// A datacenter has lost what is not in `left`; what is not in `elsewhere` either may be gone for good.
@@ -234,14 +252,9 @@ impl Cluster {
     /// Another device takes the token.
     fn hand_over(&mut self, from: usize, env: &mut SimEnv<'_>) {
         let to = env.rng.below(self.clients.sessions.len() as u64) as usize;
-        if to == from || self.clients.sessions[to].pending.is_some() {
-            return;
-        }
-        let (token, known) =
-            (self.clients.sessions[from].token.clone(), self.clients.sessions[from].known.clone());
-        let other = &mut self.clients.sessions[to];
-        other.token.merge(&token).unwrap_or_else(|e| panic!("tokens of one cluster merge: {e}"));
-        other.known.join(&known);
+        let (token, known) = self.clients.knowledge(from);
+        let (token, known) = (token.clone(), known.clone());
+        self.clients.tell(to, &token, &known);
     }
 
     fn draw(&mut self, number: usize, dc: usize, env: &mut SimEnv<'_>) -> (Plan, Ask) {
@@ -266,6 +279,10 @@ impl Cluster {
         }
         if env.rng.chance(1, 4) {
             keys.push((Group::Claim, env.rng.below(CLAIMS)));
+        }
+        if env.rng.chance(1, 3) {
+            let all = interactive::keys(self.dcs.len());
+            keys.extend([*env.rng.pick(&all), *env.rng.pick(&all)]);
         }
         keys.sort_unstable();
         keys.dedup();
@@ -393,6 +410,9 @@ impl Cluster {
     }
 
     pub(super) fn give_up(&mut self, number: usize, attempt: u64, env: &mut SimEnv<'_>) {
+        if let Some(number) = number.checked_sub(self.options.sessions) {
+            return self.give_up_txn(number, attempt, env);
+        }
         let session = &self.clients.sessions[number];
         if session.attempt == attempt && session.pending.is_some() {
             self.answered(number, attempt, Answered { said: Said::Unknown, token: None }, env);
@@ -400,6 +420,9 @@ impl Cluster {
     }
 
     pub(super) fn answered(&mut self, number: usize, attempt: u64, answered: Answered, env: &mut SimEnv<'_>) {
+        if let Some(number) = number.checked_sub(self.options.sessions) {
+            return self.txn_answered(number, attempt, answered, env);
+        }
         let session = &mut self.clients.sessions[number];
         if session.attempt != attempt {
             return;
@@ -446,6 +469,7 @@ impl Cluster {
                 }
                 self.again_or_end(number, pending, env);
             }
+            Said::Begun { .. } | Said::Noted => panic!("{who}: it has no transaction"),
             Said::Unknown => {
                 pending.unknown = true;
                 self.again_or_end(number, pending, env);

@@ -60,7 +60,7 @@ pub struct Dc {
 impl Dc {
     /// A datacenter without entries.
     pub fn new(id: usize, options: &Options, time: &Time) -> Dc {
-        let node = |node| Node::new(At { dc: id, node }, time, options.kept);
+        let node = |node| Node::new(At { dc: id, node }, time, options.kept, options.open);
         Dc {
             id,
             name: meridian_gossip::sim::name(id),

@@ -62,6 +62,10 @@ pub enum Group {
     Cas,
     /// A register with unique values that is deleted now and then.
     Grave,
+    /// A register with a list of unique values, to which interactive transactions of one datacenter append.
+    List,
+    /// A register with unique values that only interactive transactions of one datacenter set.
+    Cell,
 }
 
 /// A checked key.
@@ -126,6 +130,12 @@ impl Ledger {
         number
     }
 
+    /// A fact that is about to be tried writes one more key.
+    pub fn also(&mut self, number: usize, key: KeyId) {
+        self.by_key.entry(key).or_default().push(number);
+        self.facts[number].keys.push(key);
+    }
+
     /// A fact was acknowledged with the txn that it became.
     pub fn done(&mut self, number: usize, dot: Option<Dot>) {
         let fact = &mut self.facts[number];
@@ -188,7 +198,7 @@ impl Ledger {
         let written = self.by_key.get(&key).unwrap_or(&none);
         let due = written.iter().copied().filter(|number| must.contains(*number));
         match key.0 {
-            Group::Log => {
+            Group::Log | Group::List => {
                 for number in due {
                     assert!(shown.contains(&number), "{who}: {number} is missing from {key:?}");
                 }
@@ -198,7 +208,7 @@ impl Ledger {
                     self.check_element(must, key, number, shown.contains(&number), who);
                 }
             }
-            Group::Register | Group::Claim | Group::Cas => {
+            Group::Register | Group::Claim | Group::Cas | Group::Cell => {
                 for number in due {
                     let Some(winner) = shown.first() else {
                         panic!("{who}: {key:?} is absent, {number} was written to it");
@@ -264,6 +274,7 @@ fn numbers(key: KeyId, content: Option<&Content>, who: &str) -> Vec<usize> {
     match content.map(|content| &content.value) {
         None => Vec::new(),
         Some(ReadValue::Set(values)) => values.iter().map(number).collect(),
+        Some(ReadValue::Register(Value::Array(values))) => values.iter().map(number).collect(),
         Some(ReadValue::Register(value)) => vec![number(value)],
         Some(ReadValue::Counter(_)) => Vec::new(),
         Some(other) => panic!("{who}: {key:?} holds {other:?}"),

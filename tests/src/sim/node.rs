@@ -1,14 +1,16 @@
 //! One simulated node: its rows and the production apply over them, its checkpoint, its clocks, and what it believes
 //! about the leader.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use meridian::seams::Clock as _;
 use meridian::shard::clock::SteadyClock;
+use meridian::shard::open::{Submitted, TransactionBounds, Transactions};
 use meridian::txn::bounds::Kept;
 use meridian::txn::{Entry, Item, Reply, ShardState, apply_entry, state_fingerprint};
+use meridian::watch::recent::Recent;
 use meridian_crdt::hlc::Clock;
 use meridian_crdt::{MemCells, Vector};
 use meridian_gossip::View;
@@ -110,12 +112,19 @@ pub struct Node {
     pub clock_safe: bool,
     /// Requests that wait.
     pub waiting: Vec<Waiting>,
+    /// The interactive transactions that are open on it.
+    pub open: Transactions<MemCells>,
+    /// Commits of such transactions whose write is under way: who asked, and what waits for the outcome.
+    pub commits: BTreeMap<u64, (Box<Request>, Submitted<MemCells>)>,
+    /// What its watches share.
+    pub recent: Recent,
     kept: Kept,
+    open_bounds: TransactionBounds,
 }
 
 impl Node {
     /// An empty node.
-    pub fn new(at: At, time: &Time, kept: Kept) -> Node {
+    pub fn new(at: At, time: &Time, kept: Kept, open_bounds: TransactionBounds) -> Node {
         let clock = Arc::new(SimClock::new(time.clone()));
         Node {
             at,
@@ -135,7 +144,11 @@ impl Node {
             hlc: Clock::restore(0),
             clock_safe: true,
             waiting: Vec::new(),
+            open: Transactions::new(open_bounds),
+            commits: BTreeMap::new(),
+            recent: Recent::default(),
             kept,
+            open_bounds,
         }
     }
 
@@ -171,6 +184,9 @@ impl Node {
         self.leader = None;
         self.ready = false;
         self.waiting.clear();
+        self.open = Transactions::new(self.open_bounds);
+        self.commits.clear();
+        self.recent = Recent::default();
         self.deaf_until_ms = 0;
         let (index, rows) = self.checkpoint.clone();
         self.install(index, rows);

@@ -1,11 +1,15 @@
 //! The shape and the faults of one run, drawn from its seed.
 
+use meridian::shard::open::TransactionBounds;
+use meridian::txn::InteractiveBounds;
 use meridian::txn::bounds::Kept;
 use meridian_gossip::GossipConfig;
 use meridian_gossip::sim::Rng;
 
 /// Keeps the options of a run apart from what happens in it.
 const OPTIONS_SALT: u64 = 0x6d65_7269_6469_616e;
+/// Bounds of one transaction; none comes near them.
+const IN_TXN: InteractiveBounds = InteractiveBounds { ops_max: 100, bytes_max: 1 << 20 };
 
 /// The options of one run.
 #[derive(Clone, Debug)]
@@ -38,6 +42,14 @@ pub struct Options {
     pub snapshot_gap: u64,
     /// Sessions at the start.
     pub sessions: usize,
+    /// Sessions that run interactive transactions.
+    pub txn_sessions: usize,
+    /// Bounds of the transactions that are open on a node.
+    pub open: TransactionBounds,
+    /// Watchers.
+    pub watchers: usize,
+    /// How long a watcher is away at most when it comes back to its cursor late, in milliseconds.
+    pub away_ms: u64,
     /// Milliseconds that a session thinks between two requests, on average.
     pub think_ms: u64,
     /// Of 1000 answers so many are lost.
@@ -74,6 +86,10 @@ impl Options {
             checkpoint_ms: 300 + rng.below(2500),
             snapshot_gap: *rng.pick(&[20, 60, 1000]),
             sessions: 4 + rng.below(8) as usize,
+            txn_sessions: 1 + rng.below(3) as usize,
+            open: TransactionBounds { open_max: 100, life_ms: 2_000, each: IN_TXN },
+            watchers: 1 + rng.below(4) as usize,
+            away_ms: *rng.pick(&[50, 500, 3_000]),
             think_ms: 10 + rng.below(70),
             answers_lost: *rng.pick(&[0, 10, 50]),
             chaos_ms: 5000 + rng.below(3000),
@@ -107,6 +123,8 @@ impl Options {
         gossip.report_interval_ms = 50 + rng.below(300);
         self.kept = Kept { oplog_txns: rng.below(20), headers_txns: rng.below(20) };
         self.tidy_rows_max = 1 + rng.below(40) as u32;
+        self.open.open_max = 1 + rng.below(3) as usize;
+        self.open.life_ms = 200 + rng.below(1_000);
     }
 }
 
@@ -135,14 +153,19 @@ impl std::fmt::Display for Options {
         )?;
         write!(
             f,
-            "entry items {}  in flight {}  checkpoint every {} ms  snapshot gap {}  sessions {}  think {} ms  chaos {} ms",
+            "entry items {}  in flight {}  checkpoint every {} ms  snapshot gap {}  sessions {}  think {} ms  chaos {} ms\ntransactions by {} sessions, open {} for {} ms  watchers {} away {} ms",
             self.entry_items_max,
             self.entries_in_flight_max,
             self.checkpoint_ms,
             self.snapshot_gap,
             self.sessions,
             self.think_ms,
-            self.chaos_ms
+            self.chaos_ms,
+            self.txn_sessions,
+            self.open.open_max,
+            self.open.life_ms,
+            self.watchers,
+            self.away_ms
         )
     }
 }

@@ -26,6 +26,16 @@ pub struct Asked {
     at_ms: u64,
 }
 
+impl Asked {
+    /// The operation that it has become.
+    pub fn op(self, now_ms: u64, outcome: Outcome, actions: Vec<Action>) -> Op {
+        let Asked { session, dc, node, at_ms } = self;
+        let dc = meridian_gossip::sim::name(dc);
+        let (begin_ns, end_ns) = (at_ms * NS_PER_MS, now_ms * NS_PER_MS);
+        Op { session, dc, node, begin_ns, end_ns, outcome, actions }
+    }
+}
+
 /// Collects operations.
 #[derive(Debug, Default)]
 pub struct Record {
@@ -54,13 +64,19 @@ impl Record {
     }
 
     /// An operation has ended. `demands` says whether it came with a token.
-    pub fn end(&mut self, asked: Asked, now_ms: u64, outcome: Outcome, demands: bool, actions: Vec<Action>) {
-        let Asked { session, dc, node, at_ms } = asked;
-        self.alone += usize::from(!demands);
-        let session = if demands { session } else { ALONE + self.alone };
-        let dc = meridian_gossip::sim::name(dc);
-        let (begin_ns, end_ns) = (at_ms * NS_PER_MS, now_ms * NS_PER_MS);
-        self.history.ops.push(Op { session, dc, node, begin_ns, end_ns, outcome, actions });
+    pub fn end(
+        &mut self,
+        mut asked: Asked,
+        now_ms: u64,
+        outcome: Outcome,
+        demands: bool,
+        actions: Vec<Action>,
+    ) {
+        if !demands {
+            self.alone += 1;
+            asked.session = ALONE + self.alone;
+        }
+        self.history.ops.push(asked.op(now_ms, outcome, actions));
     }
 
     /// The same, of a write with a number.
@@ -118,6 +134,13 @@ pub fn read_action(id: KeyId, content: Option<&Content>) -> Option<Action> {
                 _ => BTreeSet::new(),
             };
             Action::Members { key, elements }
+        }
+        (Group::List, value) => {
+            let values = match value {
+                Some(ReadValue::Register(Value::Array(values))) => values.iter().map(number).collect(),
+                _ => Vec::new(),
+            };
+            Action::List { key, values }
         }
         (Group::Count, value) => {
             let value = if let Some(ReadValue::Counter(value)) = value { *value } else { 0 };

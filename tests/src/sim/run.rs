@@ -2,14 +2,18 @@
 
 use std::fmt::Write as _;
 
-use meridian_crdt::{Query, list, read};
+use meridian_crdt::{Content, Query, list, read};
 use meridian_gossip::sim::{At, Options as Links, Sim};
 
 use super::clients::{SPACE, key_of};
+use super::facts::KeyId;
+use super::levels;
 use super::node::Node;
 use super::options::Options;
 use super::record::read_action;
+use super::watching::WatchTally;
 use super::world::Cluster;
+use crate::checkers::watch::Pasts;
 
 /// How long everything may take to be equal after the last fault, in virtual time.
 const CONVERGE_MS: u64 = 15_000;
@@ -19,6 +23,8 @@ const CONVERGE_TINY_MS: u64 = 180_000;
 const LAST_ANSWERS_MS: u64 = 20_000;
 /// How long faults rest around the loss of a tail.
 const QUIET_MS: u64 = 3_000;
+/// How often write levels are looked at.
+const LEVELS_EVERY_MS: u64 = 50;
 /// The most keys of a datacenter.
 const KEYS_MAX: usize = 10_000;
 
@@ -74,20 +80,28 @@ impl Run {
     pub fn finish(&mut self) -> Summary {
         let options = self.sim.world.options.clone();
         if options.tail_loss {
-            self.sim.run(options.chaos_ms / 2);
+            self.run(options.chaos_ms / 2);
             self.lose_a_tail();
         }
         let chaos_ms =
             if options.tail_loss { self.sim.now_ms + options.chaos_ms / 2 } else { options.chaos_ms };
-        self.sim.run(chaos_ms);
+        self.run(chaos_ms);
         self.heal();
         let limit_ms = if options.tiny { CONVERGE_TINY_MS } else { CONVERGE_MS };
         self.until(limit_ms, "not converged", |sim| converged(&sim.world));
         let converged_ms = self.sim.now_ms;
-        self.until(LAST_ANSWERS_MS, "clients wait", |sim| !sim.world.clients.busy());
+        self.until(LAST_ANSWERS_MS, "clients wait", |sim| !sim.world.busy());
         self.until(limit_ms, "not stable", |sim| converged(&sim.world) && stable(&sim.world));
         self.compare();
         self.summary(converged_ms)
+    }
+
+    /// Runs until then, and looks now and then whether what write levels would answer is true.
+    fn run(&mut self, until_ms: u64) {
+        while self.sim.now_ms < until_ms {
+            self.sim.run(until_ms.min(self.sim.now_ms + LEVELS_EVERY_MS));
+            levels::check(&mut self.sim);
+        }
     }
 
     fn heal(&mut self) {
@@ -129,6 +143,7 @@ impl Run {
             let snapshot: Vec<_> =
                 ledger.keys().into_iter().map(|id| (id, read_key(node, &key_of(id)))).collect();
             ledger.check(&ledger.acknowledged(), &snapshot, &format!("at the end in {}", dc.name));
+            self.check_transactions(dc.id, &snapshot);
             let at_rest: Vec<_> =
                 snapshot.iter().filter_map(|(id, c)| read_action(*id, c.as_ref())).collect();
             if dc.id == 0 {
@@ -136,6 +151,32 @@ impl Run {
                 let stories: Vec<String> = violations.iter().map(ToString::to_string).collect();
                 assert!(stories.is_empty(), "{}", stories.join("\n"));
             }
+        }
+        self.check_watchers();
+    }
+
+    /// What transactions promise to each other, judged by what is left in their own datacenter.
+    fn check_transactions(&self, dc: usize, snapshot: &[(KeyId, Option<Content>)]) {
+        let world = &self.sim.world;
+        if world.tail_lost {
+            return;
+        }
+        let at_rest: Vec<_> =
+            snapshot.iter().filter_map(|(id, c)| Some((*id, read_action(*id, c.as_ref())?))).collect();
+        let violations = world.transactors.serial.violations(dc, &world.clients.ledger, &at_rest);
+        let stories: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        assert!(stories.is_empty(), "{}", stories.join("\n"));
+    }
+
+    /// What watchers were shown.
+    fn check_watchers(&self) {
+        let world = &self.sim.world;
+        let history = world.clients.record.history();
+        let pasts = Pasts::of(history);
+        for watcher in &world.watchers {
+            let violations = watcher.violations(history, &pasts, &world.clients.ledger, world.tail_lost);
+            let stories: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            assert!(stories.is_empty(), "watcher {}: {}", watcher.number, stories.join("\n"));
         }
     }
 
@@ -159,11 +200,23 @@ impl Run {
             counts.snapshots,
             counts.new_lives
         );
+        let (ran, watched) = (&world.transactors.tally, watch_tally(&world.watchers));
+        let _ = writeln!(
+            text,
+            "transactions: committed {}  read only {}  not done {}  conflicts {}  unknown {}  settled {}",
+            ran.committed, ran.read_only, ran.not_done, ran.conflicts, ran.unknown, ran.settled
+        );
+        let _ = writeln!(
+            text,
+            "watchers: shown {}  resumed {}  expired {}",
+            watched.shown, watched.resumed, watched.expired
+        );
+        let _ = writeln!(text, "levels: {} looked at, {} held by all", counts.levels.0, counts.levels.1);
         let _ = write!(text, "txns {txns}  converged at {converged_ms} ms  ended at {} ms", self.sim.now_ms);
         Summary {
             hash: self.sim.trace().hash(),
             text,
-            requests: tally.reads + tally.writes + tally.refused,
+            requests: tally.reads + tally.writes + tally.refused + ran.committed + ran.read_only,
             faults: counts.faults,
         }
     }
@@ -188,6 +241,15 @@ fn stable(world: &Cluster) -> bool {
     world.dcs.iter().all(|dc| {
         let node = serving(world, dc.id);
         dc.stable == dc.vector && dc.acked == dc.vector && !node.state.sweep_left
+    })
+}
+
+fn watch_tally(watchers: &[super::watching::Watcher]) -> WatchTally {
+    watchers.iter().fold(WatchTally::default(), |mut sum, watcher| {
+        sum.shown += watcher.tally.shown;
+        sum.resumed += watcher.tally.resumed;
+        sum.expired += watcher.tally.expired;
+        sum
     })
 }
 

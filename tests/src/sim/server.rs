@@ -14,17 +14,19 @@ use super::world::{Cluster, Ev, SimEnv};
 const LIST_MAX: usize = 1000;
 /// How long a step between two nodes of a datacenter takes at most.
 const HOP_MS_MAX: u64 = 5;
+/// How long it stalls now and then: long enough that whoever waits has given up and asked again.
+const STALL_MS_MAX: u64 = 2_500;
 
-fn error(code: ErrorCode) -> ApiError {
+pub(super) fn error(code: ErrorCode) -> ApiError {
     ApiError::new(code, code.meaning())
 }
 
 impl Cluster {
-    fn hop(env: &mut SimEnv<'_>) -> u64 {
+    pub(super) fn hop(env: &mut SimEnv<'_>) -> u64 {
         1 + env.rng.below(HOP_MS_MAX)
     }
 
-    fn respond(&self, request: &Request, said: Said, seen: Option<&Vector>, env: &mut SimEnv<'_>) {
+    pub(super) fn respond(&self, request: &Request, said: Said, seen: Option<&Vector>, env: &mut SimEnv<'_>) {
         let token = seen.and_then(|seen| {
             let mut token = Token::from_text(&request.token).ok()?;
             token.dots.join(seen);
@@ -37,7 +39,10 @@ impl Cluster {
         }
     }
 
-    fn not_done(&self, request: &Request, code: ErrorCode, env: &mut SimEnv<'_>) {
+    pub(super) fn not_done(&self, request: &Request, code: ErrorCode, env: &mut SimEnv<'_>) {
+        if let Ask::Relayed { .. } = request.ask {
+            return self.relay(request, Err(error(code)), env);
+        }
         self.respond(request, Said::NotDone(error(code)), None, env);
     }
 
@@ -68,15 +73,25 @@ impl Cluster {
             }
         };
         match &request.ask {
-            Ask::Read { level, .. } | Ask::List { level, .. } => match level {
+            Ask::Read { level, .. } | Ask::List { level, .. } | Ask::Begin { level, .. } => match level {
                 Consistency::Eventual => self.serve(at, &request, env),
                 _ if !node.ready => self.not_done(&request, ErrorCode::NoQuorum, env),
                 Consistency::Session => self.wait(at, request, 0, dots, env),
                 Consistency::Linearizable if node.speaks() => self.read_index(at, at, request, env),
                 Consistency::Linearizable => self.pass_on(at, request, env),
             },
-            Ask::Write { .. } if node.speaks() => self.lead_write(at, request, env),
-            Ask::Write { .. } => self.pass_on(at, request, env),
+            Ask::InTxn { .. } => self.in_txn(at, &request, env),
+            Ask::Commit { .. } => self.commit_txn(at, request, env),
+            Ask::Write { .. } | Ask::Relayed { .. } => self.write(at, request, env),
+        }
+    }
+
+    /// Has a write decided by the leader.
+    pub(super) fn write(&mut self, at: At, request: Box<Request>, env: &mut SimEnv<'_>) {
+        if self.node(at).speaks() {
+            self.lead_write(at, request, env);
+        } else {
+            self.pass_on(at, request, env);
         }
     }
 
@@ -86,8 +101,11 @@ impl Cluster {
             return self.not_done(&request, ErrorCode::NoLeader, env);
         };
         if self.node(at).deaf_until_ms <= env.now_ms {
-            let delay = Self::hop(env);
-            env.after(delay, Ev::Forwarded { at: At { dc: at.dc, node }, via: at, request });
+            let stalls = if env.rng.chance(1, 50) { env.rng.below(STALL_MS_MAX) } else { 0 };
+            let delay = Self::hop(env) + stalls;
+            let leader = At { dc: at.dc, node };
+            let life = self.node(leader).life;
+            env.after(delay, Ev::Forwarded { at: leader, life, via: at, request });
         }
     }
 
@@ -100,7 +118,7 @@ impl Cluster {
             return self.not_done(&request, ErrorCode::NoLeader, env);
         }
         match &request.ask {
-            Ask::Write { .. } => self.lead_write(at, request, env),
+            Ask::Write { .. } | Ask::Relayed { .. } => self.lead_write(at, request, env),
             _ => self.read_index(at, via, request, env),
         }
     }
@@ -176,7 +194,7 @@ impl Cluster {
         }
         for Waiting { request, .. } in ready {
             match &request.ask {
-                Ask::Write { .. } if !self.node(at).speaks() => {
+                Ask::Write { .. } | Ask::Relayed { .. } if !self.node(at).speaks() => {
                     self.not_done(&request, ErrorCode::NoLeader, env);
                 }
                 Ask::Write { id, conditions, ops } => {
@@ -188,6 +206,10 @@ impl Cluster {
                     };
                     let queued = Queued { item: Item::Client(txn), ticket: Ticket::Client(request) };
                     self.submit(at, vec![queued], env);
+                }
+                Ask::Relayed { write, .. } => {
+                    let item = Item::Client(write.as_ref().clone().into_txn());
+                    self.submit(at, vec![Queued { item, ticket: Ticket::Client(request) }], env);
                 }
                 _ => self.serve(at, &request, env),
             }
@@ -216,14 +238,15 @@ impl Cluster {
                 seen.join(&node.state.vector);
                 Said::Keys(listing.keys.into_iter().map(|listed| listed.key).collect())
             }
-            Ask::Write { .. } => return,
+            Ask::Begin { isolation, .. } => return self.begin_txn(at, request, *isolation, env),
+            _ => return,
         };
         self.check_token(at, &seen);
         self.respond(request, said, Some(&seen), env);
     }
 
     /// I7: what an answer adds to a token is held by a majority.
-    fn check_token(&self, at: At, seen: &Vector) {
+    pub(super) fn check_token(&self, at: At, seen: &Vector) {
         let (node, dc) = (self.node(at), &self.dcs[at.dc]);
         assert!(
             node.state.vector.covers_all(seen) && node.applied <= dc.committed,
@@ -240,6 +263,16 @@ impl Cluster {
         outcome: Result<Outcome, bool>,
         env: &mut SimEnv<'_>,
     ) {
+        if let Ask::Relayed { .. } = request.ask {
+            let written = match outcome {
+                Ok(Outcome::Client(answer)) => Ok(answer),
+                Ok(other) => panic!("a commit got the outcome of something else: {other:?}"),
+                Err(proposed) => {
+                    Err(error(if proposed { ErrorCode::OutcomeUnknown } else { ErrorCode::NoLeader }))
+                }
+            };
+            return self.relay(&request, written, env);
+        }
         match outcome {
             Ok(Outcome::Client(Answer::Done { dot, results, touched })) => {
                 self.check_token(at, &touched);

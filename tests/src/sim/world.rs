@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use meridian::txn::oplog::{self, ReadBounds};
-use meridian::txn::{Item, Outcome, RemoteOutcome};
+use meridian::txn::{Answer as CommitAnswer, Item, Outcome, RemoteOutcome};
+use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::hlc::Clock;
 use meridian_crdt::{Dot, OriginName, TxnHead, Vector, sweep_pending};
 use meridian_gossip::proto::event::Event;
@@ -16,9 +17,11 @@ use uuid::Uuid;
 use super::clients::Clients;
 use super::clock::Time;
 use super::dc::Dc;
+use super::interactive::Transactors;
 use super::node::{DRIFT_MS_MAX, Node, Queued, Ticket};
 use super::options::Options;
 use super::request::{Answered, Request};
+use super::watching::Watcher;
 
 /// How often housekeeping looks whether there is something to do.
 const TIDY_EVERY_MS: u64 = 500;
@@ -54,14 +57,22 @@ pub enum Ev {
     Lost { at: At, life: u64, seen: u64 },
     /// A request reaches a node.
     Arrive { at: At, request: Box<Request> },
-    /// A write that a follower has passed on reaches the leader that it knew.
-    Forwarded { at: At, via: At, request: Box<Request> },
+    /// A write that a follower has passed on reaches the leader that it knew, if that has not died meanwhile.
+    Forwarded { at: At, life: u64, via: At, request: Box<Request> },
     /// A linearizable read at `at` learns whether `leader` leads still.
     Confirmed { at: At, life: u64, leader: u64, term: u64, index: u64, request: Box<Request> },
     /// Requests that have waited too long are given up.
     Expire { at: At, life: u64 },
     /// An answer reaches its session.
     Answer { session: usize, attempt: u64, answered: Box<Answered> },
+    /// A node learns what became of the write of a commit.
+    Written { at: At, life: u64, commit: u64, written: Box<Result<CommitAnswer, ApiError>> },
+    /// A node waits no longer for the write of a commit.
+    Overdue { at: At, life: u64, commit: u64 },
+    /// A session goes on with its transaction, or begins one.
+    Step { session: usize },
+    /// A watcher takes what there is.
+    Look { watcher: usize },
     /// A session waits no longer.
     GiveUp { session: usize, attempt: u64 },
     /// A session asks something.
@@ -95,6 +106,8 @@ pub struct Counts {
     pub snapshots: u64,
     /// Lives begun because a tail was lost.
     pub new_lives: u64,
+    /// How often it was asked who holds a write, and how often all did.
+    pub levels: (u64, u64),
 }
 
 /// All datacenters and their clients.
@@ -107,6 +120,10 @@ pub struct Cluster {
     pub dcs: Vec<Dc>,
     /// The sessions and what they know.
     pub clients: Clients,
+    /// The sessions that run interactive transactions.
+    pub transactors: Transactors,
+    /// Those who watch.
+    pub watchers: Vec<Watcher>,
     /// What happened.
     pub counts: Counts,
     /// Whether clients and faults go on.
@@ -125,6 +142,8 @@ impl Cluster {
         Cluster {
             dcs: (0..options.nodes.len()).map(|id| Dc::new(id, &options, &time)).collect(),
             clients: Clients::new(&options),
+            transactors: Transactors::new(&options),
+            watchers: (0..options.watchers).map(Watcher::new).collect(),
             counts: Counts::default(),
             chaos: true,
             quiet_until_ms: 0,
@@ -151,9 +170,23 @@ impl Cluster {
             let delay = 400 + env.rng.below(400);
             env.after(delay, Ev::Think { session });
         }
+        for session in 0..self.options.txn_sessions {
+            let delay = 400 + env.rng.below(400);
+            env.after(delay, Ev::Step { session });
+        }
+        for watcher in 0..self.options.watchers {
+            let delay = 1 + env.rng.below(400);
+            env.after(delay, Ev::Look { watcher });
+        }
         if self.options.fault_every_ms > 0 {
             env.after(700, Ev::Fault);
         }
+    }
+
+    /// Whether somebody waits for an answer, or for what there is to watch.
+    pub fn busy(&self) -> bool {
+        let behind = |watcher: &Watcher| !watcher.has_seen(&self.dcs[0].vector);
+        self.clients.busy() || self.transactors.busy() || self.watchers.iter().any(behind)
     }
 
     pub(super) fn node(&self, at: At) -> &Node {
@@ -519,7 +552,11 @@ impl World for Cluster {
             }
             Ev::Lost { at, life, seen } => self.confirm_lost(at, life, seen, env),
             Ev::Arrive { at, request } => self.arrive(at, request, env),
-            Ev::Forwarded { at, via, request } => self.forwarded(at, via, request, env),
+            Ev::Forwarded { at, life, via, request } => {
+                if self.node(at).life == life {
+                    self.forwarded(at, via, request, env);
+                }
+            }
             Ev::Confirmed { at, life, leader, term, index, request } => {
                 self.confirmed(at, life, leader, term, index, request, env);
             }
@@ -531,6 +568,18 @@ impl World for Cluster {
             Ev::Answer { session, attempt, answered } => self.answered(session, attempt, *answered, env),
             Ev::GiveUp { session, attempt } => self.give_up(session, attempt, env),
             Ev::Think { session } => self.think(session, env),
+            Ev::Written { at, life, commit, written } => {
+                if self.node(at).life == life && self.node(at).deaf_until_ms <= env.now_ms {
+                    self.written(at, commit, *written, env);
+                }
+            }
+            Ev::Overdue { at, life, commit } => {
+                if self.node(at).life == life {
+                    self.written(at, commit, Err(super::server::error(ErrorCode::OutcomeUnknown)), env);
+                }
+            }
+            Ev::Step { session } => self.step_txn(session, env),
+            Ev::Look { watcher } => self.look(watcher, env),
             Ev::Flap { dc, other, times } => self.flap(dc, other, times, env),
             Ev::Fault => self.next_fault(env),
         }

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::api::calls::{self, Body, Done, Refused, Session};
-use crate::shard::transactions::{Begin, CommitRequest};
+use crate::shard::open::CommitRequest;
+use crate::shard::transactions::Begin;
 use crate::txn::{Answer, Isolation, reads};
 
 /// Requests of one transaction take turns; whoever asks first is first.
