@@ -1,7 +1,8 @@
 //! A few datacenters of two nodes each, driven by encoded entries alone, for the tests of apply.
 //!
 //! Each entry is applied on both nodes from its bytes; replies, rows and states must be equal (I6). After each entry
-//! the oplog tells what was applied, and is checked against the vector (I2, I3) and the bounds (I5, I8).
+//! the oplog tells what was applied, and is checked against the vector (I2, I3) and the bounds (I5, I8): nothing that
+//! arrives may be concurrent with what is stable.
 
 use std::collections::BTreeMap;
 
@@ -125,6 +126,10 @@ impl TestDc {
             let deps = self.chain_deps.entry(dot.origin).or_default();
             deps.join(&txn.head.deps);
             assert!(self.checked.covers_all(deps), "I2: {dot} came before its deps");
+            let mut observed = deps.clone();
+            observed.set(dot.origin, dot.seq - 1);
+            let stable = &before.stable;
+            assert!(observed.covers_all(stable), "I5: {dot} is concurrent with what was stable: {stable:?}");
             self.checked.advance(dot);
             self.history.push(encoded);
         }
