@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Cells, Key, MemCells, Mutation, OriginName, Query, ReadCells, Reading, Table, Txn, TxnHead, Vector,
+    Cells, Dot, Key, MemCells, Mutation, OriginName, Query, ReadCells, Reading, Table, Txn, TxnHead, Vector,
     digest, read,
 };
 
@@ -94,6 +94,11 @@ impl TestDc {
 
     pub fn read(&self, k: &str) -> Reading {
         read(self.cells(), &key(k), &Query::default()).expect("memory")
+    }
+
+    /// The txns that last touched a key, as far as they are not forgotten.
+    pub fn touched(&self, key: &Key) -> Vec<Dot> {
+        meridian_crdt::glance(self.cells(), key).expect("memory").touched.iter().collect()
     }
 
     /// Applies `items` as one entry on both nodes, from its bytes, and checks everything that must hold then.
