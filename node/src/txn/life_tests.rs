@@ -41,7 +41,7 @@ fn a_datacenter_that_lost_its_newest_txns_numbers_the_next_ones_in_a_new_life() 
     assert_eq!(eu.apply(vec![Item::Mint { name: new.clone(), lost }]), [Outcome::Done]);
     assert_eq!(add(&mut eu, 10), Dot::new(new.origin(), 1), "the second of the old life is somebody else's");
 
-    for tail in &us.history.clone()[1..] {
+    for tail in &us.history[1..] {
         assert_eq!(eu.remote(tail), RemoteOutcome::Applied, "the lost txns come back like a stranger's");
     }
     us.apply(vec![Item::Register(new)]);

@@ -200,7 +200,7 @@ fn a_txn_of_another_datacenter_is_there_as_a_whole_once_its_entry_is_applied() {
     eu.apply(vec![Item::Register(us.name.clone())]);
     let keys = ["a", "b", "c"];
     us.client(None, keys.map(|k| (key(k), Mutation::Counter(CounterOp::Add(1)))).to_vec());
-    assert_eq!(eu.remote(&us.history[0].clone()), RemoteOutcome::Applied);
+    assert_eq!(eu.remote(&us.history[0]), RemoteOutcome::Applied);
     for k in keys {
         assert!(eu.read(k).content.is_some(), "I10: {k} is missing");
         assert_eq!(eu.read(k).content, us.read(k).content);
