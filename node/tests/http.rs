@@ -182,6 +182,8 @@ async fn every_answer_about_data_carries_the_session(node: &Node) {
     let mut c = Connection::open(node).await.expect("connected");
     let put = c.ask(&format!("POST {KEYS}/session"), "", ADD).await;
     let token = put.header("meridian-session").expect("a token").to_owned();
+    let read = c.ask(&format!("GET {KEYS}/session"), "", "").await;
+    assert_eq!(read.header("meridian-session"), Some(token.as_str()), "who has read it depends on it");
     let with = format!("meridian-session: {token}\r\n");
     for (line, body, code) in [
         (format!("POST {KEYS}/session"), "{", "bad_json"),

@@ -271,3 +271,45 @@ mod tests {
         assert_eq!(count(&[usize::MAX, usize::MAX]), 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_machine::{TestMachine, count};
+    use super::super::types::{Entry, EntryData, log_id};
+    use super::*;
+    use crate::seams::{InlineExecutor, Seams, SimDisk};
+    use crate::storage::{FolderConfig, Identity, Opened};
+
+    fn seams(disk: &SimDisk) -> Seams {
+        Seams { disk: Arc::new(disk.clone()), executor: Arc::new(InlineExecutor), ..Seams::production() }
+    }
+
+    fn open(disk: &SimDisk) -> Opened {
+        let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
+        Folder::open(FolderConfig::new("/data", identity), &seams(disk)).unwrap()
+    }
+
+    /// The log is purged up to a snapshot. A snapshot that a power cut takes back would leave a hole between the state
+    /// and the log: the entries in it would be gone, and their numbers given to others.
+    #[test]
+    fn what_a_snapshot_covers_is_still_there_after_a_power_cut() {
+        let disk = SimDisk::new();
+        let Opened { folder, state, fatal, .. } = open(&disk);
+        let seams = seams(&disk);
+        let worker = seams.executor.worker("state");
+        let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
+        let machine = StateMachine::new(machine, state, folder, worker, seams.clock, fatal, &config).unwrap();
+        let entry = |index: u64| {
+            let data = EntryData(index.to_string().into());
+            (Entry::new_normal(log_id(LogPosition { term: 1, index }), data), None)
+        };
+        machine.0.apply(&(1..=5).map(entry).collect::<Vec<Item>>()).unwrap();
+        let snapshot = machine.0.snapshot().unwrap();
+        assert_eq!(snapshot.meta.last_log_id.map(|id| id.index), Some(5));
+        machine.0.apply(&[entry(6)]).unwrap();
+
+        let again = open(&disk.restart(1));
+        let found = again.state.view().unwrap();
+        assert_eq!((found.applied_index(), count(&found)), (5, 5));
+    }
+}

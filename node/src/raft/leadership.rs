@@ -142,3 +142,43 @@ pub(super) async fn follow(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::type_config::TypeConfigExt;
+
+    use super::super::types::{StoredMembership, log_id};
+    use super::*;
+    use crate::storage::LogPosition;
+
+    const LEASE: Duration = Duration::from_secs(60);
+
+    /// What node 1 of three sees that was elected for term 5, has just heard from a majority, and has applied up to an
+    /// entry of `term`.
+    fn elected(term: u64) -> RaftMetrics<TypeConfig> {
+        let voters = openraft::Membership::new_with_defaults(vec![[1, 2, 3].into()], []);
+        let mut metrics = RaftMetrics::new_initial(1);
+        metrics.state = ServerState::Leader;
+        metrics.current_leader = Some(1);
+        metrics.current_term = 5;
+        metrics.last_applied = Some(log_id(LogPosition { term, index: 40 }));
+        metrics.last_quorum_acked = Some(openraft::metrics::SerdeInstant::new(TypeConfig::now()));
+        metrics.membership_config = std::sync::Arc::new(StoredMembership::new(None, voters));
+        metrics
+    }
+
+    #[test]
+    fn a_leader_may_not_speak_before_it_has_applied_an_entry_of_its_own_term() {
+        let before = leadership(&elected(4), LEASE);
+        assert!(before.quorum && !before.leading, "earlier terms' entries may still wait to be applied");
+        assert!(leadership(&elected(5), LEASE).leading);
+    }
+
+    #[test]
+    fn a_leader_may_not_speak_once_its_lease_is_over_nor_one_that_has_stepped_down() {
+        assert!(!leadership(&elected(5), Duration::ZERO).leading);
+        let mut deposed = elected(5);
+        deposed.state = ServerState::Follower;
+        assert!(!leadership(&deposed, LEASE).leading);
+    }
+}

@@ -26,9 +26,13 @@ mod interactive_property_tests;
 #[cfg(test)]
 mod interactive_tests;
 #[cfg(test)]
+mod life_tests;
+#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 mod request_tests;
+#[cfg(test)]
+mod stability_tests;
 #[cfg(test)]
 mod watch_tests;
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! vectors come to equal contents.
 
 use meridian_crdt::{
-    Condition, CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, TxnHead, Type, Value, Version,
+    Condition, CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, TxnHead, Type, Value, Vector,
+    Version,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -135,9 +136,15 @@ impl World {
         let ops = ops(&mut self.rng);
         let id = self.rng.random_ratio(1, 2).then(|| self.rng.random_range(0..1_000_000u32).to_string());
         let before = self.dcs[at].state().vector.clone();
+        let keys = conditions.iter().map(|(key, _)| key).chain(ops.iter().map(|(key, _)| key));
+        let looked_at: Vector = keys.flat_map(|key| self.dcs[at].touched(key)).collect();
         let answer = self.dcs[at].conditional(id.as_deref(), conditions.clone(), ops.clone());
         let (Answer::Done { touched, .. } | Answer::Refused { touched, .. }) = &answer;
         assert!(self.dcs[at].state().vector.covers_all(touched), "I7: the token is ahead of what is applied");
+        let mut depends = touched.clone();
+        // What was stable may have been forgotten, and is demanded of nobody.
+        depends.join(&self.dcs[at].state().stable);
+        assert!(depends.covers_all(&looked_at), "the token lacks {looked_at:?}, which the answer tells of");
         if let Answer::Refused { .. } = answer {
             assert_eq!(self.dcs[at].state().vector, before);
             self.refused += 1;

@@ -195,6 +195,20 @@ fn a_txn_ahead_of_its_deps_is_early_and_applied_when_they_are_here() {
 }
 
 #[test]
+fn a_txn_of_another_datacenter_is_there_as_a_whole_once_its_entry_is_applied() {
+    let (mut eu, mut us) = (TestDc::new("eu", 1, &["eu", "us"]), TestDc::new("us", 2, &["eu", "us"]));
+    eu.apply(vec![Item::Register(us.name.clone())]);
+    let keys = ["a", "b", "c"];
+    us.client(None, keys.map(|k| (key(k), Mutation::Counter(CounterOp::Add(1)))).to_vec());
+    assert_eq!(eu.remote(&us.history[0]), RemoteOutcome::Applied);
+    for k in keys {
+        assert!(eu.read(k).content.is_some(), "I10: {k} is missing");
+        assert_eq!(eu.read(k).content, us.read(k).content);
+    }
+    assert_eq!(eu.digest(), us.digest());
+}
+
+#[test]
 fn the_oplog_is_never_cut_past_what_every_member_has() {
     let mut dc = TestDc::new("eu", 1, &["eu", "us"]);
     dc.apply(vec![Item::Register(name("us", 2))]);

@@ -1,13 +1,14 @@
 //! A few datacenters of two nodes each, driven by encoded entries alone, for the tests of apply.
 //!
 //! Each entry is applied on both nodes from its bytes; replies, rows and states must be equal (I6). After each entry
-//! the oplog tells what was applied, and is checked against the vector (I2, I3) and the bounds (I5, I8).
+//! the oplog tells what was applied, and is checked against the vector (I2, I3) and the bounds (I5, I8): nothing that
+//! arrives may be concurrent with what is stable.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Cells, Key, MemCells, Mutation, OriginName, Query, ReadCells, Reading, Table, Txn, TxnHead, Vector,
+    Cells, Dot, Key, MemCells, Mutation, OriginName, Query, ReadCells, Reading, Table, Txn, TxnHead, Vector,
     digest, read,
 };
 
@@ -95,6 +96,11 @@ impl TestDc {
         read(self.cells(), &key(k), &Query::default()).expect("memory")
     }
 
+    /// The txns that last touched a key, as far as they are not forgotten.
+    pub fn touched(&self, key: &Key) -> Vec<Dot> {
+        meridian_crdt::glance(self.cells(), key).expect("memory").touched.iter().collect()
+    }
+
     /// Applies `items` as one entry on both nodes, from its bytes, and checks everything that must hold then.
     pub fn apply(&mut self, items: Vec<Item>) -> Vec<Outcome> {
         let bytes = Entry { now_ms: self.now_ms, items }.encode().expect("encodes");
@@ -125,6 +131,10 @@ impl TestDc {
             let deps = self.chain_deps.entry(dot.origin).or_default();
             deps.join(&txn.head.deps);
             assert!(self.checked.covers_all(deps), "I2: {dot} came before its deps");
+            let mut observed = deps.clone();
+            observed.set(dot.origin, dot.seq - 1);
+            let stable = &before.stable;
+            assert!(observed.covers_all(stable), "I5: {dot} is concurrent with what was stable: {stable:?}");
             self.checked.advance(dot);
             self.history.push(encoded);
         }
