@@ -237,6 +237,29 @@ fn rows_outlive_the_segments_that_they_were_written_in() {
     assert_eq!(entries(&opened), expected(38..40));
 }
 
+/// Story: all entries had been purged, and a process died when it had begun a segment and written nothing to it. The next one
+/// wrote nothing either, found no entry in the segment before, and let it go with the vote in it.
+#[test]
+fn a_segment_is_kept_until_the_next_one_tells_what_was_in_it() {
+    let disk = SimDisk::new();
+    let opened = open(&disk).unwrap();
+    opened.log.put(b"vote", b"for 2".to_vec()).now_or_never().unwrap().unwrap();
+    append(&opened, 1..4);
+    purge(&opened, 4);
+    // A spare's header, its sync, its name, the folder's sync; the batch comes after that.
+    let large = vec![(4, Bytes::from(vec![9; SEGMENT as usize - 1000]))];
+    disk.cut_after(if names(&disk).iter().any(|name| name.starts_with("log.spare.")) { 4 } else { 7 });
+    try_append(&opened, large).unwrap_err();
+    let disk = disk.handover();
+    assert!(names(&disk).contains(&"log.00000002".to_owned()), "{:?}", names(&disk));
+    assert_eq!(found(&disk).unwrap().at, RECORDS_FROM, "nothing is in it");
+    for _ in 0..2 {
+        let opened = open(&disk).unwrap();
+        opened.log.flush().now_or_never().unwrap().unwrap();
+        assert_eq!(opened.log.row(b"vote").unwrap().unwrap(), b"for 2");
+    }
+}
+
 #[test]
 fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     let disk = SimDisk::new();

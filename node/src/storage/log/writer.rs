@@ -221,6 +221,10 @@ impl Writer {
 
     /// Lets the segments go whose entries have all been purged.
     pub(super) fn reclaim(&self, shared: &Mutex<Shared>, spares: &Spares) -> Result<(), StorageError> {
+        if self.at == RECORDS_FROM {
+            // The last segment does not tell yet what stands in those before it.
+            return Ok(());
+        }
         let gone = {
             let mut shared = lock(shared);
             let needed = shared.contents.first_place().map_or(self.current.number, |place| place.segment);
