@@ -227,11 +227,11 @@ mod tests {
             Ok(())
         });
         written.unwrap();
-        let incoming = copy(&opened.state.view().unwrap(), opened.folder.incoming().unwrap()).unwrap();
+        let incoming = copy(&opened.state.view(), opened.folder.incoming().unwrap()).unwrap();
         assert_eq!(incoming.rows(), 2 * Table::COUNT as u64);
-        let applied = opened.state.applied().unwrap();
+        let applied = opened.state.applied();
         incoming.install(&applied, &opened.folder, &opened.state).unwrap();
-        let view = opened.state.view().unwrap();
+        let view = opened.state.view();
         for table in tables() {
             assert_eq!(view.get(table, b"a").unwrap().as_deref(), Some(&[table.0][..]), "{table:?}");
             assert_eq!(view.get(table, b"b").unwrap().as_deref(), Some(&[table.0; 2][..]), "{table:?}");
