@@ -125,7 +125,7 @@ pub enum Submission<V> {
     /// There is nothing to write.
     Answered(Answer),
     /// This is to be written; [`Transactions::finish`] must be told what became of it.
-    Write(Box<WriteRequest>, Submitted<V>),
+    Write(Box<WriteRequest>, Box<Submitted<V>>),
 }
 
 /// A commit whose write is under way.
@@ -308,7 +308,7 @@ impl<V: ReadCells> Transactions<V> {
         let mut session = commit.session;
         session.join(&touched);
         let request = WriteRequest { id: commit.id, ops, session, bytes, reads, ..within(commit.wait) };
-        Ok(Submission::Write(Box::new(request), Submitted { taken: Some(taken), touched }))
+        Ok(Submission::Write(Box::new(request), Box::new(Submitted { taken: Some(taken), touched })))
     }
 
     /// What is to be written about a commit of a transaction that is not open here.
@@ -317,7 +317,7 @@ impl<V: ReadCells> Transactions<V> {
             let (id, session) = (commit.id, commit.session);
             let request =
                 WriteRequest { id, session, settle: true, bytes: FRAME_BYTES, ..within(commit.wait) };
-            let nothing = Submitted { taken: None, touched: Vector::new() };
+            let nothing = Box::new(Submitted { taken: None, touched: Vector::new() });
             return Ok(Submission::Write(Box::new(request), nothing));
         }
         if self.was_submitted(commit.txn) {
@@ -502,7 +502,7 @@ mod tests {
             };
             assert_eq!((write.ops.len(), write.settle, registry.open()), (1, false, 0));
             let error =
-                registry.finish(submitted, Err(ApiError::new(code, ""))).expect_err("as it was written");
+                registry.finish(*submitted, Err(ApiError::new(code, ""))).expect_err("as it was written");
             assert_eq!((error.code, registry.open()), (code, open));
             let id = Some(RequestId::Free("r".into()));
             let Ok(Submission::Write(again, _)) = registry.submit(CommitRequest { id, ..commit.clone() }, 2)

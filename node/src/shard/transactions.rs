@@ -79,7 +79,7 @@ impl Shard {
             Submission::Answered(answer) => Ok(answer),
             Submission::Write(request, submitted) => {
                 let written = self.write(*request).await;
-                self.transactions.finish(submitted, written)
+                self.transactions.finish(*submitted, written)
             }
         }
     }

@@ -23,7 +23,7 @@ use super::bounds::{
     CLIENTS_LOOKED_AT_EVERY_MS, REQUESTS_KEPT_MS,
 };
 use super::entry::{Answer, Numbered};
-use super::requests::Recall;
+use super::requests::{self, Recall};
 use super::state::{ShardState, tables};
 
 /// Rows that parking or dropping a client takes besides its slots.
@@ -89,7 +89,7 @@ pub fn recall<C: ReadCells>(cells: &C, id: Numbered, fingerprint: Option<u64>) -
             return Ok(Recall::Forgotten);
         }
         if slot.number == id.number {
-            let same = fingerprint.is_none_or(|fingerprint| fingerprint == slot.fingerprint);
+            let same = requests::is_same(slot.fingerprint, fingerprint);
             return Ok(if same { Recall::Answered(Box::new(slot.answer)) } else { Recall::Reused });
         }
     }

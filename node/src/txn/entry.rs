@@ -9,6 +9,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::reads::ReadCheck;
 
+/// The fingerprint under which a settlement is remembered: its answer is also that of the request that it settles, which may
+/// come late, or be repeated by a client that has not heard of the settlement.
+pub const SETTLED: u64 = 0;
+
 const VERSION: u8 = 1;
 
 /// The largest encoded entry. Requests and txns are kept below it, so that whatever one datacenter has committed can
@@ -142,14 +146,17 @@ impl ClientTxn {
     }
 
     /// A hash of what is asked, by which a reused request id is noticed. That of a request which has read nothing is
-    /// the same as before there were checks of what was read.
+    /// the same as before there were checks of what was read; a settlement's is [`SETTLED`], and no other's.
     pub fn fingerprint(&self) -> Result<u64, EntryError> {
+        if self.settle {
+            return Ok(SETTLED);
+        }
         let bytes = if self.reads.is_empty() {
             rmp_serde::to_vec(&(&self.conditions, &self.ops))
         } else {
             rmp_serde::to_vec(&(&self.conditions, &self.ops, &self.reads))
         };
-        Ok(xxh3_64(&bytes.map_err(|e| EntryError(e.to_string()))?))
+        Ok(xxh3_64(&bytes.map_err(|e| EntryError(e.to_string()))?).max(SETTLED + 1))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::{REQUESTS_DROPPED_PER_ADDED, REQUESTS_KEPT_MAX, REQUESTS_KEPT_MS};
 use super::clients;
-use super::entry::{Answer, RequestId};
+use super::entry::{Answer, RequestId, SETTLED};
 use super::state::{ShardState, tables};
 
 #[derive(Serialize, Deserialize)]
@@ -49,6 +49,11 @@ impl Recall {
     }
 }
 
+/// Whether what was answered under an id, as `known`, answers a request that is `asked` under it now.
+pub(super) fn is_same(known: u64, asked: Option<u64>) -> bool {
+    known == SETTLED || asked.is_none_or(|asked| asked == known)
+}
+
 /// Looks `id` up. Without a fingerprint whatever was answered under it is the answer.
 pub fn recall<C: ReadCells>(cells: &C, id: &RequestId, fingerprint: Option<u64>) -> Result<Recall, C::Error> {
     let id = match id {
@@ -58,9 +63,7 @@ pub fn recall<C: ReadCells>(cells: &C, id: &RequestId, fingerprint: Option<u64>)
     let Some(row) = cells.get(tables::REQUESTS, id.as_bytes())? else { return Ok(Recall::New) };
     // A row that does not decode was written by another version: the id counts as used, which is the safe side.
     Ok(match rmp_serde::from_slice::<Remembered>(&row) {
-        Ok(known) if fingerprint.is_none_or(|fingerprint| fingerprint == known.fingerprint) => {
-            Recall::Answered(Box::new(known.answer))
-        }
+        Ok(known) if is_same(known.fingerprint, fingerprint) => Recall::Answered(Box::new(known.answer)),
         _ => Recall::Reused,
     })
 }

@@ -87,7 +87,7 @@ impl Cluster {
                     ask: Ask::Relayed { write, home: at, life, commit },
                     ..*request
                 });
-                self.node_mut(at).commits.insert(commit, (request, submitted));
+                self.node_mut(at).commits.insert(commit, (request, *submitted));
                 env.after(WRITTEN_MS_MAX, Ev::Overdue { at, life, commit });
                 self.write(at, relayed, env);
             }
