@@ -10,15 +10,12 @@ use std::time::Duration;
 
 use futures_util::stream::SplitStream;
 use futures_util::{FutureExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use meridian_client::wire::frame::{self, Request, Verb, close};
 use meridian_client::wire::{ApiError, ErrorCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::outbox::{self, Outbox};
@@ -26,9 +23,7 @@ use super::transactions::Owned;
 use super::{verbs, watches};
 use crate::api::Api;
 use crate::api::serve::{Port, told_to_stop};
-
-/// A client's WebSocket.
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+use crate::api::upgrade::Socket;
 
 /// How much a client that is being closed may still send, and for how long, before the socket is dropped: bytes that
 /// nobody reads would make the system take back the goodbye.
