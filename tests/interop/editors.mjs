@@ -53,6 +53,13 @@ const actions = {
     e.provider.attach()
     editors.set(name, e)
   },
+  // What a connection is closed with on which something is sent that no client sends.
+  raw: ({ server, doc, bytes, size, text: what }) => new Promise((resolve) => {
+    const socket = new WebSocket(`${server}/${doc}`)
+    socket.on('open', () => socket.send(what ?? (bytes ? Buffer.from(bytes) : Buffer.alloc(size))))
+    socket.on('error', () => {})
+    socket.on('close', (code) => resolve(code))
+  }),
   // How many edits an editor has made of which it has not heard that they are kept.
   unsynced: ({ editor: name }) => editor(name).provider.unsyncedChanges,
   leave: ({ editor: name }) => editor(name).provider.destroy(),

@@ -31,6 +31,7 @@ async fn documents_are_edited_together_in_two_datacenters() {
     what_others_have_seen_survives_the_death_of_a_node(&fleet, &editors).await;
     clients_of_hocuspocus_share_a_connection_and_documents_with_others(&fleet, &editors).await;
     an_edit_that_was_acknowledged_survives_the_death_of_its_node(&fleet, &editors).await;
+    what_no_client_sends_ends_its_connection_alone(&fleet, &editors).await;
     fleet.agreed(PATIENCE).await;
 }
 
@@ -276,4 +277,27 @@ async fn an_edit_that_was_acknowledged_survives_the_death_of_its_node(fleet: &Fl
     let all: String = (0..WORDS).map(|word| format!("w{word};")).collect();
     editors.agree(&["checker"], PATIENCE, text_is(&all)).await;
     fleet.cluster().restart(&leader).await.expect("restarted");
+}
+
+async fn what_no_client_sends_ends_its_connection_alone(fleet: &Fleet, editors: &Editors) {
+    let node = fleet.node("eu-west/2");
+    editors.open("bystander", &node, "bounds").await;
+    let server = format!("ws://{}/v1/spaces/default/docs", node.server());
+    let raw = async |mut what: Value| {
+        what["server"] = server.as_str().into();
+        what["doc"] = "bounds".into();
+        editors.tell("bystander", "raw", what).await
+    };
+    assert_eq!(raw(json!({"bytes": [9, 9]})).await, 4400, "no message");
+    assert_eq!(raw(json!({"bytes": [0, 2, 1, 255]})).await, 4400, "no update");
+    assert_eq!(raw(json!({"bytes": [0, 0, 1, 255]})).await, 4400, "no state vector");
+    assert_eq!(raw(json!({"bytes": [1, 4, 1, 1, 1, 123]})).await, 4400, "no state of anybody");
+    assert_eq!(raw(json!({"text": "hello"})).await, 4415, "text");
+    assert_eq!(raw(json!({"size": (1 << 20) + 4096})).await, 4413, "above the limit");
+    editors.types("bystander", "still here", None).await;
+    wait::until("the other editor goes on", PATIENCE, async || {
+        let read = node.value("bounds").await;
+        if read == json!({"t": "still here"}) { Ok(()) } else { Err(read.to_string()) }
+    })
+    .await;
 }

@@ -3,6 +3,8 @@
 //! It is made by hand rather than by the web framework, so that errors have the one documented shape, the socket's
 //! buffers have our bounds, and the connection stays counted after it has left HTTP.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{self, HeaderValue};
@@ -11,6 +13,7 @@ use axum::response::Response;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use meridian_client::wire::{ApiError, ErrorCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -20,6 +23,12 @@ use super::serve::Port;
 
 /// A client's WebSocket.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// How much a client that is being closed may still send before the socket is dropped: bytes that nobody reads would make
+/// the system take back the goodbye.
+const DISCARDED_BYTES_MAX: usize = 8 << 20;
+/// How long a client that is being closed is read from, at most.
+pub const DISCARD_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Answers the handshake; once the client has taken the answer, its socket is served by `serve`.
 pub fn upgrade<F>(
@@ -52,6 +61,24 @@ where
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     Ok(response)
+}
+
+/// Reads and throws away what the client still sends, so that it gets to read the goodbye.
+pub async fn linger(mut socket: Socket) {
+    let stream = socket.get_mut();
+    let mut discarded = 0;
+    let discarding = async {
+        let mut buffer = vec![0; 16 << 10];
+        stream.shutdown().await.ok();
+        while discarded < DISCARDED_BYTES_MAX {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) => discarded += n,
+            }
+        }
+    };
+    // Whether it ends in time makes no difference to anyone.
+    tokio::time::timeout(DISCARD_TIME_MAX, discarding).await.ok();
 }
 
 /// Checks that the request asks for a WebSocket, and answers its key.

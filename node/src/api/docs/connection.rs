@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as Frame, Utf8Bytes};
 
 use crate::api::serve::{Port, told_to_stop};
-use crate::api::upgrade::Socket;
+use crate::api::upgrade::{DISCARD_TIME_MAX, Socket, linger};
 use crate::docs::{Close, DocBounds, Inbox, Posted};
 
 /// What is read from the socket at once; small, because there is one such buffer per connection.
@@ -52,21 +52,20 @@ pub fn config(bounds: &DocBounds) -> WebSocketConfig {
 pub async fn serve(mut socket: Socket, mut ears: impl Ears, mut inbox: Inbox, mut port: Port) {
     let close = run(&mut socket, &mut ears, &mut inbox, &mut port).await;
     drop(ears);
-    if let Some(close) = close {
-        say_goodbye(socket, close).await;
+    match close {
+        Some(close) => say_goodbye(socket, close).await,
+        // An editor who has said goodbye is answered by the socket itself, which is read once more for that.
+        None => drop(tokio::time::timeout(DISCARD_TIME_MAX, socket.next()).await),
     }
 }
 
 /// Says why nothing comes of the connection.
 pub async fn say_goodbye(mut socket: Socket, close: Close) {
     let frame = CloseFrame { code: close.code.into(), reason: Utf8Bytes::from_static(close.reason) };
-    let goodbye = async {
-        socket.close(Some(frame)).await.ok();
-        // Read until the editor has answered: bytes that nobody reads would make the system take the goodbye back.
-        while let Some(Ok(_)) = socket.next().await {}
-    };
     // An editor who does not listen learns it from the end of the connection.
-    tokio::time::timeout(CLOSE_LIMIT, goodbye).await.ok();
+    if tokio::time::timeout(CLOSE_LIMIT, socket.close(Some(frame))).await.is_ok() {
+        linger(socket).await;
+    }
 }
 
 /// Runs until one side ends it; says why, unless the editor has gone by itself.
