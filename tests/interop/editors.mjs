@@ -53,6 +53,17 @@ const actions = {
     e.provider.attach()
     editors.set(name, e)
   },
+  // What a node answers to who asks without a WebSocket.
+  get: async ({ url }) => {
+    const answer = await fetch(url)
+    return { status: answer.status, body: await answer.text() }
+  },
+  // Begins a document with an update from a node.
+  begin: async ({ editor: name, url }) => {
+    const doc = new Y.Doc()
+    Y.applyUpdate(doc, new Uint8Array(await (await fetch(url)).arrayBuffer()))
+    editors.set(name, { doc })
+  },
   // What a connection is closed with on which something is sent that no client sends.
   raw: ({ server, doc, bytes, size, text: what }) => new Promise((resolve) => {
     const socket = new WebSocket(`${server}/${doc}`)

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use meridian_tests::client::{Ask, set};
+use meridian_tests::client::{Ask, Client, set};
 use meridian_tests::editors::{self, Editors};
 use meridian_tests::fleet::Fleet;
 use meridian_tests::wait;
@@ -61,6 +61,7 @@ async fn edits_made_at_the_same_time_merge_everywhere(fleet: &Fleet, editors: &E
         typed && !text.contains("Hello") && seen["m"].as_object().is_some_and(|m| m.len() == 4)
     };
     let seen = editors.agree(&all, PATIENCE, |seen| merged(seen) && seen["x"] == "<p>rich</p>").await;
+    a_document_is_read_in_each_format(&nodes[3], editors, &seen).await;
     // A node reads the same as the editors do.
     for name in fleet.node_names() {
         let node = fleet.node(&name);
@@ -72,6 +73,23 @@ async fn edits_made_at_the_same_time_merge_everywhere(fleet: &Fleet, editors: &E
     }
     for editor in all {
         editors.tell(editor, "leave", json!({})).await;
+    }
+}
+
+async fn a_document_is_read_in_each_format(node: &Client, editors: &Editors, seen: &Value) {
+    let url = format!("http://{}/v1/spaces/default/docs/notes%2Fone", node.server());
+    let get = async |query: &str| editors.tell("a", "get", json!({"url": format!("{url}{query}")})).await;
+    wait::until("the node reads what the editors see", PATIENCE, async || {
+        let body = get("").await["body"].as_str().unwrap_or_default().to_owned();
+        let json: Value = serde_json::from_str(&body).unwrap_or_default();
+        if json["type"] == "doc" && json["value"] == *seen { Ok(()) } else { Err(body) }
+    })
+    .await;
+    assert_eq!(get("?format=text&root=t").await["body"], seen["t"]);
+    editors.tell("copy", "begin", json!({"url": format!("{url}?format=update")})).await;
+    editors.agree(&["a", "copy"], PATIENCE, |copy| copy == seen).await;
+    for (query, status) in [("?format=yaml", 400), ("?format=text", 400), ("-not-there", 404)] {
+        assert_eq!(get(query).await["status"], status, "{query}");
     }
 }
 
