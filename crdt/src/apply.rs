@@ -15,12 +15,12 @@ use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::execute::Ctx;
 use crate::header::{Collection, Header, Version};
-use crate::id::{Dot, Origin};
+use crate::id::Dot;
 use crate::keys::Key;
 use crate::path;
 use crate::txn::{Add, KeyEffect, Txn};
-use crate::types::Type;
 use crate::types::counter::{Floor, Tally};
+use crate::types::{Type, doc};
 use crate::value::Value;
 use crate::vector::Vector;
 use crate::view::scan_cells;
@@ -64,10 +64,10 @@ pub fn validate(txn: &Txn) -> Result<(), DecodeError> {
     if !sorted {
         return Err(DecodeError::Malformed);
     }
-    txn.effects.iter().try_for_each(|effect| validate_effect(effect, txn.head.dot.origin))
+    txn.effects.iter().try_for_each(|effect| validate_effect(effect, txn.head.dot))
 }
 
-fn validate_effect(effect: &KeyEffect, origin: Origin) -> Result<(), DecodeError> {
+fn validate_effect(effect: &KeyEffect, dot: Dot) -> Result<(), DecodeError> {
     Key::new(effect.space.as_str(), effect.key.as_str()).map_err(|_| DecodeError::Malformed)?;
     let removes_sorted = effect.removes.windows(2).all(|w| w[0] < w[1]);
     let adds_sorted = effect.adds.windows(2).all(|w| w[0].path < w[1].path);
@@ -78,22 +78,23 @@ fn validate_effect(effect: &KeyEffect, origin: Origin) -> Result<(), DecodeError
         if removal.prefix {
             path::check_prefix(&removal.path)?;
         } else {
-            path::parse(&removal.path)?;
+            doc::check_removal(path::parse(&removal.path)?)?;
         }
     }
-    effect.adds.iter().try_for_each(|add| validate_add(add, origin))
+    effect.adds.iter().try_for_each(|add| validate_add(add, dot))
 }
 
-fn validate_add(add: &Add, origin: Origin) -> Result<(), DecodeError> {
+fn validate_add(add: &Add, dot: Dot) -> Result<(), DecodeError> {
     let leaf = path::parse(&add.path)?;
     let ok = match leaf.ty {
         Type::Register | Type::MvRegister => Value::from_bytes(&add.payload).map(|_| true)?,
         Type::Counter if leaf.floor => Floor::decode(&add.payload).map(|_| true)?,
         // An origin's cell of a counter is written by that origin alone.
-        Type::Counter => Tally::decode(&add.payload).map(|_| leaf.counter == Some(origin))?,
+        Type::Counter => Tally::decode(&add.payload).map(|_| leaf.counter == Some(dot.origin))?,
         Type::Flag | Type::Set => add.payload.is_empty(),
         Type::DwFlag | Type::RwSet => add.payload == PLUS || add.payload == MINUS,
         Type::Map => false,
+        Type::Doc => doc::check_add(&add.path, &add.payload, dot)?,
     };
     if ok { Ok(()) } else { Err(DecodeError::Malformed) }
 }
@@ -160,7 +161,10 @@ pub(crate) fn apply_where<C: Cells>(
                 edit.drop_collection(ty)?;
                 cleared += 1;
             }
-            None => remove_below(&mut edit, &removal.path, observed)?,
+            None => {
+                remove_below(&mut edit, &removal.path, observed)?;
+                doc::drop_orphans(&mut edit, &removal.path)?;
+            }
         }
     }
     let mut paths: BTreeMap<&[u8], (bool, Option<&Add>)> = BTreeMap::new();
@@ -173,6 +177,9 @@ pub(crate) fn apply_where<C: Cells>(
     let (mut conflicts, mut wins) = (0, 0);
     for (path, (remove, add)) in paths {
         let Ok(leaf) = path::parse(path) else { continue };
+        if leaf.ty == Type::Doc && !doc::counts(&edit, path, add)? {
+            continue;
+        }
         let after = edit.unit(path, |unit| {
             let cell = if leaf.floor { &mut unit.floor } else { &mut unit.cell };
             if remove {
@@ -259,7 +266,9 @@ mod tests {
 
     use super::*;
     use crate::testkit::{Replica, key, text};
-    use crate::{CounterOp, FlagOp, MapOp, Mutation, Query, RegisterOp, Removal, SetOp, TxnHead, read};
+    use crate::{
+        CounterOp, FlagOp, MapOp, Mutation, Origin, Query, RegisterOp, Removal, SetOp, TxnHead, read,
+    };
 
     fn mutations() -> Vec<Mutation> {
         let in_field =

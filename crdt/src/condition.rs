@@ -20,7 +20,7 @@ pub enum Condition {
     Exists,
     /// Nothing about it has changed since this version was read; `Version(0)` is an absent key.
     Version(Version),
-    /// It reads as this, in the form of [`ReadValue::to_value`].
+    /// It reads as this, in the form of [`ReadValue::to_value`]. Never holds of a document: compare its version.
     Value(Value),
     /// A set has this element, a map this field, a multi-value register this value.
     Contains(Value),
@@ -40,6 +40,8 @@ pub fn check<C: ReadCells>(
         Condition::Absent => Ok(false),
         Condition::Exists => Ok(true),
         Condition::Version(version) => Ok(view.header.digest == version.0),
+        // What a document reads as is a matter of its decoder, of which state must not depend.
+        Condition::Value(_) if ty == Type::Doc => Ok(false),
         Condition::Value(value) => reads_as(cells, key, value),
         Condition::Contains(value) if ty == Type::MvRegister => {
             let content = read(cells, key, &Query::default())?.content;

@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use crate::cell::PLUS;
 use crate::codec::DecodeError;
 use crate::path;
 use crate::txn::{Add, KeyEffect, Removal};
 use crate::types::counter::{Tally, saturate};
-use crate::types::{CounterOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
+use crate::types::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type, doc};
 use crate::value::Value;
 
 /// Where something happened: the key itself, or a field of a map.
@@ -60,6 +62,7 @@ fn emptying(ty: Type) -> Mutation {
         Type::DwFlag => Mutation::DwFlag(FlagOp::Disable),
         Type::Set | Type::RwSet => of_set(ty, SetOp::Clear),
         Type::Map => Mutation::Map(MapOp::Clear),
+        Type::Doc => Mutation::Delete(Some(Type::Doc)),
     }
 }
 
@@ -73,6 +76,7 @@ struct Told {
     disabled: Vec<Mutation>,
     put: Vec<Mutation>,
     added: Elements,
+    updates: Vec<Bytes>,
 }
 
 /// What the txn of `effect` did to its key, as mutations in an order in which they can be asked for again. (Where one
@@ -152,6 +156,7 @@ impl Told {
             }
             Type::DwFlag => self.disabled.push(nested(place, Mutation::DwFlag(FlagOp::Disable))),
             Type::Map => return Err(DecodeError::Malformed),
+            Type::Doc => self.updates.extend(doc::told(&add.path, payload)?),
             ty => {
                 let removes = ty.remove_wins() && payload != PLUS;
                 let elements = if removes { &mut self.removed } else { &mut self.added };
@@ -197,6 +202,10 @@ impl Told {
             let one = if elements.len() == 1 { elements.pop() } else { None };
             nested(place, of_set(ty, one.map_or(SetOp::AddAll(elements), SetOp::Add)))
         }));
+        if !self.updates.is_empty() {
+            let one = if self.updates.len() == 1 { self.updates.pop() } else { None };
+            all.push(Mutation::Doc(one.map_or(DocOp::UpdateAll(self.updates), DocOp::Update)));
+        }
         all
     }
 }

@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::id::Dot;
 use crate::keys::Key;
 use crate::path;
-use crate::types::{Type, counter};
+use crate::types::{Type, counter, doc};
 use crate::value::Value;
 use crate::view::KeyView;
 
@@ -44,7 +44,8 @@ pub struct ExplainedDot {
     pub dot: Dot,
     /// Its stamp.
     pub hlc: u64,
-    /// A register's value; what an origin adds to a counter; false for a removal that wins, true for the rest.
+    /// A register's value; what an origin adds to a counter; how many bytes an update of a document has; false for a
+    /// removal that wins, true for the rest.
     pub value: Value,
     /// Whether it is part of what the key reads as.
     pub visible: bool,
@@ -90,6 +91,9 @@ fn explain_cell(group: &[Item], visible: bool) -> Result<ExplainedCell, DecodeEr
     let Item { path, leaf, cell, .. } = &group[0];
     let mut segments: Vec<Value> =
         path::fields(path)?.into_iter().map(|(name, _)| Value::Str(name)).collect();
+    if leaf.ty == Type::Doc {
+        segments.extend(doc::segments(path)?);
+    }
     if matches!(leaf.ty, Type::Set | Type::RwSet) {
         segments.push(Value::from_bytes(&path[leaf.base..])?);
     }
@@ -112,6 +116,7 @@ fn dot_value(ty: Type, held: &Held, item: &Item) -> Result<Value, DecodeError> {
             let net = counter::net(ty, held, &item.floor).map_or(0, |(_, net)| net);
             Value::Int(counter::saturate(net))
         }
+        Type::Doc => doc::explained(&item.path, held)?,
         ty if ty.remove_wins() => Value::Bool(held.payload == PLUS),
         _ => Value::Bool(true),
     })

@@ -14,6 +14,7 @@ use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::keys::Key;
 use crate::path;
+use crate::types::doc;
 use crate::vector::Vector;
 use crate::view::KeyView;
 
@@ -93,6 +94,7 @@ fn merge_key<A: ReadCells<Error = B::Error>, B: Cells>(
             changed |= *unit != before;
         })?;
     }
+    changed |= doc::drop_orphans(&mut edit, &doc::whole())?;
     if changed {
         edit.header.changed = index;
         return edit.finish().map(|(_, delta)| delta);

@@ -5,6 +5,7 @@
 //! counter                              3 | origin u32            floor: 3 | origin u32 | 66
 //! set, rwset                           type | element
 //! map                                  8 | field (a string) | path of the field's type
+//! doc                                  9 | what `types::doc` says; never below a field
 //! ```
 //!
 //! Elements and fields are encoded values, which end by themselves and sort by value. So a path is read from the front
@@ -12,7 +13,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::Origin;
-use crate::types::Type;
+use crate::types::{Type, doc};
 use crate::value::{Value, decode_ordered, encode_ordered};
 
 /// How many maps may stand around a leaf. This bounds hostile input; what clients may nest is
@@ -57,6 +58,8 @@ pub(crate) fn parse(path: &[u8]) -> Result<Leaf, DecodeError> {
             Value::decode(&mut input)?;
         }
         Type::Map => return Err(DecodeError::Truncated),
+        Type::Doc if depth > 0 => return Err(DecodeError::Malformed),
+        Type::Doc => drop(doc::Place::take(&mut input)?),
         _ => {}
     }
     input.finish()?;

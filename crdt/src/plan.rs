@@ -14,7 +14,7 @@ use crate::execute::{Ctx, Limits};
 use crate::keys::Key;
 use crate::path;
 use crate::txn::{Add, KeyEffect, Removal};
-use crate::types::{Mutation, Type, counter, delete, flag, map, register, set};
+use crate::types::{Mutation, Type, counter, delete, doc, flag, map, register, set};
 use crate::value::Value;
 use crate::view::KeyView;
 
@@ -51,6 +51,9 @@ pub enum Refusal {
     /// A value that cannot be kept: not a number, or nested deeper than 32.
     #[error("the value cannot be kept: it has a NaN or is nested too deeply")]
     BadValue,
+    /// A document as a field of a map.
+    #[error("a document is a key of its own, never a field of a map")]
+    Nested,
 }
 
 #[derive(Debug)]
@@ -186,6 +189,7 @@ impl<C: ReadCells> Planner<'_, C> {
             Mutation::Set(op) => set::plan(self, at, Type::Set, op),
             Mutation::RwSet(op) => set::plan(self, at, Type::RwSet, op),
             Mutation::Map(op) => map::plan(self, at, depth, op),
+            Mutation::Doc(op) => doc::plan(self, at, op),
             Mutation::Delete(_) if at.is_empty() => delete::plan(self),
             Mutation::Delete(_) => counter::remove_below(self, at).map(|()| None),
         }

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use crate::cell::Cell;
 use crate::cells::{ReadCells, Table, prefix_end};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::collect::{Chosen, Item, Page, collect};
+use crate::document;
 use crate::error::StoreError;
 use crate::header::Version;
 use crate::keys::Key;
 use crate::path;
-use crate::types::{Type, counter};
+use crate::types::{Type, counter, doc};
 use crate::value::Value;
 use crate::vector::Vector;
 use crate::view::KeyView;
@@ -78,10 +81,12 @@ pub enum ReadValue {
     Set(Vec<Value>),
     /// The fields.
     Map(BTreeMap<String, (Type, ReadValue)>),
+    /// The updates that count, by (hlc, origin, seq) and in the order in which their txn has them.
+    Doc(Vec<Bytes>),
 }
 
 impl ReadValue {
-    /// As one value: sets as arrays, map fields as `{type, value}`.
+    /// As one value: sets as arrays, map fields as `{type, value}`, a document as its root types by name.
     pub fn to_value(&self) -> Value {
         match self {
             ReadValue::Register(value) => value.clone(),
@@ -96,6 +101,7 @@ impl ReadValue {
                 };
                 Value::Map(fields.iter().map(field).collect())
             }
+            ReadValue::Doc(updates) => document::to_value(updates),
         }
     }
 
@@ -107,6 +113,7 @@ impl ReadValue {
             Type::Flag | Type::DwFlag => ReadValue::Flag(false),
             Type::Set | Type::RwSet => ReadValue::Set(Vec::new()),
             Type::Map => ReadValue::Map(BTreeMap::new()),
+            Type::Doc => ReadValue::Doc(Vec::new()),
         }
     }
 }
@@ -134,6 +141,10 @@ fn read_as<C: ReadCells>(
     let version = Version(view.header.digest);
     let mut content = Content { ty, version, value: ReadValue::empty(ty), size, cursor: None, present: None };
     match (&query.element, size) {
+        _ if ty == Type::Doc => {
+            let updates = doc::updates(view)?;
+            content.value = ReadValue::Doc(updates.into_iter().map(|update| update.bytes).collect());
+        }
         (Some(element), Some(_)) => content.present = Some(is_present(view, ty, element)?),
         _ => (content.value, content.cursor) = read_page(view, ty, query)?,
     }
@@ -245,7 +256,7 @@ fn put_leaf<E>(root: &mut ReadValue, group: &[Item]) -> Result<(), StoreError<E>
         ReadValue::MvRegister(values) => *values = all_values(&group[0].cell).map_err(corrupt)?,
         ReadValue::Counter(sum) => *sum = counter::saturate(counter_sum(group)),
         ReadValue::Flag(on) => *on = true,
-        ReadValue::Map(_) => return Err(corrupt(DecodeError::Malformed)),
+        ReadValue::Map(_) | ReadValue::Doc(_) => return Err(corrupt(DecodeError::Malformed)),
     }
     Ok(())
 }

@@ -5,7 +5,10 @@
 
 use std::fmt::Write;
 
-use crate::types::{CounterOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
+use bytes::Bytes;
+
+use crate::document;
+use crate::types::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
 use crate::value::Value;
 
 /// Two mutations made concurrently in two datacenters, and what every datacenter reads once it has both.
@@ -27,7 +30,7 @@ pub struct Pair {
 
 /// Every pair of mutations of each type, in both orders where the order matters.
 pub fn pairs() -> Vec<Pair> {
-    [registers(), counters(), flags(), sets(), maps(), mixed()].concat()
+    [registers(), counters(), flags(), sets(), maps(), docs(), mixed()].concat()
 }
 
 /// The name of what a mutation does, as in the API.
@@ -49,6 +52,8 @@ pub fn op_name(mutation: &Mutation) -> &'static str {
         Mutation::Map(MapOp::Update { .. }) => "update",
         Mutation::Map(MapOp::Remove { .. }) => "remove",
         Mutation::Map(MapOp::Clear) => "clear",
+        Mutation::Doc(DocOp::Update(_)) => "update",
+        Mutation::Doc(DocOp::UpdateAll(_)) => "update_all",
         Mutation::Delete(_) => "delete",
     }
 }
@@ -235,6 +240,29 @@ fn map_fields(remove: &Mutation) -> Vec<Pair> {
     all
 }
 
+/// An update of the editor `client` that puts a character at the front of the text `t`.
+fn typed(client: u8, character: u8) -> Bytes {
+    Bytes::copy_from_slice(&[1, 1, client, 0, 4, 1, 1, b't', 1, character, 0])
+}
+
+fn docs() -> Vec<Pair> {
+    let update = |client, character| Mutation::Doc(DocOp::Update(typed(client, character)));
+    let all = |one, other| Mutation::Doc(DocOp::UpdateAll(vec![one, other]));
+    let reads = |text: &str| Some(Value::Map([("t".to_owned(), self::text(text))].into()));
+    let (a, b) = (update(1, b'a'), update(2, b'b'));
+    let (cd, ef) = (all(typed(3, b'c'), typed(4, b'd')), all(typed(5, b'e'), typed(6, b'f')));
+    let mut rows = Rows::new(Type::Doc, vec![update(9, b'o')]);
+    let merges = "Yjs merges the updates";
+    rows.row(&a, &b, reads("abo"), merges);
+    rows.row(&a, &cd, reads("acdo"), merges);
+    rows.row(&cd, &ef, reads("cdefo"), merges);
+    rows.each(&DELETE, &[&a, &cd], None, "delete wins over concurrent updates");
+    rows.nothing(&[&DELETE], "both removed what was there");
+    let mut created = Rows::new(Type::Doc, vec![]);
+    created.row(&a, &b, reads("ab"), "concurrent creations are read together");
+    [rows.rows, created.rows].concat()
+}
+
 /// Creations of one key, or one field, as two types.
 fn mixed() -> Vec<Pair> {
     let set = Mutation::Register(RegisterOp::Set(text("a")));
@@ -289,6 +317,10 @@ fn describe(mutation: &Mutation) -> String {
             format!("{ty} {name} `{field}`: {}", describe(mutation))
         }
         Mutation::Map(MapOp::Remove { field }) => format!("{ty} {name} `{field}`"),
+        Mutation::Doc(op) => {
+            // Shown as what a document of these updates alone reads as.
+            format!("{ty} {name} `{}`", literal(&document::to_value(op.updates())))
+        }
         Mutation::Delete(_) => name.to_owned(),
         _ => format!("{ty} {name}"),
     }
@@ -346,7 +378,7 @@ mod tests {
 
     #[test]
     fn every_pair_of_mutations_of_a_type_has_a_row() {
-        let ops: [(Type, &[&str]); 8] = [
+        let ops: [(Type, &[&str]); 9] = [
             (Type::Register, &["set", "clear", "delete"]),
             (Type::MvRegister, &["set", "clear", "delete"]),
             (Type::Counter, &["add", "reset", "delete"]),
@@ -355,6 +387,7 @@ mod tests {
             (Type::Set, &["add", "add_all", "remove", "remove_all", "clear", "delete"]),
             (Type::RwSet, &["add", "add_all", "remove", "remove_all", "clear", "delete"]),
             (Type::Map, &["update", "remove", "clear", "delete"]),
+            (Type::Doc, &["update", "update_all", "delete"]),
         ];
         for (ty, names) in ops {
             let rows: BTreeSet<_> = pairs()

@@ -3,7 +3,7 @@
 
 mod spec;
 
-use meridian_crdt::{CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
+use meridian_crdt::{CounterOp, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
 
 use spec::draw::{self, Subject};
 use spec::world::World;
@@ -44,6 +44,11 @@ fn alphabet(ty: Type) -> Vec<Mutation> {
         Type::Set => set(Mutation::Set),
         Type::RwSet => set(Mutation::RwSet),
         Type::Map => vec![Mutation::Map(MapOp::Clear)],
+        Type::Doc => {
+            let update = |client| draw::update(client, b'x');
+            let all = DocOp::UpdateAll(vec![update(2), update(3)]);
+            vec![Mutation::Doc(DocOp::Update(update(1))), Mutation::Doc(all)]
+        }
     };
     all.push(Mutation::Delete(None));
     all
@@ -107,7 +112,7 @@ fn small_histories_of_each_type_read_as_specified() {
 
 #[test]
 fn small_histories_of_a_field_of_each_type_read_as_specified() {
-    for ty in Type::ALL {
+    for ty in Type::ALL.into_iter().filter(|ty| *ty != Type::Doc) {
         histories(Type::Map, &in_field(ty));
     }
 }

@@ -53,6 +53,11 @@ fn a_map_with_nested_fields_reads_as_specified() {
 }
 
 #[test]
+fn a_doc_reads_as_specified() {
+    seeds::each(100, |seed| World::new(seed, |rng| Subject::of(Type::Doc, rng)).run());
+}
+
+#[test]
 fn keys_to_which_several_types_are_written_read_as_specified() {
     seeds::each(100, |seed| World::new(seed, Subject::mixed).run());
 }

@@ -6,6 +6,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod dev;
+pub mod docs;
 pub mod embedded;
 pub mod peer;
 pub mod raft;

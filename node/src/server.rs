@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds};
 use crate::config::Config;
+use crate::docs::{DocBounds, Docs};
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
 use crate::raft::{KnownPeers, Parts, RaftConfig, RaftGroup, StartError};
 use crate::seams::{Listener, Seams};
@@ -324,8 +325,10 @@ fn gossip_config(config: &Config) -> GossipConfig {
 
 fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let docs = Docs::new(shard.clone(), DocBounds::new(config.limits.value_max.as_usize()));
     Api {
         shard,
+        docs,
         metrics: Arc::new(Metrics::default()),
         cluster: cluster_id(&config.cluster.name),
         bounds: ApiBounds {

@@ -7,6 +7,7 @@
 
 pub mod checkers;
 pub mod client;
+pub mod editors;
 pub mod faults;
 pub mod fleet;
 pub mod history;

@@ -1,6 +1,7 @@
 //! What a txn did to a key, in JSON: the mutations of [`request`](super::request), written.
 
-use meridian_crdt::{CounterOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
+use bytes::Bytes;
+use meridian_crdt::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
 use serde_json::{Map, Value as Json};
 
 use super::json::from_value;
@@ -59,6 +60,10 @@ fn put_op(fields: &mut Fields, mutation: &Mutation) {
             MapOp::Remove { field } => put(fields, "remove", "field", field.as_str().into()),
             MapOp::Clear => "clear",
         },
+        Mutation::Doc(DocOp::Update(update)) => put(fields, "update", "update", bytes(update)),
+        Mutation::Doc(DocOp::UpdateAll(updates)) => {
+            put(fields, "update_all", "updates", Json::Array(updates.iter().map(bytes).collect()))
+        }
         Mutation::Delete(_) => "delete",
     };
     fields.insert("op".into(), op.into());
@@ -67,6 +72,10 @@ fn put_op(fields: &mut Fields, mutation: &Mutation) {
 fn put(fields: &mut Fields, op: &'static str, name: &str, value: Json) -> &'static str {
     fields.insert(name.into(), value);
     op
+}
+
+fn bytes(update: &Bytes) -> Json {
+    from_value(&Value::Bytes(update.to_vec()))
 }
 
 fn values(values: &[Value]) -> Json {
@@ -95,6 +104,8 @@ mod tests {
             json!({"type":"map","op":"update","field":"f","do":{"type":"counter","op":"add","by":1}}),
             json!({"type":"map","op":"remove","field":"f"}),
             json!({"type":"map","op":"clear"}),
+            json!({"type":"doc","op":"update","update":{"$bytes":"AAA="}}),
+            json!({"type":"doc","op":"update_all","updates":[{"$bytes":"AAA="}]}),
             json!({"type":"set","op":"delete"}),
         ] {
             let mutation = request::mutation(json.clone()).expect("valid");

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use meridian_crdt::{
-    Condition, CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value, Version,
+    Condition, CounterOp, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value, Version,
 };
 use serde_json::Value as Json;
 
@@ -224,6 +225,7 @@ fn take_mutation<D: Document>(fields: &mut Fields<'_, D>, depth: usize) -> Resul
         Type::Set => Mutation::Set(set_op(&op, fields)?.ok_or_else(unknown)?),
         Type::RwSet => Mutation::RwSet(set_op(&op, fields)?.ok_or_else(unknown)?),
         Type::Map => Mutation::Map(map_op(&op, fields, depth)?.ok_or_else(unknown)?),
+        Type::Doc => Mutation::Doc(doc_op(&op, fields)?.ok_or_else(unknown)?),
     })
 }
 
@@ -252,6 +254,24 @@ fn set_op<D: Document>(op: &str, fields: &mut Fields<'_, D>) -> Result<Option<Se
         "clear" => Some(SetOp::Clear),
         _ => None,
     })
+}
+
+fn doc_op<D: Document>(op: &str, fields: &mut Fields<'_, D>) -> Result<Option<DocOp>, ApiError> {
+    Ok(match op {
+        "update" => Some(DocOp::Update(update(fields.value("update")?)?)),
+        "update_all" => {
+            let updates = fields.values("updates")?;
+            Some(DocOp::UpdateAll(updates.into_iter().map(update).collect::<Result<_, _>>()?))
+        }
+        _ => None,
+    })
+}
+
+fn update(value: Value) -> Result<Bytes, ApiError> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes.into()),
+        _ => Err(bad("an update of a document must be bytes".into())),
+    }
 }
 
 fn map_op<D: Document>(
@@ -362,6 +382,10 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> BTreeMap<String, Value>
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+fn bytes(update: &Bytes) -> Value {
+    Value::Bytes(update.to_vec())
+}
+
 fn text(text: &str) -> Value {
     Value::Str(text.to_owned())
 }
@@ -391,6 +415,10 @@ pub fn mutation_fields(mutation: &Mutation) -> BTreeMap<String, Value> {
         }
         Mutation::Map(MapOp::Remove { field }) => ("remove", object([("field", text(field))])),
         Mutation::Map(MapOp::Clear) => ("clear", object([])),
+        Mutation::Doc(DocOp::Update(update)) => ("update", object([("update", bytes(update))])),
+        Mutation::Doc(DocOp::UpdateAll(updates)) => {
+            ("update_all", object([("updates", Value::Array(updates.iter().map(bytes).collect()))]))
+        }
         Mutation::Delete(_) => ("delete", object([])),
     };
     fields.insert("op".to_owned(), text(op));

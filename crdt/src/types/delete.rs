@@ -25,7 +25,7 @@ pub(crate) fn plan<C: ReadCells>(p: &mut Planner<'_, C>) -> Result<Option<Value>
             Type::Set | Type::RwSet => {
                 set::plan(p, &[], ty, &SetOp::Clear)?;
             }
-            Type::Counter | Type::Map => counter::remove_below(p, &path::of_type(&[], ty))?,
+            Type::Counter | Type::Map | Type::Doc => counter::remove_below(p, &path::of_type(&[], ty))?,
         }
     }
     Ok(None)

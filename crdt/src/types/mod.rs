@@ -5,6 +5,7 @@
 
 pub mod counter;
 pub(crate) mod delete;
+pub(crate) mod doc;
 pub(crate) mod flag;
 pub(crate) mod map;
 pub(crate) mod register;
@@ -12,6 +13,7 @@ pub(crate) mod set;
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::value::Value;
@@ -37,11 +39,13 @@ pub enum Type {
     RwSet = 7,
     /// Fields of any of these types; an update wins over the removal of its field.
     Map = 8,
+    /// A document of collaborative editors (Yjs); a delete wins over concurrent updates. Never a field of a map.
+    Doc = 9,
 }
 
 impl Type {
     /// Every type, in the order of their codes.
-    pub const ALL: [Type; 8] = [
+    pub const ALL: [Type; 9] = [
         Type::Register,
         Type::MvRegister,
         Type::Counter,
@@ -50,6 +54,7 @@ impl Type {
         Type::Set,
         Type::RwSet,
         Type::Map,
+        Type::Doc,
     ];
 
     /// The number in paths.
@@ -73,6 +78,7 @@ impl Type {
             Type::Set => "set",
             Type::RwSet => "rwset",
             Type::Map => "map",
+            Type::Doc => "doc",
         }
     }
 
@@ -119,6 +125,8 @@ pub enum Mutation {
     Map(MapOp),
     /// Removes the key with all its types. With a type given, only if no other type is shown.
     Delete(Option<Type>),
+    /// Of a document.
+    Doc(DocOp),
 }
 
 impl Mutation {
@@ -133,6 +141,7 @@ impl Mutation {
             Mutation::Set(_) => Type::Set,
             Mutation::RwSet(_) => Type::RwSet,
             Mutation::Map(_) => Type::Map,
+            Mutation::Doc(_) => Type::Doc,
             Mutation::Delete(ty) => return *ty,
         })
     }
@@ -199,6 +208,26 @@ pub enum MapOp {
     Clear,
 }
 
+/// What a document can be asked. An update is kept byte for byte as it came; whether it decodes is
+/// [checked](crate::document::check_update) where it is taken in, since state must not depend on a decoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DocOp {
+    /// Takes in one update of Yjs, in its encoding v1.
+    Update(Bytes),
+    /// Takes in updates in order.
+    UpdateAll(Vec<Bytes>),
+}
+
+impl DocOp {
+    /// The updates, in order.
+    pub fn updates(&self) -> &[Bytes] {
+        match self {
+            DocOp::Update(update) => std::slice::from_ref(update),
+            DocOp::UpdateAll(updates) => updates,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +240,7 @@ mod tests {
             assert_eq!(Type::from_name(ty.name()), Some(ty));
         }
         assert_eq!(Type::from_code(0), None);
-        assert_eq!(Type::from_code(9), None);
+        assert_eq!(Type::from_code(10), None);
         assert_eq!(Type::from_name("Register"), None);
     }
 }

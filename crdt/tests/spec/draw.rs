@@ -1,6 +1,7 @@
 //! Random mutations, on few keys, fields and elements, so that most of them meet others.
 
-use meridian_crdt::{CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
+use bytes::Bytes;
+use meridian_crdt::{CounterOp, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -15,6 +16,8 @@ pub struct Subject {
     pub depth: usize,
 }
 
+/// What a field of a map may be.
+const FIELDS: &[Type] = Type::ALL.split_at(Type::ALL.len() - 1).0;
 const SPACES: [&str; 2] = ["default", "other"];
 const NAMES: [&str; 3] = ["a", "a\u{0}b", "é"];
 
@@ -27,8 +30,8 @@ impl Subject {
     pub fn of(ty: Type, rng: &mut SmallRng) -> Self {
         let keys = (0..rng.random_range(1..=2)).map(|n| (key(n), vec![ty])).collect();
         let depth = rng.random_range(1..=3);
-        let count = rng.random_range(1..=Type::ALL.len());
-        Subject { keys, fields: Type::ALL.choose_multiple(rng, count).copied().collect(), depth }
+        let count = rng.random_range(1..=FIELDS.len());
+        Subject { keys, fields: FIELDS.choose_multiple(rng, count).copied().collect(), depth }
     }
 
     /// Keys of one type, whichever.
@@ -45,7 +48,7 @@ impl Subject {
         });
         let keys = keys.collect();
         let count = rng.random_range(1..=3);
-        Subject { keys, fields: Type::ALL.choose_multiple(rng, count).copied().collect(), depth: 2 }
+        Subject { keys, fields: FIELDS.choose_multiple(rng, count).copied().collect(), depth: 2 }
     }
 
     /// The mutations of one txn.
@@ -75,6 +78,7 @@ impl Subject {
             Type::Set => Mutation::Set(set_op(rng)),
             Type::RwSet => Mutation::RwSet(set_op(rng)),
             Type::Map => Mutation::Map(self.map_op(rng, depth)),
+            Type::Doc => Mutation::Doc(doc_op(rng)),
         }
     }
 
@@ -144,6 +148,20 @@ fn set_op(rng: &mut SmallRng) -> SetOp {
         75..82 => SetOp::Clear,
         82..92 => SetOp::AddAll(elements(rng)),
         _ => SetOp::RemoveAll(elements(rng)),
+    }
+}
+
+/// An update that puts a character at the front of a root type.
+pub fn update(client: u8, character: u8) -> Bytes {
+    Bytes::copy_from_slice(&[1, 1, client, 0, 4, 1, 1, b't', 1, character, 0])
+}
+
+fn doc_op(rng: &mut SmallRng) -> DocOp {
+    let mut any = || update(rng.random_range(1..4), rng.random_range(b'a'..b'd'));
+    let (one, all) = (any(), vec![any(), any(), any()]);
+    match rng.random_range(0..10) {
+        0..6 => DocOp::Update(one),
+        n => DocOp::UpdateAll(all[..n - 6].to_vec()),
     }
 }
 

@@ -59,6 +59,11 @@ impl<'h> Act<'h> {
         self.event.dot
     }
 
+    /// Which act of which txn this is.
+    pub fn place(self) -> (Dot, usize) {
+        (self.dot(), self.index)
+    }
+
     /// The order of concurrent last-writer-wins values.
     pub fn rank(self) -> (u64, Origin) {
         (self.event.hlc, self.event.dot.origin)

@@ -12,6 +12,7 @@ pub mod history;
 pub mod replica;
 pub mod seeds;
 pub mod spec_counter;
+pub mod spec_doc;
 pub mod spec_flag;
 pub mod spec_map;
 pub mod spec_register;

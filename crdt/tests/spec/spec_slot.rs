@@ -3,7 +3,7 @@
 use meridian_crdt::{CounterOp, MapOp, Mutation, ReadValue, Type};
 
 use super::history::{Act, Found};
-use super::{spec_counter, spec_flag, spec_map, spec_register, spec_set};
+use super::{spec_counter, spec_doc, spec_flag, spec_map, spec_register, spec_set};
 
 /// Why a mutation must be refused at its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ fn content(ty: Type, acts: &[Act<'_>]) -> Option<ReadValue> {
         Type::Set => spec_set::set(acts),
         Type::RwSet => spec_set::rwset(acts),
         Type::Map => spec_map::map(acts),
+        Type::Doc => spec_doc::doc(acts),
     }
 }
 

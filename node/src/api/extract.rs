@@ -243,6 +243,7 @@ fn metric_route(path: &str) -> &'static str {
         "/v1/spaces/{space}/txn" => "txn",
         "/v1/session" => "session",
         "/v1/spaces/{space}/watch" => "watch",
+        "/v1/spaces/{space}/docs/{doc}" | "/v1/spaces/{space}/hocuspocus" => "docs",
         _ => "ops",
     }
 }

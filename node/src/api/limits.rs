@@ -3,7 +3,7 @@
 //! Apply has constant bounds of its own ([`crate::txn::bounds`]); these are never above them.
 
 use meridian_client::wire::{ApiError, ErrorCode};
-use meridian_crdt::{Condition, Key, MapOp, Mutation, RegisterOp, SetOp, Value};
+use meridian_crdt::{Condition, Key, MapOp, Mutation, RegisterOp, SetOp, Value, check_update};
 
 use crate::txn::ClientTxn;
 
@@ -67,9 +67,19 @@ impl RequestLimits {
                 }
                 SetOp::Clear => Ok(()),
             },
+            Mutation::Doc(op) => {
+                at_most("the number of updates", op.updates().len(), self.elements_max)?;
+                op.updates().iter().try_for_each(|update| self.update(update))
+            }
             Mutation::Map(MapOp::Update { mutation, .. }) => self.mutation(mutation, depth + 1),
             _ => Ok(()),
         }
+    }
+
+    /// Decodes an update of a document, since apply takes it for what it is said to be.
+    fn update(&self, update: &[u8]) -> Result<(), ApiError> {
+        at_most("an update", update.len(), self.value_bytes_max)?;
+        check_update(update).map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))
     }
 
     fn value(&self, value: &Value, depth: usize) -> Result<(), ApiError> {
@@ -96,7 +106,7 @@ impl RequestLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meridian_crdt::CounterOp;
+    use meridian_crdt::{CounterOp, DocOp};
 
     const LIMITS: RequestLimits = RequestLimits {
         key_bytes_max: 8,
@@ -136,6 +146,12 @@ mod tests {
         assert_eq!(refused(&[("k", Mutation::Map(update))]), too_large(2));
         let elements = (0..5).map(Value::Int).collect();
         assert_eq!(refused(&[("k", Mutation::RwSet(SetOp::RemoveAll(elements)))]), too_large(4));
+        let update = |bytes: &[u8]| Mutation::Doc(DocOp::Update(bytes.to_vec().into()));
+        assert_eq!(refused(&[("k", update(&[0, 0]))]), None);
+        assert_eq!(refused(&[("k", update(&[0; 65]))]), too_large(64));
+        assert_eq!(refused(&[("k", update(&[1, 1]))]), Some((ErrorCode::BadValue, None)));
+        let all = DocOp::UpdateAll(vec![vec![0u8, 0].into(); 5]);
+        assert_eq!(refused(&[("k", Mutation::Doc(all))]), too_large(4));
     }
 
     #[test]

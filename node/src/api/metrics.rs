@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::docs::Docs;
 use crate::shard::Shard;
 
 /// Upper bounds of the latency histogram, in milliseconds.
@@ -78,7 +79,7 @@ impl Metrics {
     }
 
     /// Everything, as Prometheus reads it.
-    pub fn render(&self, shard: &Shard) -> String {
+    pub fn render(&self, shard: &Shard, docs: &Docs) -> String {
         let mut page = Page::default();
         self.render_requests(&mut page);
         self.render_sessions(&mut page);
@@ -88,6 +89,7 @@ impl Metrics {
         render_health(shard, &mut page);
         render_links(shard, &mut page);
         render_watches(shard, &mut page);
+        render_docs(docs, &mut page);
         page.0
     }
 
@@ -329,6 +331,22 @@ fn render_watches(shard: &Shard, page: &mut Page) {
     ];
     for (name, help, counter) in counters {
         page.single(name, "counter", help, counter.load(Ordering::Relaxed));
+    }
+}
+
+fn render_docs(docs: &Docs, page: &mut Page) {
+    let counts = &docs.counts;
+    let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    page.single("meridian_doc_rooms_open", "gauge", "Documents open in memory.", docs.rooms_open());
+    page.single("meridian_doc_editors", "gauge", "Connected editors.", load(&counts.editors));
+    let counters = [
+        ("meridian_doc_rooms_opened_total", "Documents opened.", &counts.rooms_opened),
+        ("meridian_doc_updates_total", "Updates of editors that were kept.", &counts.updates),
+        ("meridian_doc_frames_total", "Frames given to editors.", &counts.frames),
+        ("meridian_doc_slow_total", "Editors closed because they did not take frames.", &counts.slow),
+    ];
+    for (name, help, counter) in counters {
+        page.single(name, "counter", help, load(counter));
     }
 }
 

@@ -6,6 +6,7 @@
 mod answer;
 mod calls;
 mod data;
+mod docs;
 mod extract;
 mod limits;
 mod metrics;
@@ -13,6 +14,7 @@ mod native;
 mod ops;
 mod serve;
 mod unstalled;
+mod upgrade;
 mod watch;
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub use metrics::Metrics;
 pub use native::SessionBounds;
 pub use serve::{ServeBounds, serve};
 
+use crate::docs::Docs;
 use crate::shard::Shard;
 
 /// What every handler may use.
@@ -34,6 +37,8 @@ use crate::shard::Shard;
 pub struct Api {
     /// The shard.
     pub shard: Arc<Shard>,
+    /// The documents that are being edited on this node.
+    pub docs: Arc<Docs>,
     /// Counters of this process.
     pub metrics: Arc<Metrics>,
     /// The short id of the cluster, in tokens.
@@ -77,6 +82,8 @@ pub fn router(api: Api) -> Router {
         .route(&format!("{keys}/{{key}}/explain"), get(data::explain))
         .route(&format!("{keys}/"), axum::routing::any(empty_key))
         .route(keys, get(data::list))
+        .route("/v1/spaces/{space}/docs/{doc}", get(docs::open))
+        .route("/v1/spaces/{space}/hocuspocus", get(docs::open_many))
         .route("/v1/spaces/{space}/txn", post(data::txn))
         .route("/v1/session", get(native::open))
         .route("/v1/spaces/{space}/watch", get(watch::watch))

@@ -88,7 +88,7 @@ pub fn status_json(api: &Api) -> Result<Json, ApiError> {
 
 /// `GET /metrics`
 pub async fn metrics(State(api): State<Api>) -> Response {
-    let text = api.metrics.render(&api.shard);
+    let text = api.metrics.render(&api.shard, &api.docs);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Every type and its operations, `delete` aside, which all have.
-const OPERATIONS: [(&str, &[&str]); 8] = [
+const OPERATIONS: [(&str, &[&str]); 9] = [
     ("register", &["set", "clear"]),
     ("mvregister", &["set", "clear"]),
     ("counter", &["add", "reset"]),
@@ -12,6 +12,7 @@ const OPERATIONS: [(&str, &[&str]); 8] = [
     ("set", &["add", "remove", "clear"]),
     ("rwset", &["add", "remove", "clear"]),
     ("map", &["update", "remove", "clear"]),
+    ("doc", &["update"]),
 ];
 
 /// How deep maps may be written within maps on a command line; the server's limit is lower or equal in effect.
@@ -49,6 +50,9 @@ fn nested(kind: &str, op: &str, args: &[String], depth: usize) -> Result<Value, 
             body.insert("by".into(), json!(by));
         }
         ("set" | "rwset", "add" | "remove") => elements(&mut body, kind, op, args)?,
+        ("doc", "update") => {
+            body.insert("update".into(), json!({"$bytes": only(kind, op, args, "BASE64")?}));
+        }
         ("map", "remove") => {
             body.insert("field".into(), json!(only(kind, op, args, "FIELD")?));
         }

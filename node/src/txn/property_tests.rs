@@ -2,8 +2,8 @@
 //! vectors come to equal contents.
 
 use meridian_crdt::{
-    Condition, CounterOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, TxnHead, Type, Value, Vector,
-    Version,
+    Condition, CounterOp, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, TxnHead, Type, Value,
+    Vector, Version,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -53,6 +53,7 @@ fn mutation(rng: &mut SmallRng, ty: Type, depth: usize) -> Mutation {
         Type::DwFlag => Mutation::DwFlag(flag(rng)),
         Type::Set => Mutation::Set(set(rng)),
         Type::RwSet => Mutation::RwSet(set(rng)),
+        Type::Doc => Mutation::Doc(DocOp::Update(vec![0u8, rng.random_range(0..3)].into())),
         Type::Map => Mutation::Map(match rng.random_range(0..6) {
             0 => MapOp::Remove { field: ["p", "q"].choose(rng).expect("some").to_string() },
             1 => MapOp::Clear,

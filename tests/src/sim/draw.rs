@@ -1,6 +1,6 @@
 //! Draws mutations of every type, for keys of which nothing is checked but that all datacenters agree.
 
-use meridian_crdt::{CounterOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
+use meridian_crdt::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type, Value};
 use meridian_gossip::sim::Rng;
 
 /// How deep maps are nested.
@@ -39,7 +39,7 @@ fn map(rng: &mut Rng, depth: usize) -> MapOp {
         0 => MapOp::Remove { field },
         1 => MapOp::Clear,
         _ => {
-            let types = if depth < DEPTH_MAX { &Type::ALL[..] } else { &Type::ALL[..7] };
+            let types = if depth < DEPTH_MAX { &Type::ALL[..8] } else { &Type::ALL[..7] };
             let ty = *rng.pick(types);
             let mutation = Box::new(of_type(rng, ty, depth + 1));
             MapOp::Update { field, mutation }
@@ -59,6 +59,7 @@ fn of_type(rng: &mut Rng, ty: Type, depth: usize) -> Mutation {
         Type::Set => Mutation::Set(set(rng)),
         Type::RwSet => Mutation::RwSet(set(rng)),
         Type::Map => Mutation::Map(map(rng, depth)),
+        Type::Doc => Mutation::Doc(DocOp::Update(vec![0, rng.below(3) as u8].into())),
     }
 }
 
@@ -68,5 +69,5 @@ pub fn mutation(rng: &mut Rng, index: u64) -> Mutation {
         return Mutation::Delete(None);
     }
     let ty = if rng.chance(1, 8) { rng.below(8) } else { index };
-    of_type(rng, Type::ALL[ty as usize % Type::ALL.len()], 0)
+    of_type(rng, Type::ALL[ty as usize % 8], 0)
 }

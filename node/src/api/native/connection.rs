@@ -6,19 +6,14 @@
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::stream::SplitStream;
 use futures_util::{FutureExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use meridian_client::wire::frame::{self, Request, Verb, close};
 use meridian_client::wire::{ApiError, ErrorCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::outbox::{self, Outbox};
@@ -26,14 +21,7 @@ use super::transactions::Owned;
 use super::{verbs, watches};
 use crate::api::Api;
 use crate::api::serve::{Port, told_to_stop};
-
-/// A client's WebSocket.
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
-/// How much a client that is being closed may still send, and for how long, before the socket is dropped: bytes that
-/// nobody reads would make the system take back the goodbye.
-const DISCARDED_BYTES_MAX: usize = 8 << 20;
-const DISCARD_TIME_MAX: Duration = Duration::from_millis(500);
+use crate::api::upgrade::{DISCARD_TIME_MAX, Socket, linger};
 
 /// Why a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,24 +57,6 @@ pub async fn serve(api: Api, socket: Socket, port: Port) {
         tokio::time::timeout(DISCARD_TIME_MAX, source.next()).await.ok();
         writer.abort();
     }
-}
-
-/// Reads and throws away what the client still sends, so that it gets to read the goodbye.
-async fn linger(mut socket: Socket) {
-    let stream = socket.get_mut();
-    let mut discarded = 0;
-    let discarding = async {
-        let mut buffer = vec![0; 16 << 10];
-        stream.shutdown().await.ok();
-        while discarded < DISCARDED_BYTES_MAX {
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(n) => discarded += n,
-            }
-        }
-    };
-    // Whether it ends in time makes no difference to anyone.
-    tokio::time::timeout(DISCARD_TIME_MAX, discarding).await.ok();
 }
 
 /// The ids of requests that are not yet answered.

@@ -1,24 +1,13 @@
-//! The handshake: from a GET request to a WebSocket.
-//!
-//! It is made by hand rather than by the web framework, so that errors have the one documented shape, the socket's
-//! buffers have our bounds, and the connection stays counted after it has left HTTP.
+//! The handshake of the native protocol.
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{self, HeaderValue};
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use hyper_util::rt::TokioIo;
-use meridian_client::wire::{ApiError, ErrorCode};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::connection::{self, Socket};
-use super::{ANSWER_BYTES_MAX, SessionBounds};
+use super::{ANSWER_BYTES_MAX, SessionBounds, connection};
 use crate::api::Api;
 use crate::api::answer::Failure;
-use crate::api::serve::Port;
+use crate::api::upgrade::upgrade;
 
 /// What is read from the socket at once; small, because there is one such buffer per connection.
 const READ_BUFFER_BYTES: usize = 16 << 10;
@@ -26,31 +15,9 @@ const READ_BUFFER_BYTES: usize = 16 << 10;
 const WRITE_BUFFER_BYTES: usize = 128 << 10;
 
 /// `GET /v1/session`
-pub async fn open(State(api): State<Api>, mut request: Request) -> Result<Response, Failure> {
-    let accept = accept_key(request.headers())?;
-    let Some(port) = request.extensions().get::<Port>().cloned() else {
-        return Err(ApiError::new(ErrorCode::Internal, "the connection cannot be upgraded").into());
-    };
-    let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => {
-                let config = config(&api.bounds.session);
-                let socket: Socket =
-                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config))
-                        .await;
-                connection::serve(api, socket, port).await;
-            }
-            Err(error) => tracing::debug!(%error, "a client left during the handshake of a session"),
-        }
-    });
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Ok(response)
+pub async fn open(State(api): State<Api>, request: Request) -> Result<Response, Failure> {
+    let config = config(&api.bounds.session);
+    upgrade(request, config, |socket, port| connection::serve(api, socket, port))
 }
 
 fn config(bounds: &SessionBounds) -> WebSocketConfig {
@@ -60,27 +27,4 @@ fn config(bounds: &SessionBounds) -> WebSocketConfig {
         .max_write_buffer_size(2 * WRITE_BUFFER_BYTES + ANSWER_BYTES_MAX)
         .max_message_size(Some(bounds.frame_bytes_max))
         .max_frame_size(Some(bounds.frame_bytes_max))
-}
-
-/// Checks that the request asks for a WebSocket, and answers its key.
-fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, ApiError> {
-    let bad = |what: &str| {
-        let message = format!("this path takes the handshake of a WebSocket of version 13: {what}");
-        ApiError::new(ErrorCode::BadHeader, message)
-    };
-    let says = |name: header::HeaderName, word: &str| {
-        let words = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        words.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
-    };
-    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") {
-        return Err(bad("the headers Connection: Upgrade and Upgrade: websocket are missing"));
-    }
-    if !says(header::SEC_WEBSOCKET_VERSION, "13") {
-        return Err(bad("Sec-WebSocket-Version is not 13"));
-    }
-    if headers.keys().any(|name| name.as_str().starts_with("meridian-")) {
-        return Err(bad("Meridian headers mean nothing here; each frame carries its own terms"));
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("the key is not usable"))
 }

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::connection::Socket;
+use crate::api::upgrade::Socket;
 
 /// Frames that wait for the writer.
 const FRAMES_MAX: usize = 1024;

@@ -1,0 +1,69 @@
+//! Documents that are edited together, for the clients that exist.
+//!
+//! `GET /v1/spaces/{space}/docs/{doc}` speaks as `y-websocket` does, one document for each connection;
+//! `GET /v1/spaces/{space}/hocuspocus` as Hocuspocus, with many. Without a handshake the first one reads the document.
+
+mod connection;
+mod hocuspocus;
+mod read;
+
+use axum::extract::{Request, State};
+use axum::http::header::UPGRADE;
+use axum::response::Response;
+use bytes::Bytes;
+
+use super::Api;
+use super::answer::Failure;
+use super::calls::Session;
+use super::extract::{KeyPath, Query, SpacePath};
+use super::upgrade::upgrade;
+use crate::docs::wire::Message;
+use crate::docs::{Close, Editor, outlet};
+use connection::Ears;
+
+/// `GET /v1/spaces/{space}/docs/{doc}`. The name may hold slashes, written `%2F`. Parameters mean nothing so far; what
+/// the client sends as such is its own business. Without a handshake the document is read.
+pub async fn open(
+    State(api): State<Api>,
+    session: Session,
+    KeyPath(key): KeyPath,
+    query: Result<Query, Failure>,
+    request: Request,
+) -> Result<Response, Failure> {
+    if !request.headers().contains_key(UPGRADE) {
+        return read::read(&api, &session, &key, query?).await;
+    }
+    upgrade(request, connection::config(&api.docs.bounds), move |socket, port| async move {
+        let (outlet, inbox) = outlet();
+        // The room alone holds the queue then, so that the connection ends with it.
+        let seat = outlet.seat(Bytes::new());
+        drop(outlet);
+        match api.docs.enter(key, seat).await {
+            Ok(editor) => connection::serve(socket, One(editor), inbox, port).await,
+            Err(close) => connection::say_goodbye(socket, close).await,
+        }
+    })
+}
+
+/// `GET /v1/spaces/{space}/hocuspocus`
+pub async fn open_many(
+    State(api): State<Api>,
+    SpacePath(space): SpacePath,
+    request: Request,
+) -> Result<Response, Failure> {
+    upgrade(request, connection::config(&api.docs.bounds), move |socket, port| async move {
+        let (outlet, inbox) = outlet();
+        connection::serve(socket, hocuspocus::Many::new(api, space, outlet), inbox, port).await;
+    })
+}
+
+/// The editor of a connection with one document.
+struct One(Editor);
+
+impl Ears for One {
+    async fn hear(&mut self, frame: Bytes) -> Result<(), Close> {
+        let message = Message::decode(&frame).map_err(|_| Close::BAD_MESSAGE)?;
+        self.0.say(message).await;
+        Ok(())
+    }
+}

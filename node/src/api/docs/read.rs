@@ -1,0 +1,59 @@
+//! `GET /v1/spaces/{space}/docs/{doc}` without a handshake: what a document says, in a format of one's choice.
+//!
+//! `?format=json` (the default) answers as a read of the key does, `?format=text&root=NAME` the text of one root type, and
+//! `?format=update` the whole document as one update of Yjs, with which a client can begin or a copy can be made.
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use meridian_client::wire::{ApiError, ErrorCode, json};
+use meridian_crdt::{Document, Key, YrsDocument, doc_state, glance};
+use serde_json::json;
+
+use crate::api::Api;
+use crate::api::answer::{self, Failure};
+use crate::api::calls::{self, Refused, Session};
+use crate::api::extract::Query;
+
+/// The state vector of nothing.
+const FROM_NOTHING: &[u8] = &[0];
+
+/// Reads a document on the session's terms.
+pub async fn read(api: &Api, session: &Session, key: &Key, mut query: Query) -> Result<Response, Failure> {
+    let format = query.take("format").unwrap_or_else(|| "json".to_owned());
+    let root = query.take("root");
+    query.finish()?;
+    let view = calls::view(api, session).await;
+    let view = view.map_err(|refused| answer::data_error(api, session, *refused))?;
+    let glance = glance(&view, key).map_err(calls::unreadable)?;
+    let touched = calls::seen(api, glance.touched);
+    let state = doc_state(&view, key).map_err(calls::unreadable)?;
+    if state.incarnations.is_empty() {
+        let error = calls::not_found(key);
+        return Err(answer::data_error(api, session, Refused { error, touched }));
+    }
+    let (document, _) = YrsDocument::of(state.updates.iter().map(|update| &update.bytes));
+    let mut response = match (format.as_str(), root) {
+        ("json", None) => {
+            let value = json::from_value(&document.to_value());
+            let body = json!({"type": "doc", "value": value, "version": glance.version.to_string()});
+            answer::json_response(StatusCode::OK, &body)
+        }
+        ("text", Some(root)) => {
+            ([(CONTENT_TYPE, "text/plain; charset=utf-8")], document.text(&root)).into_response()
+        }
+        ("update", None) => {
+            let update = document.diff(FROM_NOTHING).map_err(|error| {
+                tracing::error!(%key, %error, "a document cannot be written as one update");
+                ApiError::new(ErrorCode::Internal, "the document cannot be written as one update")
+            })?;
+            ([(CONTENT_TYPE, "application/octet-stream")], update).into_response()
+        }
+        _ => {
+            let message = "the parameter format is json, text with a root, or update";
+            return Err(ApiError::new(ErrorCode::BadHeader, message).into());
+        }
+    };
+    response.headers_mut().extend(answer::data_headers(api, session, &touched));
+    Ok(response)
+}

@@ -1,0 +1,105 @@
+//! From a GET request to a WebSocket, for every protocol that is spoken over one.
+//!
+//! It is made by hand rather than by the web framework, so that errors have the one documented shape, the socket's
+//! buffers have our bounds, and the connection stays counted after it has left HTTP.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use meridian_client::wire::{ApiError, ErrorCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use super::answer::Failure;
+use super::serve::Port;
+
+/// A client's WebSocket.
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// How much a client that is being closed may still send before the socket is dropped: bytes that nobody reads would make
+/// the system take back the goodbye.
+const DISCARDED_BYTES_MAX: usize = 8 << 20;
+/// How long a client that is being closed is read from, at most.
+pub const DISCARD_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Answers the handshake; once the client has taken the answer, its socket is served by `serve`.
+pub fn upgrade<F>(
+    mut request: Request,
+    config: WebSocketConfig,
+    serve: impl FnOnce(Socket, Port) -> F + Send + 'static,
+) -> Result<Response, Failure>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let accept = accept_key(request.headers())?;
+    let Some(port) = request.extensions().get::<Port>().cloned() else {
+        return Err(ApiError::new(ErrorCode::Internal, "the connection cannot be upgraded").into());
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                let stream = TokioIo::new(upgraded);
+                let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+                serve(socket, port).await;
+            }
+            Err(error) => tracing::debug!(%error, "a client left during the handshake of a WebSocket"),
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
+}
+
+/// Reads and throws away what the client still sends, so that it gets to read the goodbye.
+pub async fn linger(mut socket: Socket) {
+    let stream = socket.get_mut();
+    let mut discarded = 0;
+    let discarding = async {
+        let mut buffer = vec![0; 16 << 10];
+        stream.shutdown().await.ok();
+        while discarded < DISCARDED_BYTES_MAX {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) => discarded += n,
+            }
+        }
+    };
+    // Whether it ends in time makes no difference to anyone.
+    tokio::time::timeout(DISCARD_TIME_MAX, discarding).await.ok();
+}
+
+/// Checks that the request asks for a WebSocket, and answers its key.
+fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, ApiError> {
+    let bad = |what: &str| {
+        let message = format!("this path takes the handshake of a WebSocket of version 13: {what}");
+        ApiError::new(ErrorCode::BadHeader, message)
+    };
+    let says = |name: header::HeaderName, word: &str| {
+        let words = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        words.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
+    };
+    if !says(header::CONNECTION, "upgrade") || !says(header::UPGRADE, "websocket") {
+        return Err(bad("the headers Connection: Upgrade and Upgrade: websocket are missing"));
+    }
+    if !says(header::SEC_WEBSOCKET_VERSION, "13") {
+        return Err(bad("Sec-WebSocket-Version is not 13"));
+    }
+    if headers.keys().any(|name| name.as_str().starts_with("meridian-")) {
+        return Err(bad("Meridian headers mean nothing here; each frame carries its own terms"));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("the key is not usable"))
+}

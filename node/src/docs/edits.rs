@@ -1,0 +1,151 @@
+//! The edits of a room on their way into the log: one write at a time, each with all that has come in meanwhile.
+//!
+//! An update may be written twice without harm, since Yjs takes it once; so a write whose outcome is not known is simply
+//! repeated, for as long as [`WRITE_TIME_MAX`].
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_client::wire::{ApiError, ErrorCode};
+use meridian_crdt::{Condition, DocOp, Key, Mutation};
+use tokio::time::Instant;
+
+use crate::shard::{Shard, WriteRequest};
+use crate::txn::{Answer, ClientTxn};
+
+/// Bytes of the edits that wait in a room. At the bound its editors are not listened to.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// Edits of one write, by number and by bytes; a single larger one goes alone.
+const BATCH_EDITS_MAX: usize = 1_000;
+const BATCH_BYTES_MAX: usize = 512 << 10;
+/// How long a write is tried for.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(15);
+/// How long to wait between attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// An update that an editor has made.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    /// Who made it.
+    pub member: u64,
+    /// The update.
+    pub update: Bytes,
+}
+
+/// What a write came to.
+#[derive(Debug)]
+pub struct Written {
+    /// The edits that it held.
+    pub edits: Vec<Edit>,
+    /// Why they are not kept, if they are not.
+    pub outcome: Result<(), ApiError>,
+}
+
+type Writing = Pin<Box<dyn Future<Output = Written> + Send>>;
+
+/// The edits of one room.
+#[derive(Default)]
+pub struct Edits {
+    waiting: VecDeque<Edit>,
+    waiting_bytes: usize,
+    writing: Option<Writing>,
+    /// Who made the edits that have gone into a write and have not come back by the oplog, the oldest first.
+    under_way: VecDeque<Edit>,
+}
+
+impl Edits {
+    /// Takes an edit.
+    pub fn push(&mut self, edit: Edit) {
+        self.waiting_bytes += edit.update.len();
+        self.waiting.push_back(edit);
+    }
+
+    /// Whether there is room for more.
+    pub fn have_room(&self) -> bool {
+        self.waiting_bytes < WAITING_BYTES_MAX
+    }
+
+    /// Whether nothing waits and nothing is being written.
+    pub fn are_done(&self) -> bool {
+        self.waiting.is_empty() && self.writing.is_none()
+    }
+
+    /// Forgets what waits of an editor who has been closed.
+    pub fn forget(&mut self, member: u64) {
+        self.waiting.retain(|edit| edit.member != member);
+        self.waiting_bytes = self.waiting.iter().map(|edit| edit.update.len()).sum();
+    }
+
+    /// Begins a write of what waits, unless one is under way. `exists` is whether the document did when it was last
+    /// looked at: then it must still exist, or an edit would bring it back without what it builds on.
+    pub fn write(&mut self, shard: &Arc<Shard>, key: &Key, exists: bool) {
+        if self.writing.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let mut edits = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.waiting.front() {
+            let fits = bytes + next.update.len() <= BATCH_BYTES_MAX && edits.len() < BATCH_EDITS_MAX;
+            if !fits && !edits.is_empty() {
+                break;
+            }
+            bytes += next.update.len();
+            edits.extend(self.waiting.pop_front());
+        }
+        self.waiting_bytes -= bytes;
+        self.under_way.extend(edits.iter().cloned());
+        let (shard, key) = (shard.clone(), key.clone());
+        self.writing = Some(Box::pin(async move {
+            let outcome = write(&shard, &key, &edits, exists).await;
+            Written { edits, outcome }
+        }));
+    }
+
+    /// Waits for the write that is under way, for ever if there is none. Dropping the future loses nothing.
+    pub async fn written(&mut self) -> Written {
+        let written = std::future::poll_fn(|cx: &mut Context<'_>| match &mut self.writing {
+            Some(writing) => writing.as_mut().poll(cx),
+            None => Poll::Pending,
+        });
+        let written = written.await;
+        self.writing = None;
+        if written.outcome.is_err() {
+            for edit in &written.edits {
+                self.came_back(&edit.update);
+            }
+        }
+        written
+    }
+
+    /// Who of this room made an update that came by the oplog.
+    pub fn came_back(&mut self, update: &Bytes) -> Option<u64> {
+        let at = self.under_way.iter().position(|edit| edit.update == update)?;
+        self.under_way.remove(at).map(|edit| edit.member)
+    }
+}
+
+async fn write(shard: &Shard, key: &Key, edits: &[Edit], exists: bool) -> Result<(), ApiError> {
+    let updates: Vec<Bytes> = edits.iter().map(|edit| edit.update.clone()).collect();
+    let ops = vec![(key.clone(), Mutation::Doc(DocOp::UpdateAll(updates)))];
+    let conditions = if exists { vec![(key.clone(), Condition::Exists)] } else { Vec::new() };
+    let bytes = ClientTxn::encoded_bytes(&conditions, &ops)
+        .map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))?;
+    let request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };
+    let until = Instant::now() + WRITE_TIME_MAX;
+    loop {
+        let error = match shard.write(request.clone()).await {
+            Ok(Answer::Done { .. }) => return Ok(()),
+            Ok(Answer::Refused { error, .. }) => return Err(error),
+            Err(error) => error,
+        };
+        if !error.code.is_retryable() || Instant::now() >= until {
+            return Err(error);
+        }
+        tracing::debug!(%key, %error, "an edit is tried again");
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}

@@ -1,0 +1,218 @@
+//! Documents that are being edited: rooms, editors, and what goes between them and the log.
+//!
+//! A *room* is one document with the editors who have it open on this node. It exists while it has editors and a moment
+//! longer, and there is never a second one of the same document. It holds nothing that is not in the log: an edit goes
+//! through the shard like any other write, and comes back to the room, and to the rooms of all other nodes and
+//! datacenters, by the oplog (`feed`). So whatever an editor sees of others is held by a majority of a datacenter, and
+//! a room that ends loses nothing.
+//!
+//! `wire` and `awareness` are pure. How an editor's connection looks is the business of `api::docs`.
+
+mod awareness;
+mod close;
+mod edits;
+mod feed;
+mod room;
+mod seat;
+pub mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use meridian_crdt::Key;
+use tokio::sync::mpsc;
+
+pub use close::Close;
+pub use seat::{Inbox, Outlet, Posted, Seat, outlet};
+
+use crate::shard::Shard;
+use feed::Feeds;
+use room::Ask;
+use wire::Message;
+
+/// What editors have said and their room has not heard yet. An editor who says more is read more slowly.
+const ASKS_MAX: usize = 256;
+
+/// Bounds of the documents of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct DocBounds {
+    /// Open rooms; a further one is refused with [`Close::BUSY`].
+    pub rooms_max: usize,
+    /// Editors in one room; a further one is refused with [`Close::BUSY`].
+    pub editors_max: usize,
+    /// Bytes of one update; a larger one ends its editor's connection with [`Close::TOO_LARGE`].
+    pub update_bytes_max: usize,
+    /// Bytes of all updates of a document that is edited; beyond it, it is not opened, nor edited further.
+    pub doc_bytes_max: usize,
+    /// How long a room without editors stays.
+    pub idle: Duration,
+}
+
+impl DocBounds {
+    /// The defaults, with the largest value of the configuration as the largest update.
+    pub fn new(update_bytes_max: usize) -> Self {
+        Self {
+            rooms_max: 10_000,
+            editors_max: 2_000,
+            update_bytes_max,
+            doc_bytes_max: 64 << 20,
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What is counted of documents since the process began.
+#[derive(Debug, Default)]
+pub struct DocCounts {
+    /// Editors connected now.
+    pub editors: AtomicU64,
+    /// Rooms opened.
+    pub rooms_opened: AtomicU64,
+    /// Updates taken from editors and kept.
+    pub updates: AtomicU64,
+    /// Frames given to editors.
+    pub frames: AtomicU64,
+    /// Editors closed because they did not take frames in time.
+    pub slow: AtomicU64,
+}
+
+/// The documents that are open on this node.
+#[derive(Debug)]
+pub struct Docs {
+    shard: Shared,
+    /// The bounds.
+    pub bounds: DocBounds,
+    /// What is counted.
+    pub counts: DocCounts,
+    feeds: Arc<Feeds>,
+    rooms: Mutex<BTreeMap<Key, Entry>>,
+    last: AtomicU64,
+}
+
+/// A shard, for types that are shown while debugging.
+struct Shared(Arc<Shard>);
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the shard of node {}", self.0.node)
+    }
+}
+
+/// A room that is open.
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    door: mpsc::Sender<Ask>,
+    /// Editors inside and at the door.
+    editors: usize,
+}
+
+/// An editor's place in a room, given up when dropped.
+#[derive(Debug)]
+pub struct Editor {
+    docs: Arc<Docs>,
+    key: Key,
+    room: u64,
+    member: u64,
+    door: mpsc::Sender<Ask>,
+}
+
+impl Docs {
+    /// No documents yet.
+    pub fn new(shard: Arc<Shard>, bounds: DocBounds) -> Arc<Self> {
+        Arc::new(Self {
+            shard: Shared(shard),
+            bounds,
+            counts: DocCounts::default(),
+            feeds: Arc::default(),
+            rooms: Mutex::default(),
+            last: AtomicU64::new(0),
+        })
+    }
+
+    /// How many rooms are open.
+    pub fn rooms_open(&self) -> usize {
+        self.rooms().len()
+    }
+
+    /// Takes an editor into the room of `key`, which is opened if it is not. What goes wrong while it opens is told
+    /// through the seat.
+    pub async fn enter(self: &Arc<Self>, key: Key, seat: Seat) -> Result<Editor, Close> {
+        let member = self.next();
+        let editor = match self.place(key, member) {
+            Ok(editor) => editor,
+            Err(close) => {
+                seat.part();
+                return Err(close);
+            }
+        };
+        // A room that is gone has dropped its door, and the seat with it, which ends the connection.
+        editor.door.send(Ask::Enter { member, seat }).await.ok();
+        Ok(editor)
+    }
+
+    fn place(self: &Arc<Self>, key: Key, member: u64) -> Result<Editor, Close> {
+        let mut rooms = self.rooms();
+        if !rooms.contains_key(&key) {
+            if rooms.len() >= self.bounds.rooms_max {
+                return Err(Close::BUSY);
+            }
+            let id = self.next();
+            let (door, asks) = mpsc::channel(ASKS_MAX);
+            rooms.insert(key.clone(), Entry { id, door, editors: 0 });
+            self.counts.rooms_opened.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(room::run(self.clone(), key.clone(), id, asks));
+        }
+        let Some(entry) = rooms.get_mut(&key) else { return Err(Close::INTERNAL) };
+        if entry.editors >= self.bounds.editors_max {
+            return Err(Close::BUSY);
+        }
+        entry.editors += 1;
+        self.counts.editors.fetch_add(1, Ordering::Relaxed);
+        let (room, door) = (entry.id, entry.door.clone());
+        Ok(Editor { docs: self.clone(), key, room, member, door })
+    }
+
+    /// Takes a room out, so that the next editor opens another; `false` if it is to stay, because editors are inside or
+    /// at its door. `ended` rooms go in any case.
+    fn retire(&self, key: &Key, id: u64, ended: bool) -> bool {
+        let mut rooms = self.rooms();
+        match rooms.get(key) {
+            Some(entry) if entry.id == id && (ended || entry.editors == 0) => {
+                rooms.remove(key);
+                true
+            }
+            Some(entry) => entry.id != id,
+            None => true,
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Editor {
+    /// Tells the room what the editor says, once the room has heard what others have said before. A room that is gone
+    /// has ended the inbox, which says why.
+    pub async fn say(&self, message: Message) {
+        self.door.send(Ask::Say { member: self.member, message }).await.ok();
+    }
+}
+
+impl Drop for Editor {
+    fn drop(&mut self) {
+        self.docs.counts.editors.fetch_sub(1, Ordering::Relaxed);
+        if let Some(entry) = self.docs.rooms().get_mut(&self.key).filter(|entry| entry.id == self.room) {
+            entry.editors = entry.editors.saturating_sub(1);
+        }
+        // A room with a full door finds out by itself, a moment later.
+        self.door.try_send(Ask::Leave { member: self.member }).ok();
+    }
+}

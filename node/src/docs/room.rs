@@ -1,0 +1,437 @@
+//! One room: a document in memory, and the editors who have it open.
+//!
+//! The document is fed by the oplog alone. An edit that comes in is checked, written, and given to the others when it
+//! comes back. The room never waits for an editor: who does not take frames in time is closed.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use meridian_client::wire::headers::Consistency;
+use meridian_crdt::{
+    DocOp, Document, Dot, Key, Mutation, Vector, YrsDocument, check_update, doc_glance, doc_state,
+};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::awareness::Awareness;
+use super::close::Close;
+use super::edits::{Edit, Edits, Written};
+use super::feed::{Attached, Event};
+use super::seat::Seat;
+use super::wire::{self, Message};
+use super::{DocBounds, Docs};
+use crate::txn::ShardState;
+
+/// How long opening may wait for this node to have recovered.
+const OPEN_WAIT: Duration = Duration::from_secs(2);
+/// Updates put into a document before others get their turn.
+const INTEGRATED_AT_ONCE: usize = 256;
+/// How often the room looks for what time brings.
+const TICK: Duration = Duration::from_secs(1);
+/// An editor to whom nothing was sent for so long is sent an empty frame: after 30 s it would give up.
+const KEEP_ALIVE_MS: u64 = 20_000;
+/// An update that says nothing.
+const NOTHING: &[u8] = &[0, 0];
+/// A state vector of nothing.
+const FROM_NOTHING: &[u8] = &[0];
+
+/// What comes through the door of a room.
+#[derive(Debug)]
+pub enum Ask {
+    /// An editor comes in.
+    Enter {
+        /// Who it is.
+        member: u64,
+        /// The way to it.
+        seat: Seat,
+    },
+    /// An editor says something.
+    Say {
+        /// Who it is.
+        member: u64,
+        /// What it says.
+        message: Message,
+    },
+    /// An editor has gone.
+    Leave {
+        /// Who it was.
+        member: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Member {
+    seat: Seat,
+    sent_ms: u64,
+}
+
+/// Opens the room and keeps it until it ends.
+pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<Ask>) {
+    let attached = docs.feeds.attach(&docs.shard.0, &key);
+    let mut members = BTreeMap::new();
+    let close = match Room::open(docs.clone(), key.clone(), id, attached).await {
+        Ok(mut room) => {
+            let close = room.serve(&mut door).await;
+            members = room.members;
+            close
+        }
+        Err(close) => close,
+    };
+    tracing::debug!(%key, code = close.code, reason = close.reason, "a room ends");
+    // From here on the next editor opens another room; those who are still at this door are sent away.
+    docs.retire(&key, id, true);
+    door.close();
+    while let Some(ask) = door.recv().await {
+        if let Ask::Enter { seat, .. } = ask {
+            seat.close(close);
+        }
+    }
+    for member in members.into_values() {
+        member.seat.close(close);
+    }
+}
+
+struct Room {
+    docs: Arc<Docs>,
+    key: Key,
+    id: u64,
+    attached: Attached,
+    document: YrsDocument,
+    /// Bytes of all updates.
+    bytes: usize,
+    /// What the document was read at.
+    read_at: Vector,
+    /// The incarnations whose updates are in the document.
+    incarnations: Vec<Dot>,
+    /// The answer to an editor who has nothing, for as long as nothing changes.
+    whole: Option<Bytes>,
+    members: BTreeMap<u64, Member>,
+    awareness: Awareness,
+    edits: Edits,
+    /// Since when there has been nobody.
+    empty_since_ms: u64,
+}
+
+impl Room {
+    async fn open(docs: Arc<Docs>, key: Key, id: u64, mut attached: Attached) -> Result<Room, Close> {
+        if !attached.begun().await {
+            return Err(Close::BUSY);
+        }
+        let shard = docs.shard.0.clone();
+        let view = shard.read(Consistency::default(), &Vector::new(), OPEN_WAIT).await;
+        let view = view.map_err(|error| Close::of(&error))?;
+        let state = ShardState::load(&view).map_err(|e| unreadable(&key, e))?;
+        let read_at = state.map_err(|e| unreadable(&key, e))?.vector;
+        let state = doc_state(&view, &key).map_err(|e| unreadable(&key, e))?;
+        drop(view);
+        let bytes: usize = state.updates.iter().map(|update| update.bytes.len()).sum();
+        if bytes > docs.bounds.doc_bytes_max {
+            return Err(Close::TOO_LARGE);
+        }
+        let mut room = Room {
+            empty_since_ms: shard.seams.clock.monotonic_ms(),
+            docs,
+            key,
+            id,
+            attached,
+            document: YrsDocument::default(),
+            bytes,
+            read_at,
+            incarnations: state.incarnations,
+            whole: None,
+            members: BTreeMap::new(),
+            awareness: Awareness::default(),
+            edits: Edits::default(),
+        };
+        for chunk in state.updates.chunks(INTEGRATED_AT_ONCE) {
+            chunk.iter().for_each(|update| room.integrate(&update.bytes));
+            tokio::task::yield_now().await;
+        }
+        Ok(room)
+    }
+
+    /// Runs until the room ends; says why.
+    async fn serve(&mut self, door: &mut mpsc::Receiver<Ask>) -> Close {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let flow = tokio::select! {
+                event = self.attached.next() => match event {
+                    Some(event) => self.event(&event),
+                    None => ControlFlow::Break(Close::GONE),
+                },
+                written = self.edits.written() => self.written(written),
+                ask = door.recv(), if self.edits.have_room() => match ask {
+                    Some(ask) => self.ask(ask),
+                    None => ControlFlow::Break(Close::GONE),
+                },
+                _ = tick.tick() => self.tick(),
+            };
+            if let ControlFlow::Break(close) = flow {
+                return close;
+            }
+            self.edits.write(&self.docs.shard.0, &self.key, !self.incarnations.is_empty());
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.docs.shard.0.seams.clock.monotonic_ms()
+    }
+
+    /// Puts in an update that counts.
+    fn integrate(&mut self, update: &[u8]) {
+        self.whole = None;
+        if let Err(error) = self.document.integrate(update) {
+            // Another version of this program has taken it in. It counts, and whoever can read it does.
+            tracing::warn!(key = %self.key, %error, "an update of a document cannot be read by this version");
+        }
+    }
+
+    /// A txn has touched the key.
+    fn event(&mut self, event: &Event) -> ControlFlow<Close> {
+        if self.read_at.covers(event.dot) {
+            return ControlFlow::Continue(());
+        }
+        let view = self.docs.shard.0.store.view();
+        let (living, counts) = match doc_glance(&view, &self.key, event.dot) {
+            Ok(glance) => glance,
+            Err(error) => return ControlFlow::Break(unreadable(&self.key, error)),
+        };
+        // What is in memory cannot be taken out again: with one incarnation less it is another document.
+        if self.incarnations.iter().any(|dot| !living.contains(dot)) {
+            return ControlFlow::Break(Close::DELETED);
+        }
+        // An update whose incarnation had ended elsewhere before it came is told, and does not count.
+        if !counts {
+            return ControlFlow::Continue(());
+        }
+        self.incarnations = living;
+        let updates =
+            event.ops.iter().filter_map(|op| if let Mutation::Doc(op) = op { Some(op) } else { None });
+        for update in updates.flat_map(DocOp::updates) {
+            self.bytes += update.len();
+            self.integrate(update);
+            let made_by = self.edits.came_back(update);
+            self.tell(&wire::update(update), made_by);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A write has ended.
+    fn written(&mut self, written: Written) -> ControlFlow<Close> {
+        let Written { edits, outcome } = written;
+        let Err(error) = outcome else {
+            self.docs.counts.updates.fetch_add(edits.len() as u64, Ordering::Relaxed);
+            edits.iter().for_each(|edit| self.tell_kept(edit.member));
+            return ControlFlow::Continue(());
+        };
+        let close = Close::of(&error);
+        tracing::info!(key = %self.key, %error, edits = edits.len(), "edits could not be kept");
+        if close == Close::DELETED {
+            return ControlFlow::Break(close);
+        }
+        for edit in edits {
+            self.close(edit.member, close);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn ask(&mut self, ask: Ask) -> ControlFlow<Close> {
+        match ask {
+            Ask::Enter { member, seat } => {
+                let asks_first = !seat.is_hocuspocus();
+                self.members.insert(member, Member { seat, sent_ms: self.now_ms() });
+                if asks_first {
+                    self.ask_for_the_rest(member);
+                }
+                if let Some(all) = self.awareness.all() {
+                    self.post(member, &wire::awareness(&all));
+                }
+            }
+            Ask::Say { member, message } if self.members.contains_key(&member) => {
+                if let Err(close) = self.say(member, message) {
+                    self.close(member, close);
+                }
+            }
+            // It was closed, and what it said before it heard of that is void.
+            Ask::Say { .. } => {}
+            Ask::Leave { member } => self.leave(member),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn say(&mut self, member: u64, message: Message) -> Result<(), Close> {
+        match message {
+            Message::Step1(state_vector) => {
+                let frame = self.lacking(&state_vector)?;
+                self.post(member, &frame);
+                // An editor of Hocuspocus counts the answers to what it is asked, so it is asked as often as it asks.
+                if self.members.get(&member).is_some_and(|member| member.seat.is_hocuspocus()) {
+                    self.ask_for_the_rest(member);
+                }
+            }
+            Message::Step2(update) => {
+                self.check(&update)?;
+                // Editors who come back send all deletions there ever were: most of the time nothing is new.
+                let is_new = self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)?;
+                self.edit(member, update, is_new);
+            }
+            Message::Update(update) => {
+                self.check(&update)?;
+                let is_new = update != NOTHING;
+                self.edit(member, update, is_new);
+            }
+            Message::Awareness(states) => {
+                let now_ms = self.now_ms();
+                let told = self.awareness.take(member, &states, now_ms);
+                if let Some(told) = told.map_err(|_| Close::BAD_AWARENESS)? {
+                    // To its sender too, who takes this for the sign of life that it waits for.
+                    self.tell(&wire::awareness(&told), None);
+                }
+            }
+            Message::QueryAwareness => {
+                if let Some(all) = self.awareness.all() {
+                    self.post(member, &wire::awareness(&all));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks an editor for what it has and the document has not.
+    fn ask_for_the_rest(&mut self, member: u64) {
+        self.post(member, &wire::step_1(&self.document.state_vector()));
+    }
+
+    /// Takes an edit on its way into the log. What is in the document already came from there.
+    fn edit(&mut self, member: u64, update: Bytes, is_new: bool) {
+        if is_new {
+            self.edits.push(Edit { member, update });
+        } else {
+            self.tell_kept(member);
+        }
+    }
+
+    /// Tells an editor who wants to know that one of its edits is kept.
+    fn tell_kept(&mut self, member: u64) {
+        if self.members.get(&member).is_some_and(|member| member.seat.is_hocuspocus()) {
+            self.post(member, &wire::kept());
+        }
+    }
+
+    /// What an editor lacks who has `state_vector`. Many who have nothing share one answer.
+    fn lacking(&mut self, state_vector: &[u8]) -> Result<Bytes, Close> {
+        if let (true, Some(whole)) = (state_vector == FROM_NOTHING, &self.whole) {
+            return Ok(whole.clone());
+        }
+        let update = self.document.diff(state_vector).map_err(|_| Close::BAD_MESSAGE)?;
+        let frame = wire::step_2(&update);
+        if state_vector == FROM_NOTHING {
+            self.whole = Some(frame.clone());
+        }
+        Ok(frame)
+    }
+
+    /// Whether an edit may be taken.
+    fn check(&self, update: &[u8]) -> Result<(), Close> {
+        let DocBounds { update_bytes_max, doc_bytes_max, .. } = self.docs.bounds;
+        if update.len() > update_bytes_max || self.bytes + update.len() > doc_bytes_max {
+            return Err(Close::TOO_LARGE);
+        }
+        check_update(update).map_err(|error| {
+            tracing::debug!(key = %self.key, %error, "an editor sent an update that is not taken");
+            Close::BAD_UPDATE
+        })
+    }
+
+    fn tick(&mut self) -> ControlFlow<Close> {
+        let now_ms = self.now_ms();
+        let gone: Vec<u64> =
+            self.members.iter().filter(|(_, member)| member.seat.is_gone()).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|member| self.leave(member));
+        if let Some(told) = self.awareness.expire(now_ms) {
+            self.tell(&wire::awareness(&told), None);
+        }
+        let silent = |member: &Member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS;
+        let silent: Vec<u64> =
+            self.members.iter().filter(|(_, member)| silent(member)).map(|(id, _)| *id).collect();
+        // Nobody's states: a frame that says nothing.
+        silent.into_iter().for_each(|member| self.post(member, &wire::awareness(&[0])));
+        if !self.members.is_empty() || !self.edits.are_done() {
+            self.empty_since_ms = now_ms;
+        }
+        let idle_ms = self.docs.bounds.idle.as_millis();
+        let is_idle = u128::from(now_ms.saturating_sub(self.empty_since_ms)) >= idle_ms;
+        if is_idle && self.docs.retire(&self.key, self.id, false) {
+            return ControlFlow::Break(Close::GONE);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// An editor has left by itself. What it has said is written all the same.
+    fn leave(&mut self, member: u64) {
+        if let Some(left) = self.members.remove(&member) {
+            left.seat.part();
+            self.tell_absence(member);
+        }
+    }
+
+    /// Closes an editor. What it has said and is not yet being written is void: it has it still.
+    fn close(&mut self, member: u64, close: Close) {
+        if let Some(closed) = self.members.remove(&member) {
+            closed.seat.close(close);
+            self.edits.forget(member);
+            self.tell_absence(member);
+        }
+    }
+
+    /// Tells the others that nobody is present any more who came in with an editor.
+    fn tell_absence(&mut self, member: u64) {
+        if let Some(told) = self.awareness.leave(member, self.now_ms()) {
+            self.tell(&wire::awareness(&told), None);
+        }
+    }
+
+    /// Gives a frame to everybody but `except`.
+    fn tell(&mut self, frame: &Bytes, except: Option<u64>) {
+        let now_ms = self.now_ms();
+        let mut slow = Vec::new();
+        for (id, member) in self.members.iter_mut().filter(|(id, _)| Some(**id) != except) {
+            if member.seat.post(frame) {
+                member.sent_ms = now_ms;
+                self.docs.counts.frames.fetch_add(1, Ordering::Relaxed);
+            } else {
+                slow.push(*id);
+            }
+        }
+        slow.into_iter().for_each(|member| self.slow(member));
+    }
+
+    fn post(&mut self, to: u64, frame: &Bytes) {
+        let now_ms = self.now_ms();
+        let Some(member) = self.members.get_mut(&to) else { return };
+        if member.seat.post(frame) {
+            member.sent_ms = now_ms;
+            self.docs.counts.frames.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.slow(to);
+        }
+    }
+
+    fn slow(&mut self, member: u64) {
+        // One who is gone is not slow.
+        if self.members.get(&member).is_some_and(|member| !member.seat.is_gone()) {
+            self.docs.counts.slow.fetch_add(1, Ordering::Relaxed);
+        }
+        self.close(member, Close::SLOW);
+    }
+}
+
+fn unreadable(key: &Key, error: impl std::fmt::Display) -> Close {
+    tracing::error!(%key, %error, "a document cannot be read");
+    Close::INTERNAL
+}
