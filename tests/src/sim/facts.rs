@@ -163,6 +163,18 @@ impl Ledger {
             }
         }
         self.dots.retain(|dot, _| !gone(dot));
+        // A removal that found nothing left to remove may rest on one that is lost now.
+        let rests_on_lost = |fact: &&Fact| {
+            let others = fact.removes.map(|target| &self.facts[target].removed_by);
+            fact.dot.is_none() && others.is_some_and(|others| others.iter().any(|other| lost.contains(other)))
+        };
+        let idle = self.facts.iter().enumerate().filter(|(_, fact)| fact.outcome == Outcome::Done);
+        let idle: Vec<usize> =
+            idle.filter(|(_, fact)| rests_on_lost(fact)).map(|(number, _)| number).collect();
+        for number in &idle {
+            self.facts[*number].outcome = Outcome::Unknown;
+        }
+        lost.extend(idle);
         // What changed nothing, and what is still under way, depends on nothing that its txn would bring along: whoever
         // did it may have known facts that are lost now.
         for fact in self.facts.iter_mut().filter(|fact| fact.dot.is_none()) {
