@@ -68,12 +68,14 @@ impl Place {
         node
     }
 
-    /// Every file of the data folder and its size. Not its bytes: redb notes in a file's header that it was opened, and
-    /// who the owner is stands inside.
-    fn files(&self) -> BTreeMap<PathBuf, u64> {
+    /// Every file of the data folder and its size. Not its bytes, and not the size of the state: redb notes in a file's header
+    /// that it was opened, and gives back pages that are free; who the owner is stands inside.
+    fn files(&self) -> BTreeMap<PathBuf, Option<u64>> {
         let Ok(entries) = std::fs::read_dir(&self.data) else { return BTreeMap::new() };
         let entries = entries.map(|entry| entry.expect("an entry"));
-        entries.map(|entry| (entry.path(), entry.metadata().expect("metadata").len())).collect()
+        let size = |entry: &std::fs::DirEntry| entry.metadata().expect("metadata").len();
+        let is_state = |entry: &std::fs::DirEntry| entry.file_name() == "state.redb";
+        entries.map(|entry| (entry.path(), (!is_state(&entry)).then(|| size(&entry)))).collect()
     }
 }
 

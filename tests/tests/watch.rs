@@ -59,9 +59,16 @@ async fn write_chain(nodes: Vec<Vec<Client>>, stop: Arc<AtomicBool>) -> i64 {
 
 /// Reads a few txns here and a few there, or stays where it is until that node dies, until it has been shown as many
 /// txns as there are, once that is known.
-async fn roam(nodes: Vec<Client>, seed: u64, total: tokio::sync::watch::Receiver<Option<usize>>) -> Watcher {
+async fn roam(
+    nodes: Vec<Client>,
+    beginning: String,
+    seed: u64,
+    total: tokio::sync::watch::Receiver<Option<usize>>,
+) -> Watcher {
     let mut random = StdRng::seed_from_u64(seed);
     let mut watcher = Watcher::new("");
+    // Without a cursor it would begin whenever its first stream does, and the load does not wait for that.
+    watcher.cursor = Some(beginning);
     let started = Instant::now();
     loop {
         let node = nodes.choose(&mut random).expect("nodes");
@@ -117,8 +124,9 @@ async fn watch_under(fleet: &Fleet, faults: impl AsyncFnOnce(&Fleet, &Workload))
     let mut first = Watcher::new("load/elements");
     first.read(everywhere[0].server(), 1, Duration::from_millis(300)).await.expect("a stream");
     let beginning = first.cursor.clone().expect("a cursor");
-    let watchers: Vec<_> =
-        (0..5).map(|seed| tokio::spawn(roam(everywhere.clone(), seed, told.clone()))).collect();
+    let watchers: Vec<_> = (0..5)
+        .map(|seed| tokio::spawn(roam(everywhere.clone(), beginning.clone(), seed, told.clone())))
+        .collect();
     let stop = Arc::new(AtomicBool::new(false));
     let chain = tokio::spawn(write_chain(DCS.map(|dc| fleet.dc(dc)).to_vec(), stop.clone()));
     let workload = Workload::start(DCS.iter().map(|dc| load(fleet, dc)).collect());
