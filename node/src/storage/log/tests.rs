@@ -125,6 +125,28 @@ fn a_torn_last_write_is_cut_off_wherever_it_tears() {
     }
 }
 
+/// Story: of the last batch only the head of its first record did not arrive, so that all of it is cut off. The record that
+/// is written in its place is as long, and behind it stands the rest of the old batch, whole.
+#[test]
+fn what_was_cut_off_does_not_come_back_behind_a_record_of_the_same_length() {
+    let disk = SimDisk::new();
+    let opened = open(&disk).unwrap();
+    append(&opened, 1..2);
+    let start = write_position(&opened);
+    let old = |index| (index, Bytes::from(vec![index as u8; 2 * SECTOR]));
+    try_append(&opened, (2..4).map(old).collect()).unwrap();
+    drop(opened);
+    assert_eq!(found(&disk).unwrap().segments.len(), 1, "all of it stands in one segment");
+    lose(&disk, 1, start..(start / SECTOR + 1) * SECTOR);
+    let opened = open(&disk).unwrap();
+    assert_eq!(entries(&opened), expected(1..2));
+    let new = (2, Bytes::from(vec![0xee; 2 * SECTOR]));
+    try_append(&opened, vec![new.clone()]).unwrap();
+    drop(opened);
+    let again = entries(&open(&disk).unwrap());
+    assert_eq!(again.last(), Some(&new));
+}
+
 #[test]
 fn every_flipped_bit_before_the_last_write_is_corruption_and_nothing_is_cut_off() {
     let disk = SimDisk::new();
