@@ -210,6 +210,7 @@ impl Clients {
                     self.record.ask_anew(number, &mut pending.asked);
                     if let Some(fact) = pending.plan.fact() {
                         self.ledger.facts[fact].deps = Facts::default();
+                        self.ledger.facts[fact].blind = true;
                     }
                 }
             }

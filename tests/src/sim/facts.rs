@@ -99,6 +99,9 @@ pub struct Fact {
     pub removed_by: Vec<usize>,
     /// The txn that it became.
     pub dot: Option<Dot>,
+    /// Whether it was asked again without the token of what its session had known: a removal need not have found then what it
+    /// was to remove.
+    pub blind: bool,
 }
 
 /// All checked writes.
@@ -126,7 +129,16 @@ impl Ledger {
             self.facts[target].removed_by.push(number);
         }
         let outcome = Outcome::Unknown;
-        self.facts.push(Fact { keys, deps, outcome, by, removes, removed_by: Vec::new(), dot: None });
+        self.facts.push(Fact {
+            keys,
+            deps,
+            outcome,
+            by,
+            removes,
+            removed_by: Vec::new(),
+            dot: None,
+            blind: false,
+        });
         number
     }
 
@@ -250,7 +262,8 @@ impl Ledger {
 
     fn check_element(&self, must: &Facts, key: KeyId, number: usize, there: bool, who: &str) {
         let removals = &self.facts[number].removed_by;
-        let removed = removals.iter().find(|removal| must.contains(**removal));
+        let removed =
+            removals.iter().find(|removal| must.contains(**removal) && !self.facts[**removal].blind);
         if let Some(removal) = removed {
             assert!(!there, "{who}: {number} is back in {key:?}, from where {removal} has removed it");
         }
