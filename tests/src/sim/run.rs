@@ -12,7 +12,7 @@ use super::node::Node;
 use super::options::Options;
 use super::record::read_action;
 use super::watching::WatchTally;
-use super::world::Cluster;
+use super::world::{Cluster, TIDY_EVERY_MS};
 use crate::checkers::watch::Pasts;
 
 /// How long everything may take to be equal after the last fault, in virtual time.
@@ -21,6 +21,8 @@ const CONVERGE_MS: u64 = 15_000;
 const CONVERGE_TINY_MS: u64 = 180_000;
 /// How long clients may take to hear what became of their last requests.
 const LAST_ANSWERS_MS: u64 = 20_000;
+/// Rows that housekeeping drops for each txn, on average: one of the oplog, and what the txn has touched.
+const ROWS_OF_A_TXN: u64 = 4;
 /// How long faults rest around the loss of a tail.
 const QUIET_MS: u64 = 3_000;
 /// How often write levels are looked at.
@@ -91,7 +93,8 @@ impl Run {
         self.until(limit_ms, "not converged", |sim| converged(&sim.world));
         let converged_ms = self.sim.now_ms;
         self.until(LAST_ANSWERS_MS, "clients wait", |sim| !sim.world.busy());
-        self.until(limit_ms, "not stable", |sim| converged(&sim.world) && stable(&sim.world));
+        let swept_ms = limit_ms + self.sweeping_ms();
+        self.until(swept_ms, "not stable", |sim| converged(&sim.world) && stable(&sim.world));
         self.compare();
         self.summary(converged_ms)
     }
@@ -102,6 +105,13 @@ impl Run {
             self.sim.run(until_ms.min(self.sim.now_ms + LEVELS_EVERY_MS));
             levels::check(&mut self.sim);
         }
+    }
+
+    /// How long housekeeping may need for all that there is: a few rows a txn, as many at once as the options say.
+    fn sweeping_ms(&self) -> u64 {
+        let txns: u64 = self.sim.world.dcs[0].vector.iter().map(|dot| dot.seq).sum();
+        let steps = txns * ROWS_OF_A_TXN / u64::from(self.sim.world.options.tidy_rows_max);
+        steps * TIDY_EVERY_MS
     }
 
     fn heal(&mut self) {

@@ -24,7 +24,7 @@ use super::request::{Answered, Request};
 use super::watching::Watcher;
 
 /// How often housekeeping looks whether there is something to do.
-const TIDY_EVERY_MS: u64 = 500;
+pub(super) const TIDY_EVERY_MS: u64 = 500;
 /// How often nodes of a datacenter compare their clocks.
 const CLOCKS_EVERY_MS: u64 = 500;
 /// Rows of the oplog that one read looks at.
