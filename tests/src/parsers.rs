@@ -4,9 +4,14 @@
 //! whatever it is given: no panic, no overflow of the stack, no memory out of proportion. And what it accepts must mean
 //! the same after it was written and read once more.
 
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
 use bytes::Bytes;
 use meridian::config::Config;
+use meridian::seams::{Disk as _, InlineExecutor, Seams, SimDisk};
 use meridian::shard::forward;
+use meridian::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
 use meridian::txn::entry::{ClientTxn, Entry, Item};
 use meridian_client::wire::frame::{Frame, Request, RequestId, Verb};
 use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token, headers, json, request, token};
@@ -15,6 +20,7 @@ use meridian_crdt::{
     OriginName, RegisterOp, SetOp, Txn, TxnHead, Value, Vector, apply, execute, validate,
 };
 use meridian_gossip::proto::message::Message;
+use redb::StorageBackend as _;
 
 /// A parser of bytes from outside.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +34,7 @@ pub struct Parser {
 }
 
 /// All of them.
-pub const PARSERS: [Parser; 10] = [
+pub const PARSERS: [Parser; 11] = [
     Parser { name: "http_bodies", parse: http_bodies, samples: http_samples },
     Parser { name: "http_headers", parse: http_headers, samples: header_samples },
     Parser { name: "native_frames", parse: native_frames, samples: frame_samples },
@@ -38,6 +44,7 @@ pub const PARSERS: [Parser; 10] = [
     Parser { name: "log_entries", parse: log_entries, samples: entry_samples },
     Parser { name: "forwarded_requests", parse: forwarded_requests, samples: forward_samples },
     Parser { name: "raft_frames", parse: raft_frames, samples: raft_samples },
+    Parser { name: "log_files", parse: log_files, samples: log_file_samples },
     Parser { name: "config_files", parse: config_files, samples: config_samples },
 ];
 
@@ -260,6 +267,57 @@ fn entry_samples() -> Vec<Vec<u8>> {
         Item::Tidy { rows_max: 10 },
     ];
     vec![Entry { now_ms: 1, items }.encode().expect("a small entry").to_vec()]
+}
+
+/// The file that a node's log stands in, as a disk gives it back: the log opens with some beginning of what was written to it,
+/// or says that it is corrupt.
+pub fn log_files(bytes: &[u8]) {
+    static DISK: LazyLock<SimDisk> = LazyLock::new(written_log);
+    let disk = DISK.handover();
+    let file = disk.open(Path::new(LOG_FILE), false).expect("the log has a file");
+    file.write(0, &bytes[..bytes.len().min(LOG_FILE_BYTES as usize)])
+        .expect("a disk in memory takes what fits");
+    drop(file);
+    if let Ok(opened) = open_folder(&disk) {
+        let entries = opened.log.read(0..u64::MAX, usize::MAX).unwrap_or_default();
+        let first = entries.first().map_or(0, |(index, _)| *index);
+        assert!(
+            entries.iter().zip(first..).all(|((index, _), wanted)| *index == wanted),
+            "the log has a hole"
+        );
+    }
+}
+
+const LOG_FILE: &str = "/data/log.00000001";
+const LOG_FILE_BYTES: u32 = 16 << 10;
+
+fn open_folder(disk: &SimDisk) -> Result<Opened, StorageError> {
+    let executor = Arc::new(InlineExecutor);
+    let seams = Seams { disk: Arc::new(disk.clone()), executor, ..Seams::production() };
+    let identity = Identity { cluster: "c".into(), dc: "a".into(), node: 1 };
+    let mut config = FolderConfig::new("/data", identity);
+    config.log_segment_bytes = LOG_FILE_BYTES;
+    config.state_cache_bytes = 1 << 20;
+    Folder::open(config, &seams)
+}
+
+fn written_log() -> SimDisk {
+    let disk = SimDisk::new();
+    let opened = open_folder(&disk).expect("an empty disk takes a folder");
+    for index in 1..=5u8 {
+        opened
+            .log
+            .append(vec![(index.into(), Bytes::from(vec![index; 100]))], |done| done.expect("it is written"));
+    }
+    drop(opened);
+    disk
+}
+
+fn log_file_samples() -> Vec<Vec<u8>> {
+    let file = written_log().open(Path::new(LOG_FILE), false).expect("the log has a file");
+    let mut bytes = vec![0; 2048];
+    file.read(0, &mut bytes).expect("it was written");
+    vec![bytes]
 }
 
 /// What nodes of a DC say to each other about their log, apart from the entries' contents.
