@@ -91,20 +91,12 @@ fn register(history: &History, key: &str, value: Option<i64>) -> Option<Violatio
 
 /// The history with this read after all of it.
 fn with_last(history: &History, read: &Action) -> History {
-    let last_ns = history.ops.iter().map(|op| op.end_ns).max().unwrap_or(0);
+    let last = Op::at_rest(&history.ops, vec![read.clone()]);
     let mut with = history.of_key(read.key());
     for op in &mut with.ops {
         op.actions.retain(Action::is_write);
     }
-    with.ops.push(Op {
-        session: usize::MAX,
-        dc: "at rest".into(),
-        node: 0,
-        begin_ns: last_ns + 1,
-        end_ns: last_ns + 2,
-        outcome: Outcome::Ok,
-        actions: vec![read.clone()],
-    });
+    with.ops.push(last);
     with
 }
 

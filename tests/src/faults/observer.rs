@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -72,5 +73,5 @@ fn observed(name: &str, status: &Value) -> Option<Observed> {
 
 /// A vector as a node shows it.
 pub fn seqs(vector: &Value) -> Option<Seqs> {
-    vector.as_object()?.iter().map(|(origin, seq)| Some((origin.clone(), seq.as_u64()?))).collect()
+    Seqs::deserialize(vector).ok()
 }

@@ -138,6 +138,20 @@ pub struct Op {
 }
 
 impl Op {
+    /// A look at everything, after all of `ops`, by nobody of them.
+    pub fn at_rest(ops: &[Op], actions: Vec<Action>) -> Op {
+        let last_ns = ops.iter().map(|op| op.end_ns).max().unwrap_or(0);
+        Op {
+            session: usize::MAX,
+            dc: "at rest".into(),
+            node: 0,
+            begin_ns: last_ns + 1,
+            end_ns: last_ns + 2,
+            outcome: Outcome::Ok,
+            actions,
+        }
+    }
+
     /// Whether it surely took place.
     pub fn is_ok(&self) -> bool {
         self.outcome == Outcome::Ok

@@ -13,9 +13,10 @@ use meridian_gossip::sim::At;
 use super::draw;
 use super::facts::{Facts, Group, KeyId, Ledger, Outcome};
 use super::interactive;
+use super::knowledge::Knowledge;
 use super::options::Options;
 use super::record::{Asked, Record, read_action};
-use super::request::{Answered, Ask, CLUSTER, Request, Said};
+use super::request::{Answered, Ask, Request, Said};
 use super::world::{Cluster, Ev, SimEnv};
 use crate::history::{Action, Outcome as Ended};
 
@@ -31,8 +32,6 @@ const KEYS: u64 = 3;
 const CLAIMS: u64 = 24;
 /// How many keys there are of which nothing is checked but convergence.
 const LOOSE_KEYS: u64 = 8;
-/// A session that was told so often in a row that it is ahead of everybody begins anew.
-pub const STUCK_MAX: u32 = 30;
 
 /// The key of a checked key.
 pub fn key_of((group, number): KeyId) -> Key {
@@ -102,12 +101,10 @@ struct Pending {
 /// One session.
 #[derive(Clone, Debug)]
 struct Session {
-    token: Token,
-    known: Facts,
+    knowledge: Knowledge,
     home: usize,
     attempt: u64,
     requests: u64,
-    stuck: u32,
     versions: BTreeMap<u64, Version>,
     pending: Option<Pending>,
 }
@@ -148,12 +145,10 @@ impl Clients {
     /// Sessions that know nothing.
     pub fn new(options: &Options) -> Clients {
         let session = |number: usize| Session {
-            token: Token::new(CLUSTER),
-            known: Facts::default(),
+            knowledge: Knowledge::default(),
             home: number % options.nodes.len(),
             attempt: 0,
             requests: 0,
-            stuck: 0,
             versions: BTreeMap::new(),
             pending: None,
         };
@@ -174,17 +169,15 @@ impl Clients {
     }
 
     /// A session, for somebody who takes its token over.
-    pub fn knowledge(&self, number: usize) -> (&Token, &Facts) {
-        let session = &self.sessions[number];
-        (&session.token, &session.known)
+    pub fn knowledge(&self, number: usize) -> &Knowledge {
+        &self.sessions[number].knowledge
     }
 
     /// A session that waits for nothing takes a token over.
     pub fn tell(&mut self, number: usize, token: &Token, known: &Facts) {
         let session = &mut self.sessions[number];
         if session.pending.is_none() {
-            session.token.merge(token).unwrap_or_else(|e| panic!("tokens of one cluster merge: {e}"));
-            session.known.join(known);
+            session.knowledge.learn(token, known);
         }
     }
 
@@ -197,13 +190,13 @@ impl Clients {
         lost.iter().for_each(|number| self.record.lose(*number));
         for (number, session) in self.sessions.iter_mut().enumerate() {
             let gone = session
+                .knowledge
                 .token
                 .dots
                 .iter()
                 .any(|dot| !left.covers(dot) && !elsewhere.iter().any(|v| v.covers(dot)));
-            if gone || lost.iter().any(|number| session.known.contains(*number)) {
-                session.token = Token::new(CLUSTER);
-                session.known = Facts::default();
+            if gone || lost.iter().any(|number| session.knowledge.facts.contains(*number)) {
+                session.knowledge.forget();
                 self.record.begin_anew(number);
                 // What it has asked elsewhere it asks again without its token, and so without what it knew.
                 if let Some(pending) = &mut session.pending {
@@ -253,9 +246,8 @@ impl Cluster {
     /// Another device takes the token.
     fn hand_over(&mut self, from: usize, env: &mut SimEnv<'_>) {
         let to = env.rng.below(self.clients.sessions.len() as u64) as usize;
-        let (token, known) = self.clients.knowledge(from);
-        let (token, known) = (token.clone(), known.clone());
-        self.clients.tell(to, &token, &known);
+        let knowledge = self.clients.knowledge(from).clone();
+        self.clients.tell(to, &knowledge.token, &knowledge.facts);
     }
 
     fn draw(&mut self, number: usize, dc: usize, env: &mut SimEnv<'_>) -> (Plan, Ask) {
@@ -348,7 +340,7 @@ impl Cluster {
         };
         let session = &mut self.clients.sessions[number];
         let keys = ops.iter().map(|(id, _)| *id).collect();
-        let fact = self.clients.ledger.begin(keys, session.known.clone(), by, removes);
+        let fact = self.clients.ledger.begin(keys, session.knowledge.facts.clone(), by, removes);
         let id = (!env.rng.chance(1, 5)).then(|| {
             session.requests += 1;
             format!("{number}-{}-{dc}", session.requests)
@@ -364,9 +356,9 @@ impl Cluster {
         let free = |fact: &super::facts::Fact| {
             fact.keys == [(Group::Cart, slot)]
                 && fact.removes.is_none()
-                && !fact.removed_by.iter().any(|removal| session.known.contains(*removal))
+                && !fact.removed_by.iter().any(|removal| session.knowledge.facts.contains(*removal))
         };
-        facts.find(|(n, fact)| session.known.contains(*n) && free(fact)).map(|(n, _)| n)
+        facts.find(|(n, fact)| session.knowledge.facts.contains(*n) && free(fact)).map(|(n, _)| n)
     }
 
     fn draw_loose(&mut self, number: usize, env: &mut SimEnv<'_>) -> (Plan, Ask) {
@@ -399,7 +391,7 @@ impl Cluster {
         let node = 1 + env.rng.below(self.options.nodes[dc]);
         pending.asked.node = node;
         let wait_ms = [0, 50, 500][env.rng.below(3) as usize];
-        let token = session.token.to_text();
+        let token = session.knowledge.token.to_text();
         let request =
             Box::new(Request { session: number, attempt, token, wait_ms, ask: pending.ask.clone() });
         env.note(&format!("s{number} #{attempt} to {dc}/{node}: {:?}", pending.ask));
@@ -431,8 +423,7 @@ impl Cluster {
         let Some(mut pending) = session.pending.take() else { return };
         env.note(&format!("s{number} #{attempt} is told {:?}", answered.said));
         if let Some(token) = answered.token {
-            assert!(token.dots.covers_all(&session.token.dots), "a token forgets");
-            session.token = token;
+            session.knowledge.take(token);
         }
         let who = format!("session {number} at {}, request {attempt}", pending.dc);
         match answered.said {
@@ -440,11 +431,11 @@ impl Cluster {
             Said::Keys(keys) => self.take_listing(number, &pending, &keys, &who),
             Said::Done { dot, versions } => {
                 self.clients.tally.writes += 1;
-                self.clients.sessions[number].stuck = 0;
+                self.clients.sessions[number].knowledge.is_served();
                 self.ended(&pending, Ended::Ok, env.now_ms);
                 let Plan::Write { fact, cas } = pending.plan else { return };
                 self.clients.ledger.done(fact, dot);
-                self.clients.sessions[number].known.insert(fact);
+                self.clients.sessions[number].knowledge.facts.insert(fact);
                 self.clients.settled[pending.dc].insert(fact);
                 self.check_unique(number, pending.dc, fact, cas, versions, &who);
             }
@@ -480,14 +471,8 @@ impl Cluster {
 
     fn stuck(&mut self, number: usize, code: ErrorCode) {
         let session = &mut self.clients.sessions[number];
-        if matches!(code, ErrorCode::NotCaughtUp | ErrorCode::ForeignToken) {
-            session.stuck += 1;
-        }
-        if session.stuck > STUCK_MAX {
-            session.token = Token::new(CLUSTER);
-            session.known = Facts::default();
+        if session.knowledge.is_not_served(code) {
             session.versions.clear();
-            session.stuck = 0;
             self.clients.record.begin_anew(number);
         }
     }
@@ -529,9 +514,9 @@ impl Cluster {
         self.clients.tally.reads += 1;
         let Plan::Read { keys, level, mut must } = pending.plan else { return };
         let session = &mut self.clients.sessions[number];
-        session.stuck = 0;
+        session.knowledge.is_served();
         if level != Consistency::Eventual {
-            must.join(&session.known);
+            must.join(&session.knowledge.facts);
         }
         for (id, content) in keys.iter().zip(&values).filter(|(id, _)| id.0 == Group::Cas) {
             session.versions.insert(id.1, content.as_ref().map_or(Version(0), |c| c.version));
@@ -543,7 +528,7 @@ impl Cluster {
         let who = format!("{who}, {} read", level.as_str());
         self.clients.ledger.check(&must, &snapshot, &who);
         let shown = shown(&self.clients.ledger, &snapshot);
-        self.clients.sessions[number].known.join(&shown);
+        self.clients.sessions[number].knowledge.facts.join(&shown);
         if level == Consistency::Linearizable {
             self.clients.settled[pending.dc].join(&shown);
         }
@@ -558,7 +543,8 @@ impl Cluster {
             return;
         }
         for (fact, of) in self.clients.ledger.facts.iter().enumerate() {
-            for id in of.keys.iter().filter(|id| id.0 == Group::Log && session.known.contains(fact)) {
+            for id in of.keys.iter().filter(|id| id.0 == Group::Log && session.knowledge.facts.contains(fact))
+            {
                 let name = key_of(*id).key;
                 assert!(keys.contains(&name), "{who}: the listing lacks {name}, which holds {fact}");
             }

@@ -7,15 +7,16 @@
 
 use meridian::txn::{Isolation, Numbered, RequestId};
 use meridian_client::wire::headers::Consistency;
-use meridian_client::wire::{ApiError, ErrorCode, Token};
+use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{Content, CounterOp, Key, Mutation, RegisterOp, SetOp, Value, Vector};
 use meridian_gossip::sim::At;
 
-use super::clients::{STUCK_MAX, key_of};
+use super::clients::key_of;
 use super::facts::{Facts, Group, KeyId, Outcome};
+use super::knowledge::{Knowledge, is_for_the_token};
 use super::options::Options;
 use super::record::Asked;
-use super::request::{Answered, Ask, CLUSTER, Request, Said, Step};
+use super::request::{Answered, Ask, Request, Said, Step};
 use super::serial::{Committed, Serial};
 use super::snapshot::Snapshot;
 use super::world::{Cluster, Ev, SimEnv};
@@ -88,12 +89,10 @@ struct Txn {
 /// A session.
 #[derive(Clone, Debug)]
 struct Transactor {
-    token: Token,
-    known: Facts,
+    knowledge: Knowledge,
     home: usize,
     attempt: u64,
     requests: u64,
-    stuck: u32,
     txn: Option<Txn>,
 }
 
@@ -127,12 +126,10 @@ impl Transactors {
     /// Sessions that know nothing.
     pub fn new(options: &Options) -> Transactors {
         let session = |number: usize| Transactor {
-            token: Token::new(CLUSTER),
-            known: Facts::default(),
+            knowledge: Knowledge::default(),
             home: number % options.nodes.len(),
             attempt: 0,
             requests: 0,
-            stuck: 0,
             txn: None,
         };
         let sessions = (0..options.txn_sessions).map(session).collect();
@@ -187,11 +184,8 @@ impl Cluster {
     fn begin_one(&mut self, number: usize, env: &mut SimEnv<'_>) {
         if env.rng.chance(1, 12) {
             let from = env.rng.below(self.options.sessions as u64) as usize;
-            let (token, known) = self.clients.knowledge(from);
-            let (token, known) = (token.clone(), known.clone());
-            let session = self.transactor(number);
-            session.token.merge(&token).unwrap_or_else(|e| panic!("tokens of one cluster merge: {e}"));
-            session.known.join(&known);
+            let other = self.clients.knowledge(from).clone();
+            self.transactor(number).knowledge.learn(&other.token, &other.facts);
         }
         if env.rng.chance(1, 12) {
             let home = env.rng.below(self.dcs.len() as u64) as usize;
@@ -200,7 +194,7 @@ impl Cluster {
         let dc = self.transactors.sessions[number].home;
         let isolation = if env.rng.chance(1, 3) { Isolation::Snapshot } else { Isolation::Serializable };
         let level = if env.rng.chance(1, 3) { Consistency::Linearizable } else { Consistency::Session };
-        let mut must = self.transactors.sessions[number].known.clone();
+        let mut must = self.transactors.sessions[number].knowledge.facts.clone();
         if level == Consistency::Linearizable {
             must.join(&self.clients.settled[dc]);
         }
@@ -285,7 +279,7 @@ impl Cluster {
                 continue;
             };
             let ledger = &mut clients.ledger;
-            let begin = || ledger.begin(Vec::new(), session.known.clone(), 0, None);
+            let begin = || ledger.begin(Vec::new(), session.knowledge.facts.clone(), 0, None);
             let fact = *txn.snapshot.fact.get_or_insert_with(begin);
             ledger.also(fact, id);
             let (key, value) = (key_of(id), fact as i64);
@@ -328,7 +322,7 @@ impl Cluster {
             _ => Some(RequestId::Numbered(Numbered { client: number as u128 + 1, number: count })),
         };
         if let Some(fact) = session.txn.as_ref().and_then(|txn| txn.snapshot.fact) {
-            self.clients.ledger.facts[fact].deps.join(&session.known);
+            self.clients.ledger.facts[fact].deps.join(&session.knowledge.facts);
         }
         let txn = session.txn.as_ref().and_then(|txn| txn.id).unwrap_or_default();
         Ask::Commit { txn, ops, id }
@@ -348,7 +342,7 @@ impl Cluster {
         let (sessions, nodes) = (self.options.sessions, self.options.nodes.clone());
         let session = self.transactor(number);
         session.attempt += 1;
-        let (attempt, token) = (session.attempt, session.token.to_text());
+        let (attempt, token) = (session.attempt, session.knowledge.token.to_text());
         let Some(txn) = &mut session.txn else { return };
         let Some(ask) = txn.ask.clone() else { return };
         txn.tries += 1;
@@ -391,9 +385,8 @@ impl Cluster {
         let Some(ask) = waits.and_then(|txn| txn.ask.take()) else { return };
         env.note(&format!("t{number} #{attempt} is told {:?}", answered.said));
         if let Some(token) = answered.token {
-            assert!(token.dots.covers_all(&session.token.dots), "a token forgets");
-            session.token = token;
-            session.stuck = 0;
+            session.knowledge.take(token);
+            session.knowledge.is_served();
         }
         match ask {
             Ask::Begin { .. } => self.begun(number, answered.said, env),
@@ -412,22 +405,17 @@ impl Cluster {
         match (said, &mut session.txn) {
             (Said::Begun { txn: id, snapshot }, Some(txn)) => {
                 assert!(
-                    snapshot.covers_all(&session.token.dots),
+                    snapshot.covers_all(&session.knowledge.token.dots),
                     "the snapshot lacks what the session knows"
                 );
                 (txn.id, txn.vector) = (Some(id), snapshot);
             }
             (Said::NotDone(error), _) => {
-                if matches!(error.code, ErrorCode::NotCaughtUp | ErrorCode::ForeignToken) {
-                    session.stuck += 1;
-                    // What it knows may be elsewhere.
-                    if env.rng.chance(1, 3) {
-                        session.home = env.rng.below(dcs) as usize;
-                    }
+                // What it knows may be elsewhere.
+                if is_for_the_token(error.code) && env.rng.chance(1, 3) {
+                    session.home = env.rng.below(dcs) as usize;
                 }
-                if session.stuck > STUCK_MAX {
-                    (session.token, session.known, session.stuck) =
-                        (Token::new(CLUSTER), Facts::default(), 0);
+                if session.knowledge.is_not_served(error.code) {
                     self.clients.record.begin_anew(self.options.sessions + number);
                 }
                 self.transactor(number).txn = None;
@@ -471,7 +459,7 @@ impl Cluster {
         let (must, level, dc) = (txn.must.clone(), txn.level, txn.at.dc);
         self.clients.ledger.check(&must, &snapshot, who);
         let shown = self.clients.ledger.check(&Facts::default(), &snapshot, who);
-        self.transactor(number).known.join(&shown);
+        self.transactor(number).knowledge.facts.join(&shown);
         if level == Consistency::Linearizable {
             self.clients.settled[dc].join(&shown);
         }
@@ -539,7 +527,7 @@ impl Cluster {
                 let dot = dot.flatten();
                 self.clients.ledger.done(fact, dot);
                 self.clients.settled[txn.at.dc].insert(fact);
-                self.transactor(number).known.insert(fact);
+                self.transactor(number).knowledge.facts.insert(fact);
                 if let Some(dot) = dot {
                     self.transactors.serial.committed(committed(fact, dot, &txn));
                 }
@@ -555,7 +543,7 @@ impl Cluster {
         if env.rng.chance(1, 4) && !self.tail_lost {
             let to = env.rng.below(self.options.sessions as u64) as usize;
             let session = &self.transactors.sessions[number];
-            self.clients.tell(to, &session.token, &session.known);
+            self.clients.tell(to, &session.knowledge.token, &session.knowledge.facts);
         }
     }
 

@@ -22,6 +22,7 @@ mod draw;
 mod facts;
 mod faults;
 mod interactive;
+mod knowledge;
 mod levels;
 mod node;
 mod open;

@@ -109,8 +109,7 @@ impl Run {
 
     /// How long housekeeping may need for all that there is: a few rows a txn, as many at once as the options say.
     fn sweeping_ms(&self) -> u64 {
-        let txns: u64 = self.sim.world.dcs[0].vector.iter().map(|dot| dot.seq).sum();
-        let steps = txns * ROWS_OF_A_TXN / u64::from(self.sim.world.options.tidy_rows_max);
+        let steps = txns(&self.sim.world) * ROWS_OF_A_TXN / u64::from(self.sim.world.options.tidy_rows_max);
         steps * TIDY_EVERY_MS
     }
 
@@ -194,7 +193,6 @@ impl Run {
         let world = &self.sim.world;
         let (counts, tally) = (&world.counts, &world.clients.tally);
         let mut text = String::new();
-        let txns: u64 = world.dcs[0].vector.iter().map(|dot| dot.seq).sum();
         let _ = writeln!(
             text,
             "reads {}  writes {}  refused {}  not done {}  unknown {}  retries {}",
@@ -222,7 +220,12 @@ impl Run {
             watched.shown, watched.resumed, watched.expired
         );
         let _ = writeln!(text, "levels: {} looked at, {} held by all", counts.levels.0, counts.levels.1);
-        let _ = write!(text, "txns {txns}  converged at {converged_ms} ms  ended at {} ms", self.sim.now_ms);
+        let _ = write!(
+            text,
+            "txns {}  converged at {converged_ms} ms  ended at {} ms",
+            txns(world),
+            self.sim.now_ms
+        );
         Summary {
             hash: self.sim.trace().hash(),
             text,
@@ -235,6 +238,11 @@ impl Run {
 fn serving(world: &Cluster, dc: usize) -> &Node {
     let node = world.dcs[dc].serving().unwrap_or_else(|| panic!("{dc} has no leader"));
     world.dcs[dc].node(node)
+}
+
+/// How many txns there are, once all datacenters have applied the same.
+fn txns(world: &Cluster) -> u64 {
+    world.dcs[0].vector.iter().map(|dot| dot.seq).sum()
 }
 
 /// All datacenters have applied the same, on all nodes.

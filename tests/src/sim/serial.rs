@@ -14,7 +14,7 @@ use super::facts::{KeyId, Ledger};
 use super::interactive::{home_of, isolation_of};
 use crate::checkers::serializable::{self, Demand};
 use crate::checkers::{Law, Violation};
-use crate::history::{Action, History, Op, Outcome};
+use crate::history::{Action, History, Op};
 
 /// A transaction that has committed.
 #[derive(Clone, Debug)]
@@ -111,15 +111,6 @@ impl Serial {
 
 /// The operations, and after them a look at what is left.
 fn with_rest(mut ops: Vec<Op>, actions: Vec<Action>) -> History {
-    let last_ns = ops.iter().map(|op| op.end_ns).max().unwrap_or(0);
-    ops.push(Op {
-        session: usize::MAX,
-        dc: "at rest".into(),
-        node: 0,
-        begin_ns: last_ns + 1,
-        end_ns: last_ns + 2,
-        outcome: Outcome::Ok,
-        actions,
-    });
+    ops.push(Op::at_rest(&ops, actions));
     History { ops }
 }
