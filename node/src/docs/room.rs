@@ -22,7 +22,7 @@ use super::close::Close;
 use super::edits::{Edit, Edits, Written};
 use super::feed::{Attached, Event};
 use super::seat::Seat;
-use super::wire::{self, Message};
+use super::wire::{self, FROM_NOTHING, Message};
 use super::{DocBounds, Docs};
 use crate::txn::ShardState;
 
@@ -36,8 +36,6 @@ const TICK: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_MS: u64 = 20_000;
 /// An update that says nothing.
 const NOTHING: &[u8] = &[0, 0];
-/// A state vector of nothing.
-const FROM_NOTHING: &[u8] = &[0];
 
 /// What comes through the door of a room.
 #[derive(Debug)]

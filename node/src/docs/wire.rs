@@ -27,6 +27,9 @@ const QUERY_AWARENESS: u8 = 3;
 const LEAVE: u8 = 7;
 const SYNC_STATUS: u8 = 8;
 
+/// The state vector of who has nothing.
+pub const FROM_NOTHING: &[u8] = &[0];
+
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
 const UPDATE: u8 = 2;

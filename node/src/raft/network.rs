@@ -195,9 +195,9 @@ impl RaftNetworkV2<TypeConfig> for Sender {
 
 /// Answers one RPC.
 pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, log: &LogStore, request: &[u8]) -> Bytes {
-    let outcome = match codec::open_message(request) {
-        Ok((kind, body)) => dispatch(raft, log, kind, body).await,
-        Err(error) => Err(error.to_string()),
+    let outcome = match Rpc::decode(request) {
+        Ok(rpc) => dispatch(raft, log, rpc).await,
+        Err(error) => Err(error),
     };
     let failure = |why: String| codec::encode_message(FAILURE, &why).unwrap_or_default();
     outcome.unwrap_or_else(failure)
@@ -206,35 +206,46 @@ pub(super) async fn answer(raft: &Raft<TypeConfig, StateMachine>, log: &LogStore
 /// Whether `frame` is an RPC that would be handed to the group, and not answered as broken. It does nothing with it; for
 /// fuzzing what other nodes may send.
 pub fn understands(frame: &[u8]) -> bool {
-    let Ok((kind, body)) = codec::open_message(frame) else { return false };
-    match kind {
-        APPEND => codec::decode_body::<AppendEntriesRequest<TypeConfig>>(body).is_ok(),
-        VOTE | PRE_VOTE => codec::decode_body::<VoteRequest<TypeConfig>>(body).is_ok(),
-        TRANSFER => codec::decode_body::<TransferLeaderRequest<TypeConfig>>(body).is_ok(),
-        other => other == PROBE,
+    Rpc::decode(frame).is_ok()
+}
+
+/// What another node may ask.
+enum Rpc {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    Transfer(TransferLeaderRequest<TypeConfig>),
+    Probe,
+}
+
+impl Rpc {
+    fn decode(frame: &[u8]) -> Result<Self, String> {
+        fn body<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+            codec::decode_body(body).map_err(|error| error.to_string())
+        }
+        let (kind, rest) = codec::open_message(frame).map_err(|error| error.to_string())?;
+        Ok(match kind {
+            APPEND => Rpc::Append(body(rest)?),
+            VOTE => Rpc::Vote(body(rest)?),
+            PRE_VOTE => Rpc::PreVote(body(rest)?),
+            TRANSFER => Rpc::Transfer(body(rest)?),
+            PROBE => Rpc::Probe,
+            other => return Err(format!("an RPC of the unknown kind {other}")),
+        })
     }
 }
 
-async fn dispatch(
-    raft: &Raft<TypeConfig, StateMachine>,
-    log: &LogStore,
-    kind: u8,
-    body: &[u8],
-) -> Result<Bytes, String> {
-    fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-        codec::decode_body(body).map_err(|error| error.to_string())
-    }
+async fn dispatch(raft: &Raft<TypeConfig, StateMachine>, log: &LogStore, rpc: Rpc) -> Result<Bytes, String> {
     fn encode<T: Serialize, E: std::fmt::Display>(answer: Result<T, E>) -> Result<Bytes, String> {
         let answer = answer.map_err(|error| error.to_string())?;
         codec::encode_message(ANSWER, &answer).map_err(|error| error.to_string())
     }
-    match kind {
-        APPEND => encode(raft.append_entries(decode(body)?).await),
-        VOTE => encode(raft.vote(decode(body)?).await),
-        PRE_VOTE => encode(raft.pre_vote(decode(body)?).await),
-        TRANSFER => encode(raft.handle_transfer_leader(decode(body)?).await),
-        PROBE => encode(is_initialised(log)),
-        other => Err(format!("an RPC of the unknown kind {other}")),
+    match rpc {
+        Rpc::Append(request) => encode(raft.append_entries(request).await),
+        Rpc::Vote(request) => encode(raft.vote(request).await),
+        Rpc::PreVote(request) => encode(raft.pre_vote(request).await),
+        Rpc::Transfer(request) => encode(raft.handle_transfer_leader(request).await),
+        Rpc::Probe => encode(is_initialised(log)),
     }
 }
 

@@ -63,16 +63,7 @@ impl Publisher {
         self.applied.send_replace(Published { state: state.clone(), index });
         self.view.send_if_modified(|view| {
             let old = view.clone();
-            *view = Arc::new(View {
-                leading: old.leading,
-                leader_node: old.leader_node,
-                vector: state.vector.clone(),
-                oplog_end: state.oplog_end,
-                floor: state.oplog_floor.clone(),
-                origins: state.chains.values().map(|chain| chain.name.clone()).collect(),
-                own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
-                told: state.told(),
-            });
+            *view = Arc::new(view_of(state, old.leading, old.leader_node));
             self.has_remotes || (&old.own, &old.origins) != (&view.own, &view.origins)
         });
     }
@@ -90,6 +81,21 @@ impl Publisher {
             *view = Arc::new(changed);
             true
         });
+    }
+}
+
+/// What replication is shown of a state on a node that leads in the term `leading`, if it leads, and knows `leader_node` to be
+/// the leader.
+pub fn view_of(state: &ShardState, leading: Option<u64>, leader_node: Option<u64>) -> View {
+    View {
+        leading,
+        leader_node,
+        vector: state.vector.clone(),
+        oplog_end: state.oplog_end,
+        floor: state.oplog_floor.clone(),
+        origins: state.chains.values().map(|chain| chain.name.clone()).collect(),
+        own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
+        told: state.told(),
     }
 }
 

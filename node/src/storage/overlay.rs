@@ -121,24 +121,26 @@ fn read(row: &Row) -> Option<Bytes> {
     })
 }
 
-/// The row under `key` in layers of which the earlier ones hide the later ones, above a file.
+/// The generations above a file, of which the earlier ones hide the later ones.
+pub(super) type Layers<'l> = [Option<&'l Layer>; 2];
+
+/// The row under `key` in layers above a file.
 pub(super) fn get(
-    layers: &[&Layer],
+    layers: Layers<'_>,
     base: &Base,
     table: Table,
     key: &[u8],
 ) -> Result<Option<Bytes>, StorageError> {
-    match layers.iter().find_map(|layer| layer.get(table, key)) {
+    match layers.into_iter().flatten().find_map(|layer| layer.get(table, key)) {
         Some(row) => Ok(row),
         None => base.get(table, key),
     }
 }
 
-/// Visits the rows of a range in the changes of a write, if there is one, and in layers of which the earlier ones hide
-/// the later ones, above a file.
+/// Visits the rows of a range in the changes of a write, if there is one, which hide all others, and in layers above a file.
 pub(super) fn scan(
     write: Option<&Changes>,
-    layers: &[&Layer],
+    layers: Layers<'_>,
     base: &Base,
     table: Table,
     from: &[u8],
@@ -203,14 +205,15 @@ impl<'l> Rest<'l> {
 impl<'l> Changed<'l> {
     fn new(
         write: Option<&'l Changes>,
-        layers: &[&'l Layer],
+        layers: Layers<'l>,
         table: Table,
         from: &[u8],
         to: Option<&[u8]>,
     ) -> Self {
         let range = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
         let write = write.map(|write| Rest::Write(write.rows(table).range::<[u8], _>(range)));
-        let layers = layers.iter().map(|layer| layer.rows(table)).filter(|rows| !rows.is_empty());
+        let layers =
+            layers.into_iter().flatten().map(|layer| layer.rows(table)).filter(|rows| !rows.is_empty());
         let layers = layers.map(|rows| Rest::Layer(rows.range::<_, [u8]>(range)));
         Self { heads: write.into_iter().chain(layers).filter_map(Rest::head).collect() }
     }

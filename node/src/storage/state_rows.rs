@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meridian_crdt::cells::Visit;
 use meridian_crdt::{Cells, ReadCells, Table};
 
-use super::overlay::{self, Changes, Layer};
+use super::overlay::{self, Changes, Layer, Layers};
 use super::state_file::Base;
 use super::{Applied, StorageError};
 
@@ -22,6 +22,12 @@ struct Moment {
     active: Layer,
     frozen: Option<Layer>,
     base: Arc<Base>,
+}
+
+impl Moment {
+    fn layers(&self) -> Layers<'_> {
+        [Some(&self.active), self.frozen.as_ref()]
+    }
 }
 
 impl std::fmt::Debug for StateView {
@@ -60,11 +66,7 @@ impl ReadCells for StateView {
     type Error = StorageError;
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        let Moment { active, frozen, base, .. } = &*self.0;
-        match frozen {
-            Some(frozen) => overlay::get(&[active, frozen], base, table, key),
-            None => overlay::get(&[active], base, table, key),
-        }
+        overlay::get(self.0.layers(), &self.0.base, table, key)
     }
 
     fn scan(
@@ -74,11 +76,7 @@ impl ReadCells for StateView {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
-        let Moment { active, frozen, base, .. } = &*self.0;
-        match frozen {
-            Some(frozen) => overlay::scan(None, &[active, frozen], base, table, from, to, visit),
-            None => overlay::scan(None, &[active], base, table, from, to, visit),
-        }
+        overlay::scan(None, self.0.layers(), &self.0.base, table, from, to, visit)
     }
 }
 
@@ -129,12 +127,8 @@ impl ReadCells for StateWrite {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
-        let Moment { active, frozen, base, .. } = &*self.below.0;
-        let write = Some(&self.changed);
-        match frozen {
-            Some(frozen) => overlay::scan(write, &[active, frozen], base, table, from, to, visit),
-            None => overlay::scan(write, &[active], base, table, from, to, visit),
-        }
+        let below = &self.below.0;
+        overlay::scan(Some(&self.changed), below.layers(), &below.base, table, from, to, visit)
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use meridian::seams::Clock as _;
 use meridian::shard::clock::SteadyClock;
 use meridian::shard::open::{Submitted, TransactionBounds, Transactions};
+use meridian::shard::published::view_of;
 use meridian::txn::bounds::Kept;
 use meridian::txn::{Entry, Item, Reply, ShardState, apply_entry, state_fingerprint};
 use meridian::watch::recent::Recent;
@@ -217,18 +218,9 @@ impl Node {
 
     /// What the protocol machine is shown.
     pub fn view(&self) -> View {
-        let state = &self.state;
-        let name = |chain: &meridian::txn::state::Chain| chain.name.clone();
-        View {
-            leading: self.reign.as_ref().filter(|reign| reign.speaks).map(|reign| reign.term),
-            leader_node: if self.reign.is_some() { Some(self.at.node) } else { self.leader },
-            vector: state.vector.clone(),
-            oplog_end: state.oplog_end,
-            floor: state.oplog_floor.clone(),
-            origins: state.chains.values().map(name).collect(),
-            own: state.own.and_then(|own| state.chains.get(&own)).map(name),
-            told: state.told(),
-        }
+        let leading = self.reign.as_ref().filter(|reign| reign.speaks).map(|reign| reign.term);
+        let leader_node = if self.reign.is_some() { Some(self.at.node) } else { self.leader };
+        view_of(&self.state, leading, leader_node)
     }
 
     /// The wall clock as this node believes it.

@@ -14,9 +14,7 @@ use crate::api::Api;
 use crate::api::answer::{self, Failure};
 use crate::api::calls::{self, Refused, Session};
 use crate::api::extract::Query;
-
-/// The state vector of nothing.
-const FROM_NOTHING: &[u8] = &[0];
+use crate::docs::wire::FROM_NOTHING;
 
 /// Reads a document on the session's terms.
 pub async fn read(api: &Api, session: &Session, key: &Key, mut query: Query) -> Result<Response, Failure> {
