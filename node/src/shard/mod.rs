@@ -196,7 +196,10 @@ impl Shard {
                 Err(Attempt::NotDone(stopping()))
             }
             Err(SubmitError::Propose(ProposeError::NotLeader { .. })) => {
-                Err(Attempt::NotDone(ApiError::new(ErrorCode::NoLeader, "the leader has just changed")))
+                Err(Attempt::NotDone(ApiError::new(
+                    ErrorCode::NoLeader,
+                    "the leader has just changed; nothing changed, repeat soon",
+                )))
             }
             Err(SubmitError::Propose(ProposeError::NoQuorum)) => Err(Attempt::Final(no_quorum())),
             Err(SubmitError::Propose(ProposeError::TooLarge)) => {
@@ -226,9 +229,10 @@ impl Shard {
                 _ => Attempt::Final(error),
             }),
             Ok(_) => Err(Attempt::Unknown(outcome_unknown())),
-            Err(ForwardError::NotSent(_)) => {
-                Err(Attempt::NotDone(ApiError::new(ErrorCode::NoLeader, "the leader cannot be reached")))
-            }
+            Err(ForwardError::NotSent(_)) => Err(Attempt::NotDone(ApiError::new(
+                ErrorCode::NoLeader,
+                "the leader cannot be reached; nothing changed, repeat soon",
+            ))),
             Err(_) => Err(Attempt::Unknown(outcome_unknown())),
         }
     }
@@ -295,7 +299,11 @@ impl Shard {
         match self.ask(leadership.leader.unwrap_or_default(), &Request::ReadIndex, LEADER_WAIT).await {
             Ok(Response::ReadIndex(index)) => Ok(index),
             Ok(Response::Failed(error)) => Err(error),
-            _ => Err(ApiError::new(ErrorCode::NoLeader, "the leader cannot be reached").retry_after_ms(200)),
+            _ => Err(ApiError::new(
+                ErrorCode::NoLeader,
+                "the leader cannot be reached; nothing changed, repeat soon",
+            )
+            .retry_after_ms(200)),
         }
     }
 
