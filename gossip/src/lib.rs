@@ -19,5 +19,5 @@ pub mod sim;
 
 pub use config::{GossipConfig, Identity};
 pub use net::{BoxStream, GossipHandle, Host, HostError, Stream, start};
-pub use proto::seam::{OplogChunk, Remote, RemoteOutcome, View};
+pub use proto::seam::{OplogChunk, Remote, RemoteOutcome, Reported, View};
 pub use proto::status::{GossipStatus, LinkStatus, OriginLag};

@@ -1,6 +1,6 @@
 //! The machine alone: who is refused, what stops a link, and which of two connections survives.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use meridian_crdt::{Dot, OriginName, Txn, TxnHead, Vector};
 use meridian_gossip::proto::Machine;
 use meridian_gossip::proto::event::{Event, Now, Output};
 use meridian_gossip::proto::message::{Hello, Message};
-use meridian_gossip::{GossipConfig, Identity, Remote, RemoteOutcome, View};
+use meridian_gossip::{GossipConfig, Identity, Remote, RemoteOutcome, Reported, View};
 use uuid::Uuid;
 
 fn name(dc: &str, epoch: u128) -> OriginName {
@@ -88,6 +88,9 @@ fn view(dc: &str, term: u64, own_seq: u64) -> View {
         origins: vec![name("a", 1), name("b", 1)],
         own: Some(own),
         told: Vector::new(),
+        stable: Vector::new(),
+        reported: BTreeMap::new(),
+        unadmitted: BTreeSet::new(),
     }
 }
 
@@ -106,6 +109,7 @@ fn hello(dc: &str, term: u64) -> Hello {
         credit_bytes: 1 << 20,
         dial: 1,
         told: Vector::new(),
+        reported: None,
     }
 }
 
@@ -140,7 +144,7 @@ fn own_txns_that_this_dc_lost_stop_it_until_it_has_them_or_another_life() {
     let mut ahead = hello("b", 1);
     ahead.vector.set(name("a", 1).origin(), 5);
     say_hello(&mut a, 9, ahead.clone());
-    assert!(a.out.contains(&Output::LostTail { seen: 5 }) && a.closed(9));
+    assert!(a.out.contains(&Output::LostTail { lost: Dot::new(name("a", 1).origin(), 5) }) && a.closed(9));
     assert!(a.sent(9).is_empty());
     a.out.clear();
     a.wait(5000);
@@ -165,8 +169,66 @@ fn own_txns_that_a_peer_was_only_told_of_end_a_life_too() {
     told.vector.set(name("a", 1).origin(), 2);
     told.told.set(name("a", 1).origin(), 5);
     say_hello(&mut a, 9, told);
-    assert!(a.out.contains(&Output::LostTail { seen: 5 }) && a.closed(9));
+    assert!(a.out.contains(&Output::LostTail { lost: Dot::new(name("a", 1).origin(), 5) }) && a.closed(9));
     assert!(a.sent(9).is_empty());
+}
+
+#[test]
+fn others_txns_that_this_life_has_reported_to_have_and_lacks_end_it_too() {
+    let of_b = |seq| [Dot::new(name("b", 1).origin(), seq)].into_iter().collect::<Vector>();
+    let hello_about = |life, acked| Hello { reported: Some(Reported { life, acked }), ..hello("b", 1) };
+    let own = name("a", 1).origin();
+    for (life, seq, lost) in [(own, 4, true), (own, 3, false), (name("a", 0).origin(), 4, false)] {
+        let mut a = Bench::leader("a", 1, 3);
+        let mut has_three = view("a", 1, 3);
+        has_three.vector.join(&of_b(3));
+        a.give(Event::View(Arc::new(has_three)));
+        say_hello(&mut a, 9, hello_about(life, of_b(seq)));
+        let seen = a.out.contains(&Output::LostTail { lost: Dot::new(name("b", 1).origin(), 4) });
+        assert_eq!((seen, a.closed(9)), (lost, lost), "{life} has reported {seq} of 3");
+    }
+}
+
+#[test]
+fn a_life_is_admitted_once_it_is_logged_and_whoever_needs_that_logs_it() {
+    let mut a = Bench::leader("a", 1, 3);
+    say_hello(&mut a, 9, hello("b", 1));
+    assert!(!a.sent(9).iter().any(|said| matches!(said, Message::Admit { .. })), "nothing is logged yet");
+    let (life, stable) =
+        (name("b", 1).origin(), [Dot::new(name("a", 1).origin(), 2)].into_iter().collect::<Vector>());
+    let reported = BTreeMap::from([("b".to_owned(), Reported { life, acked: Vector::new() })]);
+    for _ in 0..2 {
+        a.give(Event::View(Arc::new(View {
+            reported: reported.clone(),
+            stable: stable.clone(),
+            ..view("a", 1, 3)
+        })));
+    }
+    let said: Vec<_> = a.sent(9).into_iter().filter(|said| matches!(said, Message::Admit { .. })).collect();
+    assert_eq!(said, [Message::Admit { life, stable: stable.clone() }], "once");
+
+    for (unadmitted, logs) in [(true, true), (false, false)] {
+        let mut b = Bench::leader("b", 1, 0);
+        let waits = unadmitted.then(|| "a".to_owned()).into_iter().collect();
+        b.give(Event::View(Arc::new(View { unadmitted: waits, ..view("b", 1, 0) })));
+        say_hello(&mut b, 9, hello("a", 1));
+        for life in [name("b", 0).origin(), name("b", 1).origin()] {
+            b.say(9, Message::Admit { life, stable: stable.clone() });
+            b.wait(1000);
+        }
+        let logged: Vec<_> = b
+            .out
+            .iter()
+            .filter_map(|output| match output {
+                Output::Propose { remote: Remote::Admit { life, member, stable }, .. } => {
+                    Some((*life, *member, stable.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        let expected = (name("b", 1).origin(), name("a", 1).origin(), stable.clone());
+        assert_eq!(logged, if logs { vec![expected] } else { vec![] });
+    }
 }
 
 #[test]

@@ -137,6 +137,7 @@ impl Host for Model {
                     log.view.origins.push(name);
                     vec![RemoteOutcome::Applied]
                 }
+                Remote::Admit { .. } => unreachable!("nobody has lost anything"),
                 Remote::Report { .. } => {
                     log.reports += 1;
                     vec![RemoteOutcome::Applied]
@@ -170,8 +171,8 @@ impl Host for Model {
         self.dc.bytes().map(u64::from).sum()
     }
 
-    fn lost_tail(&self, seen: u64) {
-        panic!("{} lost nothing, but {seen} was seen", self.dc);
+    fn lost_tail(&self, lost: Dot) {
+        panic!("{} lost nothing, but {lost} was seen", self.dc);
     }
 }
 

@@ -173,6 +173,7 @@ fn gossip_samples() -> Vec<Vec<u8>> {
         Message::Part { total: 1 << 20, data: txn },
         Message::Ack(vector()),
         Message::Want { have: vector(), upto: vector() },
+        Message::Admit { life: Origin(3), stable: vector() },
     ]
     .iter()
     .map(|message| message.encode().expect("a small message").to_vec())
@@ -259,12 +260,15 @@ fn entry_samples() -> Vec<Vec<u8>> {
         number: None,
         settle: false,
     };
+    let name = OriginName { dc: "eu-west".into(), epoch: uuid::Uuid::from_u128(5) };
     let items = vec![
         Item::Client(client),
         Item::Remote(Bytes::from(txn_samples().remove(0))),
         Item::Report { member: Origin(3), vector: vector() },
         Item::Members(vec!["eu-west".into()]),
         Item::Tidy { rows_max: 10 },
+        Item::Mint { name, lost: Some(Dot::new(Origin(2), 4)), ends: Some(Origin(2)) },
+        Item::Admit { life: Origin(2), member: Origin(3), stable: vector() },
     ];
     vec![Entry { now_ms: 1, items }.encode().expect("a small entry").to_vec()]
 }

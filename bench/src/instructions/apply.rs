@@ -126,7 +126,7 @@ impl Entries {
     /// What begins the shard's life and fills the set.
     fn first(&self) -> Vec<Entry> {
         let name = OriginName { dc: "home".into(), epoch: uuid::Uuid::from_u128(1) };
-        let mint = Entry { now_ms: START_MS, items: vec![Item::Mint { name, lost: None }] };
+        let mint = Entry { now_ms: START_MS, items: vec![Item::Mint { name, lost: None, ends: None }] };
         let fill = (0..SET_SIZE / FILL).map(|n| {
             let elements = (n * FILL..(n + 1) * FILL).map(|e| Value::Str(element_name(e))).collect();
             client(vec![(key("set".into()), Mutation::Set(SetOp::AddAll(elements)))], n)

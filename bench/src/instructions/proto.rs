@@ -101,6 +101,7 @@ impl Linked {
             origins: vec![name("a"), name("b")],
             own: Some(name("a")),
             told: Vector::new(),
+            ..View::default()
         };
         let machine = Machine::new(identity, GossipConfig::default(), 5);
         let mut linked = Self { machine, now_ms: 1, view };
@@ -120,6 +121,7 @@ impl Linked {
             credit_bytes: 8 << 20,
             dial: 1,
             told: Vector::new(),
+            reported: None,
         };
         let said = linked.give(Event::Received { conn: CONN, message: Message::Hello(Box::new(hello)) });
         match said.iter().find(|output| matches!(output, Output::Close { .. } | Output::Alarm { .. })) {

@@ -172,9 +172,9 @@ impl Driver {
                     Done::Event(Event::Proposed { ticket, result })
                 }));
             }
-            Output::LostTail { seen } => {
-                tracing::error!(seen, "a peer has txns of this datacenter that it lost");
-                self.host.lost_tail(seen);
+            Output::LostTail { lost } => {
+                tracing::error!(%lost, "a peer knows of a txn that this datacenter had and has lost");
+                self.host.lost_tail(lost);
             }
             Output::Alarm { dc, what } => tracing::error!(dc, what, "replication alarm"),
         }

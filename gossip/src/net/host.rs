@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use meridian_crdt::Vector;
+use meridian_crdt::{Dot, Vector};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -81,8 +81,8 @@ pub trait Host: Send + Sync + 'static {
     /// A number to draw the jitter of delays from; another one for each process.
     fn jitter_seed(&self) -> u64;
 
-    /// A peer has own txns of this DC up to `seen`, above this node's vector: the DC lost its tail, or this node was
-    /// deposed and does not know it. The node confirms its lead with its majority before it believes the former.
-    /// Called once per higher `seen`; nothing is sent until the view covers it or shows another own origin.
-    fn lost_tail(&self, seen: u64);
+    /// A peer knows that this DC has had `lost`, and this node lacks it: the DC lost its tail, or this node was deposed and
+    /// does not know it. The node confirms its lead with its majority before it believes the former. Called as often as
+    /// a peer says so; nothing is sent until the view covers it or shows another own origin.
+    fn lost_tail(&self, lost: Dot);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meridian_crdt::Vector;
+use meridian_crdt::{Dot, Vector};
 
 use super::message::Message;
 use super::seam::{OplogChunk, Remote, RemoteOutcome, View};
@@ -129,10 +129,10 @@ pub enum Output {
         /// What.
         remote: Remote,
     },
-    /// A peer has own txns that this DC lost.
+    /// This DC has lost txns: own ones that a peer has, or others' that its present life has reported to have.
     LostTail {
-        /// The highest seq seen.
-        seen: u64,
+        /// One that is missing; of the own ones the newest.
+        lost: Dot,
     },
     /// Something that a human must hear of.
     Alarm {

@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use meridian_crdt::{Origin, OriginName, Vector};
+use meridian_crdt::{Dot, Origin, OriginName, Vector};
 use thiserror::Error;
 
 use super::event::{ConnId, Output};
@@ -15,6 +15,7 @@ use super::link::{Acks, Live};
 use super::message::{Hello, Message, ORIGINS_MAX};
 use super::receive::sound;
 use super::relay::Relay;
+use super::seam::Reported;
 use super::sender::Sender;
 use super::{Conn, Machine};
 
@@ -79,7 +80,7 @@ impl Machine {
             return;
         };
         self.conns.insert(conn, Conn { opened_ms: self.now.ms, dialed: Some((id, attempt)), link: None });
-        let hello = self.hello(attempt);
+        let hello = self.hello(id, attempt);
         self.send(conn, hello);
     }
 
@@ -90,7 +91,7 @@ impl Machine {
         }
     }
 
-    fn hello(&self, dial: u64) -> Message {
+    fn hello(&self, to: LinkId, dial: u64) -> Message {
         Message::Hello(Box::new(Hello {
             cluster: self.identity.cluster,
             dc: self.identity.dc.clone(),
@@ -105,6 +106,7 @@ impl Machine {
             credit_bytes: self.config.credit_bytes,
             dial,
             told: self.view.told.clone(),
+            reported: self.view.reported.get(&self.links[to].dc).cloned(),
         }))
     }
 
@@ -125,7 +127,7 @@ impl Machine {
         }
         let Some(id) = self.link_ids.get(&hello.dc).copied() else { return };
         if self.reign.is_none() {
-            let answer = self.hello(0);
+            let answer = self.hello(id, 0);
             self.send(conn, answer);
             self.close(conn, "this node does not lead its datacenter");
             return;
@@ -141,8 +143,9 @@ impl Machine {
         // SUBTLE: what the peer was told of and does not have counts as well. Our newest txns may have reached nobody when
         // they were lost, while the peer has logged our word that they are applied: their numbers must not be given away
         // again, and the peer would wait for them for ever.
-        if let Some(seen) = self.own_tail(&hello.vector).max(self.own_tail(&hello.told)) {
-            self.lose_tail(seen);
+        let own_tail = self.own_tail(&hello.vector).max(self.own_tail(&hello.told));
+        if let Some(lost) = own_tail.or_else(|| self.forgotten(hello.reported.as_ref())) {
+            self.lose_tail(lost);
         }
         if self.lost_tail.is_some() {
             self.close(conn, "this datacenter lost its newest txns");
@@ -153,7 +156,7 @@ impl Machine {
             return;
         }
         if dialed.is_none() {
-            let answer = self.hello(0);
+            let answer = self.hello(id, 0);
             self.send(conn, answer);
         }
         self.establish(conn, id, term, own, &hello);
@@ -210,6 +213,7 @@ impl Machine {
             inbox: Inbox::default(),
             ack: Acks { sent: self.view.vector.clone(), sent_ms: self.now.ms, changed_ms: self.now.ms },
             origins_told: self.view.origins.len(),
+            admitted: false,
         });
         self.refusals.remove(&hello.dc);
         self.meet_strangers(&hello.origins);
@@ -251,7 +255,8 @@ impl Machine {
         if hello.leading.is_some() && hello.own.as_ref().is_none_or(|own| !hello.origins.contains(own)) {
             return Err(Refusal::Malformed("a leader without a registered own origin"));
         }
-        if !sound(&hello.vector) || !sound(&hello.floor) || !sound(&hello.told) {
+        let reported = hello.reported.as_ref().is_none_or(|reported| sound(&reported.acked));
+        if !reported || !sound(&hello.vector) || !sound(&hello.floor) || !sound(&hello.told) {
             return Err(Refusal::Malformed("a malformed vector"));
         }
         if hello.origins.len() > ORIGINS_MAX {
@@ -305,20 +310,24 @@ impl Machine {
         }
     }
 
-    /// The highest own seq of `theirs` if we have not applied it.
-    pub(super) fn own_tail(&self, theirs: &Vector) -> Option<u64> {
+    /// The newest own txn of `theirs` if we have not applied it.
+    pub(super) fn own_tail(&self, theirs: &Vector) -> Option<Dot> {
         let own = self.reign?.own;
-        let seen = theirs.get(own);
-        (seen > self.view.vector.get(own)).then_some(seen)
+        let seen = Dot::new(own, theirs.get(own));
+        (!self.view.vector.covers(seen)).then_some(seen)
     }
 
-    /// Own txns exist that this DC has not: everything stops until it has them after all, which is so when this node
-    /// was deposed and did not know it, or until the node has begun another life.
-    pub(super) fn lose_tail(&mut self, seen: u64) {
-        if self.lost_tail.is_none_or(|known| known < seen) {
-            self.lost_tail = Some(seen);
-            self.put(Output::LostTail { seen });
-        }
+    /// A txn that our present life has reported to have applied and we lack.
+    fn forgotten(&self, reported: Option<&Reported>) -> Option<Dot> {
+        let reported = reported.filter(|reported| self.reign.is_some_and(|r| r.own == reported.life))?;
+        reported.acked.above(&self.view.vector).iter().next()
+    }
+
+    /// This DC has lost what it had: everything stops until it has that after all, which is so when this node was deposed
+    /// and did not know it, or until the node has begun another life.
+    pub(super) fn lose_tail(&mut self, lost: Dot) {
+        self.lost_tail = Some(lost);
+        self.put(Output::LostTail { lost });
         let open: Vec<ConnId> = self.links.iter().filter_map(|l| Some(l.live.as_ref()?.conn)).collect();
         for conn in open {
             self.close(conn, "this datacenter lost its newest txns");

@@ -28,6 +28,8 @@ pub(super) struct Live {
     pub ack: Acks,
     /// How many of our origins the peer was told of.
     pub origins_told: usize,
+    /// Whether the peer was told that its life is logged here.
+    pub admitted: bool,
 }
 
 /// What was acknowledged to the peer, and when the next acknowledgement is due.
@@ -84,6 +86,8 @@ pub(super) struct Link {
     pub reported: Option<(Origin, Vector)>,
     pub report_under_way: bool,
     pub report_next_ms: u64,
+    /// The life of ours that the peer has said to have logged, with what it held for stable.
+    pub admits: Option<(Origin, Vector)>,
     /// The counters and texts of the status; the rest of it is filled in when it is asked for.
     pub stats: LinkStatus,
 }
@@ -102,6 +106,7 @@ impl Link {
             reported: None,
             report_under_way: false,
             report_next_ms: 0,
+            admits: None,
             stats,
         }
     }
@@ -117,6 +122,7 @@ impl Link {
         self.reported = None;
         self.report_under_way = false;
         self.report_next_ms = 0;
+        self.admits = None;
         self.stats.refusal = None;
     }
 }

@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use meridian_crdt::{OriginName, Vector};
+use meridian_crdt::{Origin, OriginName, Vector};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The version that this program speaks; the first byte of every message. Version 2 added `Hello::told`.
-pub const PROTOCOL_VERSION: u8 = 2;
+use super::seam::Reported;
+
+/// The version that this program speaks; the first byte of every message. Version 2 added `Hello::told`, version 3
+/// `Hello::reported` and `Admit`.
+pub const PROTOCOL_VERSION: u8 = 3;
 
 /// The largest message.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -55,6 +58,14 @@ pub enum Message {
         /// What it has heard of.
         upto: Vector,
     },
+    /// The sender's log holds `life` for the receiver's present one, and takes reports of no earlier one any more. Said
+    /// once on each connection.
+    Admit {
+        /// The receiver's life.
+        life: Origin,
+        /// What the sender holds for stable. From here on it grows only by what `life` itself reports.
+        stable: Vector,
+    },
 }
 
 /// Who speaks, what it has, and what it can serve.
@@ -87,6 +98,9 @@ pub struct Hello {
     /// What it was told to be applied somewhere, above `vector`. A DC that finds more of its own txns in it than it
     /// has must not go on in its present life, even if those txns reached nobody.
     pub told: Vector,
+    /// What it has logged of the receiver's DC. A DC that lacks any of what its present life has reported must not go on in
+    /// that life: others take it for stable on its word.
+    pub reported: Option<Reported>,
 }
 
 /// Why a received message cannot be used; the connection ends.
@@ -158,33 +172,40 @@ mod tests {
             credit_bytes: 1000,
             dial: 2,
             told: vector(11),
+            reported: Some(Reported { life: Origin(7), acked: vector(4) }),
         }))
     }
 
     #[test]
     fn golden_bytes_of_messages_do_not_change() {
-        let mut ack = vec![2, 0x81, 0xa3];
+        let mut ack = vec![3, 0x81, 0xa3];
         ack.extend_from_slice(b"Ack");
         ack.extend_from_slice(&[0x81, 7, 9]);
         assert_eq!(Message::Ack(vector(9)).encode().unwrap(), ack);
 
-        let mut txns = vec![2, 0x81, 0xa4];
+        let mut txns = vec![3, 0x81, 0xa4];
         txns.extend_from_slice(b"Txns");
         txns.extend_from_slice(&[0x91, 0xc4, 2, b'x', b'y']);
         assert_eq!(Message::Txns(vec![Bytes::from_static(b"xy")]).encode().unwrap(), txns);
 
-        let mut want = vec![2, 0x81, 0xa4];
+        let mut want = vec![3, 0x81, 0xa4];
         want.extend_from_slice(b"Want");
         want.extend_from_slice(&[0x92, 0x81, 7, 1, 0x81, 7, 2]);
         assert_eq!(Message::Want { have: vector(1), upto: vector(2) }.encode().unwrap(), want);
 
-        let mut golden = vec![2, 0x81, 0xa5];
+        let mut admit = vec![3, 0x81, 0xa5];
+        admit.extend_from_slice(b"Admit");
+        admit.extend_from_slice(&[0x92, 7, 0x81, 7, 2]);
+        assert_eq!(Message::Admit { life: Origin(7), stable: vector(2) }.encode().unwrap(), admit);
+
+        let mut golden = vec![3, 0x81, 0xa5];
         golden.extend_from_slice(b"Hello");
-        golden.extend_from_slice(&[0x9d, 5, 0xa1, b'a', 0x92, 0xa1, b'a', 0xc4, 16]);
+        golden.extend_from_slice(&[0x9e, 5, 0xa1, b'a', 0x92, 0xa1, b'a', 0xc4, 16]);
         golden.extend_from_slice(Uuid::from_u128(1).as_bytes());
         golden.extend_from_slice(&[1, 3, 0xc0, 0x81, 7, 9, 0x80, 0x91, 0x92, 0xa1, b'a', 0xc4, 16]);
         golden.extend_from_slice(Uuid::from_u128(1).as_bytes());
-        golden.extend_from_slice(&[0x81, 0xa1, b'b', 3, 0xcd, 0x03, 0xe8, 2, 0x81, 7, 11]);
+        golden
+            .extend_from_slice(&[0x81, 0xa1, b'b', 3, 0xcd, 0x03, 0xe8, 2, 0x81, 7, 11, 0x92, 7, 0x81, 7, 4]);
         assert_eq!(hello().encode().unwrap(), golden);
     }
 
@@ -208,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_declared_length_is_not_an_allocation() {
-        let mut bytes = vec![2, 0x81, 0xa4];
+        let mut bytes = vec![3, 0x81, 0xa4];
         bytes.extend_from_slice(b"Txns");
         bytes.extend_from_slice(&[0xdd, 0xff, 0xff, 0xff, 0xff]);
         assert!(matches!(Message::decode(&bytes), Err(MessageError::Malformed(_))));

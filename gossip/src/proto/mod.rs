@@ -37,7 +37,7 @@ mod validate;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use meridian_crdt::{Origin, OriginName};
+use meridian_crdt::{Dot, Origin, OriginName};
 
 pub use self::hello::Refusal;
 
@@ -84,7 +84,7 @@ pub struct Machine {
     proposals: Proposals,
     /// Origins that peers know and we have not registered yet.
     strangers: BTreeMap<Origin, OriginName>,
-    lost_tail: Option<u64>,
+    lost_tail: Option<Dot>,
     refusals: BTreeMap<String, String>,
     ticket_last: u64,
     poll_next_ms: u64,
@@ -169,10 +169,6 @@ impl Machine {
         self.ticket_last
     }
 
-    fn own_seq(&self) -> u64 {
-        self.reign.map_or(0, |reign| self.view.vector.get(reign.own))
-    }
-
     /// The link whose live connection is `conn`.
     fn link_of(&self, conn: ConnId) -> Option<LinkId> {
         self.conns.get(&conn)?.link
@@ -186,7 +182,7 @@ impl Machine {
             self.change_reign(reign);
         } else if reign.is_some() {
             self.gate.set_applied(&self.view.vector);
-            if self.lost_tail.is_some_and(|seen| self.own_seq() >= seen) {
+            if self.lost_tail.is_some_and(|lost| self.view.vector.covers(lost)) {
                 self.lost_tail = None;
             }
             if self.view.origins.len() != known {
@@ -240,6 +236,7 @@ impl Machine {
             }
             self.trim_gate(id);
             self.tell_origins(id);
+            self.tell_admission(id);
             self.ask_for_missing(id);
             self.acknowledge(id);
             self.read_next(id);

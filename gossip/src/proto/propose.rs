@@ -17,6 +17,7 @@ enum UnderWay {
     Txns(Vec<(Dot, LinkId)>),
     Register(Origin),
     Report { link: LinkId, member: Origin, vector: Vector },
+    Admit(LinkId),
 }
 
 /// The proposals of one reign.
@@ -30,6 +31,10 @@ pub(super) struct Proposals {
 impl Proposals {
     fn registering(&self, origin: Origin) -> bool {
         self.under_way.values().any(|p| matches!(p, UnderWay::Register(o) if *o == origin))
+    }
+
+    fn admitting(&self, link: LinkId) -> bool {
+        self.under_way.values().any(|p| matches!(p, UnderWay::Admit(id) if *id == link))
     }
 
     /// How many are under way.
@@ -75,6 +80,18 @@ impl Machine {
         }
         for id in 0..self.links.len() {
             self.report(id);
+            self.admit(id);
+        }
+    }
+
+    /// Logs that a peer has logged our present life, if anything hangs on it.
+    fn admit(&mut self, id: LinkId) {
+        let link = &self.links[id];
+        let (Some((life, stable)), Some(live)) = (&link.admits, &link.live) else { return };
+        let wanted = self.view.unadmitted.contains(&link.dc) && self.reign.is_some_and(|r| r.own == *life);
+        if wanted && !self.proposals.admitting(id) {
+            let remote = Remote::Admit { life: *life, member: live.origin, stable: stable.clone() };
+            self.propose(UnderWay::Admit(id), remote);
         }
     }
 
@@ -90,7 +107,10 @@ impl Machine {
         }
         let known = live.sender.acked().iter().filter(|dot| self.gate.registered().contains(&dot.origin));
         let vector: Vector = known.collect();
-        if vector.is_empty() || link.reported.as_ref().is_some_and(|(m, v)| *m == member && *v == vector) {
+        // A life that has nothing is worth a report if it takes the place of another one.
+        let logged = self.view.reported.get(&link.dc).map(|reported| reported.life);
+        let idle = vector.is_empty() && logged.is_none_or(|life| life == member);
+        if idle || link.reported.as_ref().is_some_and(|(m, v)| *m == member && *v == vector) {
             return;
         }
         link.report_under_way = true;
@@ -114,6 +134,12 @@ impl Machine {
                     self.alarm(&dc, format!("an origin cannot be registered: {why}"));
                 }
             }
+            UnderWay::Admit(link) => {
+                if let Ok([RemoteOutcome::Refused { why }]) = result.as_deref() {
+                    let dc = self.links[link].dc.clone();
+                    self.alarm(&dc, format!("an admission is refused: {why}"));
+                }
+            }
             UnderWay::Report { link, member, vector } => {
                 self.links[link].report_under_way = false;
                 if result.is_ok() {
@@ -123,16 +149,16 @@ impl Machine {
         }
     }
 
-    /// A report of `member` is logged. If it tells of more of the member's own txns than the member itself does by now, it
-    /// has lost them since, and its `Hello` came before the report was applied here: greeted once more, it hears of it.
+    /// A report of `member` is logged. If it tells of more than the member itself does by now, that has lost something since,
+    /// and its `Hello` came before the report was applied here: greeted once more, it hears of it.
     fn reported(&mut self, id: LinkId, member: Origin, vector: Vector) {
         let link = &mut self.links[id];
-        let forgotten = vector.get(member) > link.peer_vector.get(member);
+        let forgotten = !link.peer_vector.covers_all(&vector);
         link.reported = Some((member, vector));
         if let Some(conn) =
             link.live.as_ref().filter(|live| forgotten && live.origin == member).map(|l| l.conn)
         {
-            self.close(conn, "the peer has reported more of its own txns than it has now");
+            self.close(conn, "the peer has reported more than it has now");
         }
     }
 

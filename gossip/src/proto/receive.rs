@@ -34,6 +34,7 @@ impl Machine {
             Message::Ack(vector) => self.on_ack(id, &vector),
             Message::Want { have, upto } => self.on_want(id, &have, &upto),
             Message::Origins(names) => self.on_origins(conn, &names),
+            Message::Admit { life, stable } => self.links[id].admits = Some((life, stable)),
             Message::Hello(_) | Message::Refuse { .. } => {}
         }
     }
@@ -71,8 +72,8 @@ impl Machine {
         let dot = head.dot;
         let mut named = head.deps.clone();
         named.advance(dot);
-        if let Some(seen) = self.own_tail(&named) {
-            self.lose_tail(seen);
+        if let Some(lost) = self.own_tail(&named) {
+            self.lose_tail(lost);
             return;
         }
         let ahead_ms = meridian_crdt::unix_ms(head.hlc).saturating_sub(self.now.unix_ms);
@@ -89,8 +90,8 @@ impl Machine {
     }
 
     fn on_ack(&mut self, id: LinkId, vector: &Vector) {
-        if let Some(seen) = self.own_tail(vector) {
-            self.lose_tail(seen);
+        if let Some(lost) = self.own_tail(vector) {
+            self.lose_tail(lost);
             return;
         }
         let link = &mut self.links[id];
@@ -143,6 +144,18 @@ impl Machine {
         }
     }
 
+    /// Tells the peer, once, that its present life is logged here.
+    pub(super) fn tell_admission(&mut self, id: LinkId) {
+        let link = &mut self.links[id];
+        let Some(live) = &mut link.live else { return };
+        let logged = self.view.reported.get(&link.dc).is_some_and(|reported| reported.life == live.origin);
+        if logged && !live.admitted {
+            live.admitted = true;
+            let (conn, life) = (live.conn, live.origin);
+            self.send(conn, Message::Admit { life, stable: self.view.stable.clone() });
+        }
+    }
+
     /// Keeps what a link has at the gate within its bound.
     pub(super) fn trim_gate(&mut self, id: LinkId) {
         let dropped = self.gate.trim(id, self.config.gate_bytes_max);
@@ -186,6 +199,7 @@ fn well_formed(message: &Message) -> bool {
     match message {
         Message::Ack(vector) => sound(vector),
         Message::Want { have, upto } => sound(have) && sound(upto),
+        Message::Admit { stable, .. } => sound(stable),
         // A `Hello` is vetted as a whole; the others carry no vectors, and those in txns are decoded by `crdt`.
         Message::Hello(_) | Message::Refuse { .. } | Message::Origins(_) => true,
         Message::Txns(_) | Message::Part { .. } => true,

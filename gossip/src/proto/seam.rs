@@ -1,7 +1,10 @@
 //! What the machine sees of its DC, and what it asks of it: plain values, so that the core stays without IO.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use meridian_crdt::{Origin, OriginName, Vector};
+use serde::{Deserialize, Serialize};
 
 /// The DC as this node has applied it. Everything in it is committed by a majority, which is why it may be
 /// acknowledged and sent.
@@ -24,6 +27,22 @@ pub struct View {
     pub own: Option<OriginName>,
     /// What members have reported to have applied above `vector`, as far as it is logged here.
     pub told: Vector,
+    /// What this DC's state holds for causally stable.
+    pub stable: Vector,
+    /// For each other DC that was met, what is logged of it.
+    pub reported: BTreeMap<String, Reported>,
+    /// The DCs that have not admitted this DC's present life, as far as it is logged; a life that follows a loss takes no
+    /// writes before all have.
+    pub unadmitted: BTreeSet<String>,
+}
+
+/// What one DC's log holds of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// The life under which it last reported.
+    pub life: Origin,
+    /// What this life has reported to have applied.
+    pub acked: Vector,
 }
 
 impl View {
@@ -60,6 +79,15 @@ pub enum Remote {
         member: Origin,
         /// What it has applied.
         vector: Vector,
+    },
+    /// A member has logged that `life` is this DC's present one. One outcome.
+    Admit {
+        /// The life of this DC.
+        life: Origin,
+        /// The member's own origin.
+        member: Origin,
+        /// What the member then held for stable.
+        stable: Vector,
     },
 }
 

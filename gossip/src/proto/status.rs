@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian_crdt::{Origin, Vector};
+use meridian_crdt::{Dot, Origin, Vector};
 
 /// Replication as this node's machine sees it; links stand on the leader only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct GossipStatus {
     /// What inbound peers were refused for last, by the DC name that they gave.
     pub refusals: BTreeMap<String, String>,
     /// Own txns that a peer has and this DC lost: the highest seq seen. Nothing is sent while this stands.
-    pub lost_tail: Option<u64>,
+    pub lost_tail: Option<Dot>,
     /// Bytes of all txns at the gate.
     pub gate_bytes: u64,
 }

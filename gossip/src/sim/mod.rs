@@ -293,7 +293,7 @@ impl<W: World> Sim<W> {
             Output::Propose { ticket, remote } => {
                 self.call(|world, env| world.propose(at, ticket, remote, env));
             }
-            Output::LostTail { seen } => self.call(|world, env| world.lost_tail(at, seen, env)),
+            Output::LostTail { lost } => self.call(|world, env| world.lost_tail(at, lost, env)),
             Output::Alarm { dc: about, what } => {
                 self.note(&format!("{at} alarm about {about}: {what}"));
                 self.call(|world, env| world.alarm(at, &about, &what, env));

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use meridian_crdt::Vector;
+use meridian_crdt::{Dot, Vector};
 
 use super::rng::Rng;
 use super::trace::Trace;
@@ -47,7 +47,7 @@ pub trait World {
     fn propose(&mut self, at: At, ticket: u64, remote: Remote, env: &mut Env<'_, Self::Event>);
 
     /// A machine has seen own txns at a peer that its datacenter lacks.
-    fn lost_tail(&mut self, at: At, seen: u64, env: &mut Env<'_, Self::Event>);
+    fn lost_tail(&mut self, at: At, lost: Dot, env: &mut Env<'_, Self::Event>);
 
     /// A machine calls for a human.
     fn alarm(&mut self, at: At, about: &str, what: &str, env: &mut Env<'_, Self::Event>);

@@ -83,6 +83,7 @@ impl Dc {
             origins: self.origins.clone(),
             own: Some(self.own.clone()),
             told: Vector::new(),
+            ..View::default()
         }
     }
 
@@ -124,6 +125,7 @@ impl Dc {
                     vec![RemoteOutcome::Applied]
                 }
             }
+            Remote::Admit { .. } => unreachable!("nobody has lost anything"),
             Remote::Report { member, vector } => {
                 self.reports.entry(member).or_default().join(&vector);
                 vec![RemoteOutcome::Applied]

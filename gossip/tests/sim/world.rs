@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meridian_crdt::{TxnHead, Vector};
+use meridian_crdt::{Dot, TxnHead, Vector};
 use meridian_gossip::proto::event::Event;
 use meridian_gossip::proto::message::Message;
 use meridian_gossip::sim::{At, Env, World};
@@ -263,10 +263,10 @@ impl World for Toy {
         env.after(delay, Ev::Settle { proposal: self.proposal_last });
     }
 
-    fn lost_tail(&mut self, at: At, seen: u64, _: &mut ToyEnv<'_>) {
+    fn lost_tail(&mut self, at: At, lost: Dot, _: &mut ToyEnv<'_>) {
         // A deposed leader that does not know it cannot tell; the node asks its majority.
         let stale = self.dcs[at.dc].stale.contains_key(&at.node);
-        assert!(stale, "no DC lost its tail, but {at} saw {seen}");
+        assert!(stale, "no DC lost its tail, but {at} saw {lost}");
     }
 
     fn alarm(&mut self, _: At, about: &str, what: &str, _: &mut ToyEnv<'_>) {

@@ -242,6 +242,9 @@ fn render_state(shard: &Shard, page: &mut Page) {
         "Clients that number their requests and are remembered.",
         state.clients.known,
     );
+    let recovering = u64::from(state.recovering.is_some());
+    let what = "1 while the datacenter takes no writes, because it has lost its newest txns.";
+    page.single("meridian_recovering", "gauge", what, recovering);
     page.head("meridian_applied_seq", "gauge", "The highest seq applied, by origin.");
     for dot in state.vector.iter() {
         let labels =

@@ -81,6 +81,7 @@ pub fn status_json(api: &Api) -> Result<Json, ApiError> {
         "epoch": state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.epoch.to_string()),
         "vector": shown(&state.vector), "acked": shown(&state.acked), "stable": shown(&state.stable),
         "origins": origins, "links": links,
+        "recovering": state.recovering.as_ref().map(|_| json!({"unadmitted": state.unadmitted()})),
         "oplog": {"first": state.oplog_first, "end": state.oplog_end},
         "digest": format!("{digest:032x}"),
     }))

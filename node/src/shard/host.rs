@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use meridian_crdt::hlc::Clock;
-use meridian_crdt::{TxnHead, Vector};
+use meridian_crdt::{Dot, TxnHead, Vector};
 use meridian_gossip::{BoxStream, Host, HostError, OplogChunk, Remote, RemoteOutcome as GossipOutcome, View};
 use tokio::sync::{mpsc, watch};
 
@@ -44,7 +44,7 @@ pub struct ShardHost {
     /// Clocks and randomness.
     pub seams: Seams,
     /// Tells the node that its datacenter has lost its tail.
-    pub lost_tail: mpsc::Sender<u64>,
+    pub lost_tail: mpsc::Sender<Dot>,
     /// Whether the disk has room for txns of other datacenters.
     pub room: watch::Receiver<bool>,
 }
@@ -139,6 +139,7 @@ impl Host for ShardHost {
             }
             Remote::Register(name) => vec![(Item::Register(name), 64)],
             Remote::Report { member, vector } => vec![(Item::Report { member, vector }, 64)],
+            Remote::Admit { life, member, stable } => vec![(Item::Admit { life, member, stable }, 64)],
         };
         async move {
             let outcomes = self.proposer.submit_all(items).await.map_err(host_error)?;
@@ -170,8 +171,8 @@ impl Host for ShardHost {
         self.seams.random.u64()
     }
 
-    fn lost_tail(&self, seen: u64) {
+    fn lost_tail(&self, lost: Dot) {
         // The channel holds one: a second report before the first is acted upon says nothing new.
-        let _ = self.lost_tail.try_send(seen);
+        let _ = self.lost_tail.try_send(lost);
     }
 }

@@ -35,7 +35,7 @@ pub struct Keeper {
     /// The other datacenters of the configuration.
     pub members: Vec<String>,
     /// Reports that this datacenter has lost its tail.
-    pub lost_tail: mpsc::Receiver<u64>,
+    pub lost_tail: mpsc::Receiver<Dot>,
     /// How many rows one housekeeping entry looks at.
     pub tidy_rows_max: u32,
     /// Compares this node's clock with the others'.
@@ -112,7 +112,7 @@ async fn found(shard: &Shard, members: &[String]) {
     loop {
         let state = shard.publisher.applied().borrow().state.clone();
         let item = if state.own.is_none() {
-            Item::Mint { name: new_life(shard), lost: None }
+            Item::Mint { name: new_life(shard), lost: None, ends: None }
         } else if !state.members.keys().eq(members) {
             Item::Members(members.to_vec())
         } else {
@@ -234,21 +234,22 @@ async fn watch_disk(shard: &Shard, every: Duration) {
     }
 }
 
-/// Begins a new life when another datacenter has txns of ours that we have lost: ours would otherwise be numbered
-/// like theirs. The old life's tail then comes in like a stranger's.
+/// Begins a new life when another datacenter knows of txns that this one had and has lost: own ones would otherwise be
+/// numbered like theirs, and others would go on to take our word for what we have. What is lost then comes in like a
+/// stranger's, and clients may write when it has (see `txn::recovery`).
 ///
 /// SUBTLE: a deposed leader that does not know it yet sees exactly the same, because its successor has written on. So
 /// leadership is confirmed with a majority first, and apply checks once more that the txns are missing.
-async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<u64>) {
-    while let Some(seen) = lost_tail.recv().await {
+async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<Dot>) {
+    while let Some(lost) = lost_tail.recv().await {
         let Some(own) = shard.publisher.applied().borrow().state.own else { continue };
-        let lost = Dot::new(own, seen);
         if !confirmed_lost(shard, lost).await {
             continue;
         }
         let name = new_life(shard);
         tracing::error!(%lost, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
-        match shard.proposer.submit(Item::Mint { name, lost: Some(lost) }, 256).await {
+        let mint = Item::Mint { name, lost: Some(lost), ends: Some(own) };
+        match shard.proposer.submit(mint, 256).await {
             Ok(outcome) => tracing::warn!(?outcome, "the new life was proposed"),
             Err(error) => {
                 tracing::warn!(%error, "the new life could not be proposed; replication will report again");

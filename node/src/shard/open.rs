@@ -338,6 +338,11 @@ impl<V: ReadCells> Transactions<V> {
         let Submitted { taken, touched } = submitted;
         let Some(taken) = taken else { return written };
         match written {
+            Ok(Answer::Refused { error, .. }) if error.code == ErrorCode::NotCaughtUp => {
+                // The datacenter takes no writes for now: nothing was decided.
+                self.put_back(taken);
+                Err(error)
+            }
             Ok(answer) => {
                 // What was read and not checked counts as well: the log does not know of it.
                 let answer = answer.having_seen(&touched);
@@ -431,7 +436,7 @@ mod tests {
     fn view() -> MemCells {
         let (mut state, mut cells) = (ShardState::new(), MemCells::new());
         let name = OriginName { dc: "eu".into(), epoch: uuid::Uuid::from_u128(1) };
-        let entry = Entry { now_ms: 1, items: vec![Item::Mint { name, lost: None }] };
+        let entry = Entry { now_ms: 1, items: vec![Item::Mint { name, lost: None, ends: None }] };
         apply_entry(&mut state, &mut cells, entry).expect("memory");
         cells
     }

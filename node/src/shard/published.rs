@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meridian_crdt::Vector;
-use meridian_gossip::View;
+use meridian_gossip::{Reported, View};
 use tokio::sync::watch;
 
 use super::digests::Notes;
 use crate::raft::Leadership;
 use crate::txn::ShardState;
+use crate::txn::peers::Peer;
 
 /// The shard as this node has applied it.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +97,15 @@ pub fn view_of(state: &ShardState, leading: Option<u64>, leader_node: Option<u64
         origins: state.chains.values().map(|chain| chain.name.clone()).collect(),
         own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
         told: state.told(),
+        stable: state.stable.clone(),
+        reported: state.members.iter().filter_map(reported).collect(),
+        unadmitted: state.unadmitted(),
     }
+}
+
+/// What is logged of another datacenter, if it was met.
+fn reported((dc, peer): (&String, &Peer)) -> Option<(String, Reported)> {
+    Some((dc.clone(), Reported { life: peer.origin?, acked: peer.acked.clone() }))
 }
 
 /// Waits until `applied` covers `dots`, at most `wait`. `None` if it does not in time; what it has then is in the

@@ -1,9 +1,10 @@
 //! Applies log entries: clients' transactions become txns of this datacenter, other origins' txns come in as they are.
 
 use meridian_client::wire::{ApiError, ErrorCode};
+use meridian_crdt::hlc::Clock;
 use meridian_crdt::{
-    Cells, Ctx, Dot, ExecuteError, Key, Mutation, OriginName, Prepared, Refusal, StoreError, Txn, TxnHead,
-    Vector, txn_hash,
+    Cells, Ctx, ExecuteError, Key, Mutation, OriginName, Prepared, Refusal, StoreError, Txn, TxnHead, Vector,
+    txn_hash,
 };
 
 use super::bounds::limits;
@@ -24,6 +25,9 @@ pub fn apply_entry<C: Cells>(
         outcomes.push(apply_item(state, cells, item, entry.now_ms)?);
     }
     state.refresh_stability();
+    if state.is_recovered() {
+        begin_writing(state, cells, entry.now_ms)?;
+    }
     state.validate();
     state.save(cells).map_err(StoreError::Cells)?;
     Ok(Reply { outcomes })
@@ -42,7 +46,8 @@ fn apply_item<C: Cells>(
     Ok(match item {
         Item::Client(txn) => Outcome::Client(apply_client(state, cells, txn)?),
         Item::Remote(txn) => Outcome::Remote(remote::apply(state, cells, &txn, now_ms)?),
-        Item::Mint { name, lost } => settled(mint(state, name, lost)),
+        Item::Mint { name, lost, ends } => settled(state.mint(name, lost, ends)),
+        Item::Admit { life, member, stable } => settled(state.admit(life, member, &stable)),
         Item::Register(name) => settled(register_foreign(state, name)),
         Item::Members(names) => {
             state.set_members(names);
@@ -54,21 +59,6 @@ fn apply_item<C: Cells>(
             Outcome::Done
         }
     })
-}
-
-/// Begins a life, unless what called for it no longer holds: somebody else may have begun one, or the txns that
-/// seemed lost are here after all.
-fn mint(state: &mut ShardState, name: OriginName, lost: Option<Dot>) -> Result<(), String> {
-    match (state.own, lost) {
-        (None, None) => {}
-        (Some(own), Some(lost)) if lost.origin == own && !state.vector.covers(lost) => {}
-        (own, lost) => return Err(format!("the life {own:?} goes on; {lost:?} gives no reason to end it")),
-    }
-    if state.chains.contains_key(&name.origin()) {
-        return Err(format!("{name} has been used already"));
-    }
-    state.own = Some(state.register(name)?);
-    Ok(())
 }
 
 fn register_foreign(state: &mut ShardState, name: OriginName) -> Result<(), String> {
@@ -104,6 +94,9 @@ fn apply_client<C: Cells>(
     let known = requests::recall(cells, &id, asked).map_err(StoreError::Cells)?;
     if let Some(answer) = known.into_answer() {
         return Ok(answer);
+    }
+    if state.recovering.is_some() {
+        return decide(state, cells, txn);
     }
     let answer = decide(state, cells, txn)?;
     requests::remember(state, cells, &id, fingerprint, &answer).map_err(StoreError::Cells)?;
@@ -167,6 +160,9 @@ fn decide<C: Cells>(
         let error = ApiError::new(ErrorCode::NoLeader, "this datacenter has not begun its first life yet");
         return Ok(refused(error, Vector::new()));
     };
+    if let Some(recovery) = &state.recovering {
+        return Ok(refused(recovery.refusal(), Vector::new()));
+    }
     // Whoever asks what became of a request has been told by now if it was done.
     if txn.settle {
         return Ok(refused(reads::not_open(), Vector::new()));
@@ -208,6 +204,28 @@ fn decide<C: Cells>(
         |((key, _), result): (&(Key, Mutation), _)| OpResult { version: prepared.version(key), result };
     let results = txn.ops.iter().zip(results).map(answer).collect();
     Ok(Answer::Done { dot: committed.then_some(dot), results, touched: seen })
+}
+
+/// A life that followed a loss takes writes from now on. Its first txn changes nothing: whoever has told to have it has been
+/// told before that the life has begun.
+fn begin_writing<C: Cells>(
+    state: &mut ShardState,
+    cells: &mut C,
+    now_ms: u64,
+) -> Result<(), StoreError<C::Error>> {
+    state.recovering = None;
+    let Some(dot) = state.next_own_dot() else { return Ok(()) };
+    let (stable, before) = (state.stable.clone(), state.vector.clone());
+    // A clock before 2024 cannot be stamped; the lowest stamp is as good for a txn that competes with none.
+    let hlc = Clock::restore(0).stamp(now_ms).unwrap_or(1);
+    let ctx = Ctx { dot, hlc, deps: &before, index: state.oplog_end + 1, stable: &stable };
+    match meridian_crdt::prepare(cells, &ctx, &[], &limits()) {
+        Ok(mut nothing) => commit(state, cells, &ctx, &mut nothing)?,
+        Err(ExecuteError::Store(e)) => return Err(e),
+        Err(ExecuteError::Refused { refusal, .. }) => unreachable!("no operation was refused with {refusal}"),
+    }
+    state.refresh_stability();
+    Ok(())
 }
 
 /// Makes the effects this datacenter's next txn: applied, in the oplog, in the vector.

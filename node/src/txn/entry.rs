@@ -39,8 +39,12 @@ pub enum Item {
     Mint {
         /// The name of the new life.
         name: OriginName,
-        /// The life that it replaces because txns of it, up to this one, were lost here; none for the first life.
+        /// A txn that was here and is lost; none for the first life.
         lost: Option<Dot>,
+        /// The life that it therefore replaces. (It came later: entries from before lack it, and have lost a txn of
+        /// that life's own.)
+        #[serde(default)]
+        ends: Option<Origin>,
     },
     /// Another datacenter writes under this name.
     Register(OriginName),
@@ -57,6 +61,15 @@ pub enum Item {
     Tidy {
         /// The most rows that are looked at in each part.
         rows_max: u32,
+    },
+    /// A member has logged that a life of this datacenter is the present one.
+    Admit {
+        /// The life.
+        life: Origin,
+        /// The member's current origin.
+        member: Origin,
+        /// What the member then held for stable.
+        stable: Vector,
     },
 }
 

@@ -13,6 +13,7 @@ pub mod interactive;
 pub mod oplog;
 pub mod peers;
 pub mod reads;
+pub mod recovery;
 pub mod remote;
 pub mod requests;
 pub mod state;

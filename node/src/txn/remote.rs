@@ -54,6 +54,13 @@ pub fn apply<C: Cells>(
     let mut with_own = deps.clone();
     with_own.set(dot.origin, applied);
     let stable = state.stable.clone();
+    if !with_own.covers_all(&stable) {
+        return Ok(RemoteOutcome::Refused(format!(
+            "{dot} was written without what every datacenter had told to have: {:?}; its datacenter has lost that, and took \
+             writes before it had it back",
+            stable.above(&with_own)
+        )));
+    }
     let ctx = Ctx { dot, hlc: txn.head.hlc, deps: &with_own, index: state.oplog_end + 1, stable: &stable };
     let done = meridian_crdt::apply(cells, &ctx, &txn.effects)?;
     if let Some(chain) = state.chains.get_mut(&dot.origin) {

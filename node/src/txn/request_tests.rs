@@ -98,7 +98,7 @@ fn nothing_is_remembered_before_the_first_life() {
     let mut node = ShardState::new();
     let mut cells = meridian_crdt::MemCells::new();
     let txn = ClientTxn { id: Some("r".into()), hlc: 1, ops: add(1), ..ClientTxn::default() };
-    let mint = Item::Mint { name: name("eu", 1), lost: None };
+    let mint = Item::Mint { name: name("eu", 1), lost: None, ends: None };
     let items = vec![Item::Client(txn.clone()), mint.clone(), mint, Item::Client(txn)];
     let reply = super::apply_entry(&mut node, &mut cells, super::Entry { now_ms: 1, items }).expect("memory");
     let codes: Vec<_> =
@@ -244,14 +244,23 @@ fn the_bytes_of_the_state_row_do_not_change() {
     dc.apply(vec![Item::Report { member: name("us", 2).origin(), vector }]);
     let (_, _, row) = dc.cells().iter().find(|(table, _, _)| *table == tables::META).expect("a state row");
     let hex: String = row.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, format!("01dc0011{GOLDEN_STATE}94000000cf000001a3185c5000"));
-    let old = format!("01dc0010{GOLDEN_STATE}");
-    let byte = |at: usize| u8::from_str_radix(&old[at..at + 2], 16).expect("hexadecimal");
-    let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();
+    let clients = "94000000cf000001a3185c5000";
+    assert_eq!(hex, format!("01dc0012{GOLDEN_STATE}{clients}c0"));
     let mut state = dc.state().clone();
-    dc.put_row(tables::META, b"shard", &old);
+    dc.put_row(tables::META, b"shard", &bytes(&format!("01dc0011{GOLDEN_STATE}{clients}")));
+    assert_eq!(
+        ShardState::load(dc.cells()).expect("memory").as_ref(),
+        Ok(&state),
+        "from before there was recovery"
+    );
+    dc.put_row(tables::META, b"shard", &bytes(&format!("01dc0010{GOLDEN_STATE}")));
     state.clients = super::state::ClientCounts::default();
     assert_eq!(ShardState::load(dc.cells()).expect("memory"), Ok(state), "from before clients had numbers");
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+    (0..hex.len()).step_by(2).map(byte).collect()
 }
 
 /// A datacenter that has met another and has written one txn, which the other has.

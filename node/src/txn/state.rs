@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::bounds::{APPLY_VERSION, Kept, LOG_TIME_STEP_MS_MAX};
 use super::peers::Peer;
+use super::recovery::Recovery;
 
 /// The node's own tables; their numbers are part of the format on disk.
 pub mod tables {
@@ -97,6 +98,9 @@ pub struct ShardState {
     /// What is remembered of clients that number their requests. (It came later: states from before lack it.)
     #[serde(default)]
     pub clients: ClientCounts,
+    /// Set while the present life follows a loss and takes no writes yet. (It came later, too.)
+    #[serde(default)]
+    pub recovering: Option<Recovery>,
     /// How much is kept by count; no part of the state that is written.
     #[serde(skip)]
     pub kept: Kept,

@@ -75,7 +75,7 @@ impl TestDc {
             history: Vec::new(),
         };
         let members = members.iter().filter(|m| **m != dc).map(|m| (*m).to_owned()).collect();
-        let mint = Item::Mint { name: new.name.clone(), lost: None };
+        let mint = Item::Mint { name: new.name.clone(), lost: None, ends: None };
         assert_eq!(new.apply(vec![mint, Item::Members(members)]), vec![Outcome::Done, Outcome::Done]);
         new
     }

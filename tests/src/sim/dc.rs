@@ -38,9 +38,12 @@ pub struct Dc {
     pub slow_until_ms: u64,
     /// Lives that it has begun.
     pub lives: u64,
-    /// The life whose tail was lost: clients' writes are refused until another has begun. An operator who has lost all
-    /// disks of a datacenter must let it hear the others before clients come back.
+    /// The life whose tail was lost: clients' writes are refused until another has begun, or until the links have stood
+    /// for a while and only txns of others were lost. An operator who has lost all disks of a datacenter must let it hear
+    /// the others before clients come back; where nobody else has its own lost txns, clients may still know of them.
     pub quarantined: Option<Origin>,
+    /// Whether it has lost own txns.
+    pub own_lost: bool,
     /// Where its leader stood when it last looked whether something is to be swept.
     pub swept_at: Option<(u64, Vector, u64)>,
     /// For each index what state and reply came to on the node that applied it first.
@@ -73,6 +76,7 @@ impl Dc {
             slow_until_ms: 0,
             lives: 0,
             quarantined: None,
+            own_lost: false,
             swept_at: None,
             prints: Vec::new(),
             seen: 0,
@@ -229,6 +233,11 @@ impl Dc {
         self.seen = end;
         (self.vector, self.acked, self.stable) = (left.vector.clone(), left.acked, left.stable);
         left.vector
+    }
+
+    /// The links have stood for a while since it has lost its tail.
+    pub fn let_clients_back(&mut self) {
+        self.quarantined = self.quarantined.filter(|_| self.own_lost);
     }
 
     /// The state at an index, from any checkpoint below it.

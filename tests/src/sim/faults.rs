@@ -270,7 +270,8 @@ impl Cluster {
             self.dcs.iter().filter(|dc| dc.id != id).map(|dc| dc.vector.clone()).collect();
         env.note(&format!("fault: {id} loses its tail, from {before:?} to {left:?}"));
         let own = self.dcs[id].own();
-        self.dcs[id].quarantined = own.filter(|own| before.get(*own) > left.get(*own));
+        self.dcs[id].own_lost = own.is_some_and(|own| before.get(own) > left.get(own));
+        self.dcs[id].quarantined = own.filter(|_| !left.covers_all(&before));
         self.clients.lose(id, &left, &elsewhere, env.now_ms);
     }
 }

@@ -136,6 +136,7 @@ impl Run {
         let dc = self.sim.rng.below(self.sim.world.dcs.len() as u64) as usize;
         self.sim.with_world(|world, env| world.lose_tail(dc, env));
         self.sim.run(self.sim.now_ms + QUIET_MS);
+        self.sim.world.dcs[dc].let_clients_back();
         (self.sim.options.resets, self.sim.options.duplicates) = (resets, duplicates);
     }
 

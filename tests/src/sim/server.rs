@@ -21,6 +21,11 @@ pub(super) fn error(code: ErrorCode) -> ApiError {
     ApiError::new(code, code.meaning())
 }
 
+/// The log has decided nothing: the datacenter has not begun a life, or lacks what it has told to have.
+fn is_undecided(error: &ApiError) -> bool {
+    matches!(error.code, ErrorCode::NoLeader | ErrorCode::NotCaughtUp)
+}
+
 impl Cluster {
     pub(super) fn hop(env: &mut SimEnv<'_>) -> u64 {
         1 + env.rng.below(HOP_MS_MAX)
@@ -279,7 +284,7 @@ impl Cluster {
                 let versions = results.iter().map(|result| result.version).collect();
                 self.respond(&request, Said::Done { dot, versions }, Some(&touched), env);
             }
-            Ok(Outcome::Client(Answer::Refused { error, .. })) if error.code == ErrorCode::NoLeader => {
+            Ok(Outcome::Client(Answer::Refused { error, .. })) if is_undecided(&error) => {
                 self.respond(&request, Said::NotDone(error), None, env);
             }
             Ok(Outcome::Client(Answer::Refused { error, touched })) => {

@@ -53,8 +53,8 @@ pub enum Ev {
     Tidy { dc: usize },
     /// Clocks are compared.
     Clocks { dc: usize },
-    /// Whether own txns are lost is confirmed.
-    Lost { at: At, life: u64, seen: u64 },
+    /// Whether what a peer has seen here is lost is confirmed.
+    Lost { at: At, life: u64, lost: Dot },
     /// A request reaches a node.
     Arrive { at: At, request: Box<Request> },
     /// A write that a follower has passed on reaches the leader that it knew, if that has not died meanwhile.
@@ -340,7 +340,7 @@ impl Cluster {
         let members: Vec<String> =
             self.dcs.iter().filter(|dc| dc.id != at.dc).map(|dc| dc.name.clone()).collect();
         let item = if node.state.own.is_none() {
-            Item::Mint { name: self.new_life(at.dc), lost: None }
+            Item::Mint { name: self.new_life(at.dc), lost: None, ends: None }
         } else if !self.node(at).state.members.keys().eq(&members) {
             Item::Members(members)
         } else {
@@ -426,11 +426,10 @@ impl Cluster {
     }
 
     /// A leader that lacks own txns asks its majority, and begins a new life if they are lost.
-    fn confirm_lost(&mut self, at: At, life: u64, seen: u64, env: &mut SimEnv<'_>) {
+    fn confirm_lost(&mut self, at: At, life: u64, lost: Dot, env: &mut SimEnv<'_>) {
         let dc = &self.dcs[at.dc];
         let node = dc.node(at.node);
         let (Some(own), Some(reign)) = (node.state.own, &node.reign) else { return };
-        let lost = Dot::new(own, seen);
         let confirmed = node.life == life && reign.speaks && dc.really_leads(at.node, reign.term);
         if !confirmed || !dc.has_majority(env.now_ms) || node.state.vector.covers(lost) {
             return;
@@ -439,7 +438,7 @@ impl Cluster {
         let name = self.new_life(at.dc);
         self.counts.new_lives += 1;
         env.note(&format!("{at} begins the life {name} because {lost} is lost"));
-        let item = Item::Mint { name, lost: Some(lost) };
+        let item = Item::Mint { name, lost: Some(lost), ends: Some(own) };
         self.submit(at, vec![Queued { item, ticket: Ticket::Nobody }], env);
     }
 }
@@ -489,6 +488,7 @@ impl World for Cluster {
             }
             Remote::Register(name) => vec![Item::Register(name)],
             Remote::Report { member, vector } => vec![Item::Report { member, vector }],
+            Remote::Admit { life, member, stable } => vec![Item::Admit { life, member, stable }],
         };
         if self.node(at).reign.is_none() {
             env.give(at, Event::Proposed { ticket, result: Err("not the leader".into()) });
@@ -500,10 +500,10 @@ impl World for Cluster {
         self.submit(at, items.into_iter().enumerate().map(with_ticket).collect(), env);
     }
 
-    fn lost_tail(&mut self, at: At, seen: u64, env: &mut SimEnv<'_>) {
+    fn lost_tail(&mut self, at: At, lost: Dot, env: &mut SimEnv<'_>) {
         let life = self.node(at).life;
         let delay = 1 + env.rng.below(CONFIRM_MS_MAX);
-        env.after(delay, Ev::Lost { at, life, seen });
+        env.after(delay, Ev::Lost { at, life, lost });
     }
 
     fn alarm(&mut self, at: At, about: &str, what: &str, _: &mut SimEnv<'_>) {
@@ -550,7 +550,7 @@ impl World for Cluster {
                 env.after(CLOCKS_EVERY_MS, Ev::Clocks { dc });
                 self.compare_clocks(dc, env);
             }
-            Ev::Lost { at, life, seen } => self.confirm_lost(at, life, seen, env),
+            Ev::Lost { at, life, lost } => self.confirm_lost(at, life, lost, env),
             Ev::Arrive { at, request } => self.arrive(at, request, env),
             Ev::Forwarded { at, life, via, request } => {
                 if self.node(at).life == life {
