@@ -55,7 +55,7 @@ fn a_history_of_either_level_is_written_and_is_the_same_each_time() {
         let calls: Vec<serde_json::Value> = serde_json::from_str(file("porcupine.json")).expect("JSON");
         let ops = |op: &str| calls.iter().filter(|call| call["input"]["op"] == op).count();
         for op in ["set", "get", "add", "sum"] {
-            assert!(ops(op) > 10, "level {level}: {} calls of {op}", ops(op));
+            assert!(ops(op) > 0, "level {level}: no calls of {op}");
         }
         let ordered = |call: &serde_json::Value| call["call"].as_u64() <= call["return"].as_u64();
         assert!(calls.iter().all(ordered), "level {level}: an answer before its call");
