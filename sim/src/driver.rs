@@ -11,10 +11,12 @@ use tokio::sync::watch;
 use turmoil::{Builder, Sim};
 
 use crate::faults::{self, Planned};
-use crate::history::History;
 use crate::inspector::inspect;
+use crate::judge::judge;
+use crate::ledger::Ledger;
 use crate::machines::Machines;
 use crate::options::{Options, Shape};
+use crate::record::recorder;
 use crate::report::Report;
 use crate::seams::EPOCH_MS;
 use crate::trace::{LogToTrace, Trace};
@@ -33,9 +35,10 @@ pub fn run(seed: u64, options: &Options) -> Report {
     let mut rng = SmallRng::seed_from_u64(seed);
     let shape = Arc::new(Shape::draw(options, &mut rng));
     let trace = Trace::new(options.keep_trace);
-    let history = History::of((options.sessions * shape.dcs) as u64);
+    let ledger = Ledger::of((options.sessions * shape.dcs) as u64);
     let shared = Shared {
-        history: Arc::new(history.into()),
+        ledger: Arc::new(ledger.into()),
+        recorder: recorder(),
         phase: Arc::new(watch::Sender::new(Phase::Boot)),
         working: Arc::new(watch::Sender::new(options.sessions * shape.dcs)),
         shape: shape.clone(),
@@ -45,9 +48,16 @@ pub fn run(seed: u64, options: &Options) -> Report {
     let driven = quietly(|| {
         tracing::subscriber::with_default(subscriber, || drive(options, &shared, &trace, &mut rng))
     });
-    let mut history = shared.history();
+    let history = shared.recorder.history();
+    let mut ledger = shared.ledger();
     if let Err(why) = driven {
-        history.violated(why);
+        ledger.violated(why);
+    }
+    // Where nothing came to rest, operations under way are missing, and the rest would be blamed for it.
+    if !ledger.rest.is_empty() {
+        for violation in judge(&history, &ledger.rest) {
+            ledger.violated(violation.to_string());
+        }
     }
     let (trace_hash, trace_events) = trace.digest();
     Report {
@@ -56,8 +66,9 @@ pub fn run(seed: u64, options: &Options) -> Report {
         trace_hash,
         trace_events,
         virtual_ms: trace.now_ms(),
-        counts: history.counts,
-        violations: std::mem::take(&mut history.violations),
+        counts: ledger.counts,
+        violations: std::mem::take(&mut ledger.violations),
+        history,
         trace: trace.take_lines(),
     }
 }
@@ -137,7 +148,7 @@ fn drive(options: &Options, shared: &Shared, trace: &Trace, rng: &mut SmallRng) 
         Ok(())
     });
     let plan = faults::plan(options, &shape, rng);
-    shared.history().counts.faults = plan.len() as u64;
+    shared.ledger().counts.faults = plan.len() as u64;
     let mut run = Run { sim, machines, shared, trace };
     run.until(|phase| phase >= Phase::Load)?;
     if *shared.phase.borrow() == Phase::Load {
@@ -145,7 +156,7 @@ fn drive(options: &Options, shared: &Shared, trace: &Trace, rng: &mut SmallRng) 
         run.until(|phase| phase == Phase::Over)?;
     }
     let boots = run.machines.boots();
-    shared.history().counts.boots = boots;
+    shared.ledger().counts.boots = boots;
     Ok(())
 }
 
@@ -160,7 +171,7 @@ impl Run<'_> {
     fn step(&mut self) -> Result<u64, String> {
         self.sim.step().map_err(|error| format!("the simulation failed: {error}"))?;
         for what in self.machines.bury(&mut self.sim) {
-            self.shared.history().violated(what);
+            self.shared.ledger().violated(what);
         }
         let now_ms = u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.trace.set_now_ms(now_ms);

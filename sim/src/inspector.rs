@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use meridian_history::rest::Rest;
 use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
-use crate::history::{COUNTERS, REMOVED, SETS};
 use crate::http::{Ask, ask};
+use crate::ledger::{COUNTERS, REMOVED, SETS, linear, register};
+use crate::options::Shape;
 use crate::workload::{Phase, Shared};
 
 /// How long an answer may take.
@@ -24,7 +26,7 @@ pub(crate) async fn inspect(shared: Shared, converge_max: Duration) {
     for node in &nodes {
         while !is_ready(node).await {
             if Instant::now() > deadline {
-                shared.history().violated(format!("{node} is not ready after {READY_MAX:?}"));
+                shared.ledger().violated(format!("{node} is not ready after {READY_MAX:?}"));
                 shared.phase.send_replace(Phase::Over);
                 return;
             }
@@ -45,15 +47,34 @@ pub(crate) async fn inspect(shared: Shared, converge_max: Duration) {
         sleep(PAUSE).await;
     }
     if !differences.is_empty() {
-        shared.history().violated(format!("not equal {converge_max:?} after healing: {differences}"));
+        shared.ledger().violated(format!("not equal {converge_max:?} after healing: {differences}"));
     }
-    for node in &nodes {
-        match contents(node).await {
-            Some(contents) => shared.history().check_final(node, &contents),
-            None => shared.history().violated(format!("{node} cannot be read at the end")),
+    read_out(&shared).await;
+    shared.phase.send_replace(Phase::Over);
+}
+
+/// What every node holds at the end.
+async fn read_out(shared: &Shared) {
+    let keys = keys(&shared.shape, shared.ledger().sessions);
+    for place in shared.shape.places() {
+        let node = shared.shape.host(place);
+        let contents = contents(&node, &keys).await;
+        let mut ledger = shared.ledger();
+        match contents {
+            Some(contents) => {
+                ledger.check_final(&node, &contents);
+                ledger.rest.push(Rest { node: shared.shape.node(place), contents });
+            }
+            None => ledger.violated(format!("{node} cannot be read at the end")),
         }
     }
-    shared.phase.send_replace(Phase::Over);
+}
+
+/// All keys of the workload.
+fn keys(shape: &Shape, sessions: u64) -> Vec<String> {
+    let fixed = SETS.into_iter().chain([REMOVED]).chain(COUNTERS).map(str::to_owned);
+    let linear = (0..shape.dcs).map(|dc| linear(shape.dc_name(dc)));
+    fixed.chain(linear).chain((0..sessions).map(register)).collect()
 }
 
 async fn is_ready(node: &str) -> bool {
@@ -79,10 +100,10 @@ async fn difference(nodes: &[String]) -> String {
     }
 }
 
-/// What a node holds under the keys of the workload.
-async fn contents(node: &str) -> Option<BTreeMap<String, Json>> {
+/// What a node holds under these keys.
+async fn contents(node: &str, keys: &[String]) -> Option<BTreeMap<String, Json>> {
     let mut found = BTreeMap::new();
-    for key in SETS.into_iter().chain([REMOVED]).chain(COUNTERS) {
+    for key in keys {
         let get =
             Ask::get(format!("/v1/spaces/default/keys/{key}")).header("meridian-consistency", "eventual");
         let answer = ask(node, &get, DEADLINE).await.ok()?;

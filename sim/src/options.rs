@@ -80,6 +80,11 @@ impl Shape {
         format!("{}-{}", self.dc_name(place.dc), place.id)
     }
 
+    /// Its name in a history.
+    pub(crate) fn node(&self, place: Place) -> String {
+        format!("{}/{}", self.dc_name(place.dc), place.id)
+    }
+
     pub(crate) fn client_host(&self, dc: usize) -> String {
         format!("client-{}", self.dc_name(dc))
     }

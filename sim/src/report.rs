@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::history::Counts;
+use meridian_history::History;
+
+use crate::ledger::Counts;
 
 /// The outcome of one run; a function of seed and options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Report {
     pub counts: Counts,
     /// What should not have been seen; empty if all is well.
     pub violations: Vec<String>,
+    /// What clients asked and were told, in virtual time. Elements of the set whose elements are removed are not in it.
+    pub history: History,
     /// The lines of the trace, if they were asked for.
     pub trace: Vec<String>,
 }

@@ -1,9 +1,11 @@
-//! What the client sessions do: unique writes through any node, each passing its token along, and reads that are
-//! checked at once.
+//! What the client sessions do: unique writes through any node, each passing its token along, and reads. The ledger
+//! checks them at once, and all are recorded for the checkers of histories.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use meridian_history::kind::{Kind, seen};
+use meridian_history::{Action, Outcome, Recorder, Started};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -11,14 +13,16 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::history::{COUNTERS, Fact, History, Known, Outcome, REMOVED, SETS, register, strings};
 use crate::http::{Answer, Ask, ask};
+use crate::ledger::{COUNTERS, Fact, Known, Ledger, REMOVED, SETS, linear, register};
 use crate::options::{Place, Shape};
 
 /// How long a client waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// How often a write is tried at most, with the same id in the same DC.
 const ATTEMPTS_MAX: usize = 4;
+/// Writes of one session: their values do not meet those of others.
+const VALUES_PER_SESSION: u64 = 1_000_000;
 
 /// Where the run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +40,8 @@ pub(crate) enum Phase {
 /// What all clients share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) history: Arc<Mutex<History>>,
+    pub(crate) ledger: Arc<Mutex<Ledger>>,
+    pub(crate) recorder: Recorder,
     pub(crate) phase: Arc<watch::Sender<Phase>>,
     /// Sessions that still work.
     pub(crate) working: Arc<watch::Sender<usize>>,
@@ -45,8 +50,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Waits until the run has come that far.
@@ -93,12 +98,15 @@ impl Session {
             self.dc = self.rng.random_range(0..self.shared.shape.dcs);
         }
         match self.rng.random_range(0..100) {
-            0..25 => self.add().await,
-            25..35 => self.add_pair().await,
-            35..50 => self.count().await,
-            50..60 => self.set().await,
-            60..65 => self.add_and_remove().await,
-            65..85 => self.read_set().await,
+            0..22 => self.add().await,
+            22..31 => self.add_pair().await,
+            31..43 => self.count().await,
+            43..51 => self.set().await,
+            51..57 => self.set_linear().await,
+            57..62 => self.add_and_remove().await,
+            62..79 => self.read_set().await,
+            79..84 => self.read_counter().await,
+            84..91 => self.read_linear().await,
             _ => self.read_register().await,
         }
     }
@@ -107,9 +115,10 @@ impl Session {
         format!("session {} in {}", self.number, self.shared.shape.dc_name(self.dc))
     }
 
-    fn element(&mut self) -> String {
+    /// A number that nobody else writes.
+    fn value(&mut self) -> i64 {
         self.written += 1;
-        format!("s{}-{}", self.number, self.written)
+        (VALUES_PER_SESSION * (self.number + 1) + self.written) as i64
     }
 
     fn set_key(&mut self) -> String {
@@ -117,14 +126,14 @@ impl Session {
     }
 
     async fn add(&mut self) {
-        let fact = (self.set_key(), self.element());
+        let fact = (self.set_key(), self.value());
         let body = json!({"type": "set", "op": "add", "element": fact.1});
         self.add_facts(std::slice::from_ref(&fact), Ask::post(path(&fact.0), body)).await;
     }
 
     async fn add_pair(&mut self) {
-        let element = self.element();
-        let facts = [SETS[0], SETS[1]].map(|key| (key.to_owned(), element.clone()));
+        let element = self.value();
+        let facts = [SETS[0], SETS[1]].map(|key| (key.to_owned(), element));
         let ops: Vec<Json> = facts
             .iter()
             .map(|(key, element)| json!({"key": key, "type": "set", "op": "add", "element": element}))
@@ -133,61 +142,92 @@ impl Session {
     }
 
     async fn add_facts(&mut self, facts: &[Fact], ask: Ask) -> Outcome {
-        self.shared.history().adding(facts, &self.known);
-        let outcome = self.write(ask).await;
-        self.shared.history().added(facts, outcome, &mut self.known);
+        self.shared.ledger().adding(facts, &self.known);
+        // A history has no word for the removal of an element.
+        let recorded = facts.iter().filter(|(key, _)| key != REMOVED);
+        let actions = recorded.map(|(key, element)| Action::Insert { key: key.clone(), element: *element });
+        let outcome = self.write(ask, actions.collect()).await;
+        self.shared.ledger().added(facts, outcome, &mut self.known);
         outcome
+    }
+
+    fn counter(&mut self) -> &'static str {
+        COUNTERS.choose(&mut self.rng).unwrap_or(&COUNTERS[0])
     }
 
     async fn count(&mut self) {
         let by = self.rng.random_range(1..5);
-        let key = *COUNTERS.choose(&mut self.rng).unwrap_or(&COUNTERS[0]);
-        let outcome =
-            self.write(Ask::post(path(key), json!({"type": "counter", "op": "add", "by": by}))).await;
-        self.shared.history().counted(key, by, outcome);
+        let key = self.counter();
+        let ask = Ask::post(path(key), json!({"type": "counter", "op": "add", "by": by}));
+        let outcome = self.write(ask, vec![Action::Add { key: key.to_owned(), by }]).await;
+        self.shared.ledger().counted(key, by, outcome);
     }
 
     async fn set(&mut self) {
-        let number = self.shared.history().setting(self.number);
-        let body = json!({"type": "register", "op": "set", "value": number});
-        let outcome = self.write(Ask::post(path(&register(self.number)), body)).await;
-        self.shared.history().set(self.number, number, outcome, &mut self.known);
+        let number = self.shared.ledger().setting(self.number);
+        let outcome = self.set_key_to(register(self.number), number as i64).await;
+        self.shared.ledger().set(self.number, number, outcome, &mut self.known);
+    }
+
+    async fn set_linear(&mut self) {
+        let (key, value) = (linear(self.shared.shape.dc_name(self.dc)), self.value());
+        self.set_key_to(key, value).await;
+    }
+
+    async fn set_key_to(&mut self, key: String, value: i64) -> Outcome {
+        let ask = Ask::post(path(&key), json!({"type": "register", "op": "set", "value": value}));
+        self.write(ask, vec![Action::Set { key, value }]).await
     }
 
     async fn add_and_remove(&mut self) {
-        let fact = (REMOVED.to_owned(), self.element());
+        let fact = (REMOVED.to_owned(), self.value());
         let body = json!({"type": "set", "op": "add", "element": fact.1});
         // What is not known to be there cannot be known to be removed.
         let add = self.add_facts(std::slice::from_ref(&fact), Ask::post(path(REMOVED), body)).await;
         self.known.facts.remove(&fact);
-        if add != Outcome::Acked {
+        if add != Outcome::Ok {
             return;
         }
         let body = json!({"type": "set", "op": "remove", "element": fact.1});
-        let outcome = self.write(Ask::post(path(REMOVED), body)).await;
-        self.shared.history().gone(&fact.1, outcome);
+        let outcome = self.write(Ask::post(path(REMOVED), body), Vec::new()).await;
+        self.shared.ledger().gone(fact.1, outcome);
     }
 
     async fn read_set(&mut self) {
         let key = self.set_key();
-        let Some(answer) = self.read(&key).await else { return };
-        let elements = strings(&answer.body["value"]);
+        let Some(Action::Members { elements, .. }) = self.read(&key, Kind::Set, None).await else { return };
         let who = self.name();
-        self.shared.history().read_set(&who, &key, &elements, &mut self.known);
+        self.shared.ledger().read_set(&who, &key, &elements, &mut self.known);
+    }
+
+    /// What it must show is left to the checkers of the history.
+    async fn read_counter(&mut self) {
+        let key = self.counter();
+        self.read(key, Kind::Counter, None).await;
+    }
+
+    /// The same.
+    async fn read_linear(&mut self) {
+        let key = linear(self.shared.shape.dc_name(self.dc));
+        self.read(&key, Kind::Register, Some("linearizable")).await;
     }
 
     async fn read_register(&mut self) {
-        let sessions = self.shared.history().sessions;
+        let sessions = self.shared.ledger().sessions;
         let writer = if self.rng.random_bool(0.5) { self.number } else { self.rng.random_range(0..sessions) };
-        let Some(answer) = self.read(&register(writer)).await else { return };
+        let read = self.read(&register(writer), Kind::Register, None).await;
+        let Some(Action::Get { value, .. }) = read else { return };
         let who = self.name();
-        let number = answer.body["value"].as_u64();
-        self.shared.history().read_register(&who, writer, number, &mut self.known);
+        let number = value.map(|value| u64::try_from(value).unwrap_or(u64::MAX));
+        self.shared.ledger().read_register(&who, writer, number, &mut self.known);
     }
 
-    fn node(&mut self) -> String {
-        let id = self.rng.random_range(1..=self.shared.shape.nodes as u64);
-        self.shared.shape.host(Place { dc: self.dc, id })
+    fn place(&mut self) -> Place {
+        Place { dc: self.dc, id: self.rng.random_range(1..=self.shared.shape.nodes as u64) }
+    }
+
+    fn begin(&self, place: Place) -> Started {
+        self.shared.recorder.begin(self.number as usize, &self.shared.shape.node(place))
     }
 
     fn with_token(&self, ask: Ask) -> Ask {
@@ -197,40 +237,63 @@ impl Session {
         }
     }
 
-    async fn read(&mut self, key: &str) -> Option<Answer> {
-        let ask_for = self.with_token(Ask::get(path(key)));
-        let node = self.node();
+    /// Reads and records it; nothing if there was no answer.
+    async fn read(&mut self, key: &str, kind: Kind, consistency: Option<&str>) -> Option<Action> {
+        let mut ask_for = self.with_token(Ask::get(path(key)));
+        if let Some(consistency) = consistency {
+            ask_for = ask_for.header("meridian-consistency", consistency);
+        }
+        let place = self.place();
+        let node = self.shared.shape.host(place);
+        let started = self.begin(place);
         match ask(&node, &ask_for, DEADLINE).await {
             Ok(answer) if answer.status == 200 || answer.code() == "not_found" => {
-                self.token = answer.token.clone().or(self.token.take());
-                return Some(answer);
+                self.token = answer.token.or(self.token.take());
+                let value = Some(&answer.body["value"]).filter(|value| !value.is_null());
+                let read = seen(key, kind, value);
+                self.shared.recorder.end(started, Outcome::Ok, vec![read.clone()]);
+                self.shared.ledger().counts.reads += 1;
+                return Some(read);
             }
             Ok(answer) => self.check_refusal(&node, &answer),
             Err(_) => {}
         }
-        self.shared.history().counts.reads_failed += 1;
+        self.shared.ledger().counts.reads_failed += 1;
         None
     }
 
+    /// Writes and records it as `actions`, unless the history has no words for it.
+    async fn write(&mut self, ask_for: Ask, actions: Vec<Action>) -> Outcome {
+        let first = self.place();
+        let mut started = self.begin(first);
+        let outcome = self.try_write(first, ask_for, &mut started).await;
+        if !actions.is_empty() {
+            self.shared.recorder.end(started, outcome, actions);
+        }
+        self.shared.ledger().count(outcome);
+        outcome
+    }
+
     /// Writes, and repeats in the same DC with the same id while the outcome is unknown.
-    async fn write(&mut self, ask_for: Ask) -> Outcome {
+    async fn try_write(&mut self, mut place: Place, ask_for: Ask, started: &mut Started) -> Outcome {
         self.written += 1;
         let id = format!("s{}-{}", self.number, self.written);
         let ask_for = self.with_token(ask_for).header("meridian-request-id", id);
-        let mut outcome = Outcome::Refused;
+        let mut outcome = Outcome::Failed;
         for _ in 0..self.rng.random_range(1..=ATTEMPTS_MAX) {
-            let node = self.node();
+            started.repeat_at(place.id);
+            let node = self.shared.shape.host(place);
             match ask(&node, &ask_for, DEADLINE).await {
                 Ok(answer) if answer.status == 200 => {
                     self.token = answer.token.or(self.token.take());
-                    return Outcome::Acked;
+                    return Outcome::Ok;
                 }
                 Ok(answer) if matches!(answer.code(), "outcome_unknown" | "internal") => {
                     outcome = Outcome::Unknown;
                 }
                 Ok(answer) => {
                     self.check_refusal(&node, &answer);
-                    if outcome == Outcome::Refused && self.rng.random_bool(0.5) {
+                    if outcome == Outcome::Failed && self.rng.random_bool(0.5) {
                         return outcome;
                     }
                 }
@@ -238,6 +301,7 @@ impl Session {
                 Err(_) => outcome = Outcome::Unknown,
             }
             sleep(Duration::from_millis(self.rng.random_range(10..300))).await;
+            place = self.place();
         }
         outcome
     }
@@ -256,7 +320,7 @@ impl Session {
         ];
         if !available.contains(&answer.code()) {
             let what = format!("{} is refused by {node}: {} {}", self.name(), answer.status, answer.body);
-            self.shared.history().violated(what);
+            self.shared.ledger().violated(what);
         }
     }
 }

@@ -5,12 +5,11 @@
 //! the production code of whole clusters in one thread. Nothing in it sleeps to let
 //! something happen: it waits for conditions, within limits.
 
-pub mod checkers;
+pub mod acknowledged;
 pub mod client;
 pub mod editors;
 pub mod faults;
 pub mod fleet;
-pub mod history;
 pub mod loads;
 pub mod moves;
 pub mod native;
@@ -23,3 +22,5 @@ pub mod sse;
 pub mod stepped;
 pub mod wait;
 pub mod workload;
+
+pub use meridian_history::{self as history, checkers};

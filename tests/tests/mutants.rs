@@ -60,7 +60,7 @@ fn every_mutant_still_applies() {
 fn every_mutant_says_what_it_breaks_and_names_tests_that_exist() {
     let root = root();
     let mut code = String::new();
-    for part in ["crdt", "gossip", "client", "node", "sim", "tests"] {
+    for part in ["crdt", "gossip", "client", "node", "history", "sim", "tests"] {
         for folder in ["src", "tests"] {
             let folder = root.join(part).join(folder);
             if folder.is_dir() {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meridian_tests::checkers::acknowledged;
+use meridian_tests::acknowledged;
 use meridian_tests::fleet::Fleet;
 use meridian_tests::workload::{Load, Workload, settle};
 use rand::rngs::StdRng;

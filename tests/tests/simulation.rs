@@ -1,6 +1,7 @@
 //! Whole clusters under faults, by seed. A failing seed is replayed by
 //! `cargo run --release -p meridian-tests --bin simulate -- --seed N`.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use meridian_tests::sim::{Verdict, keep_panics_quiet, run_seed};
@@ -27,6 +28,45 @@ fn equal_seeds_give_equal_traces_in_one_process_and_in_two() {
         assert!(one == other, "seed {seed} differs from process to process");
         let printed = String::from_utf8(one.stdout).expect("text");
         assert!(printed.contains(&first[..500].join("\n")), "seed {seed} differs between programs");
+    }
+}
+
+/// The files that a seed's history is written into, by name.
+fn histories(level: &str, seed: &str) -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path of text");
+    let ran = simulate(&["--level", level, "--seed", seed, "--histories", path]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    let files = std::fs::read_dir(folder.path()).expect("the folder is there").map(|file| {
+        let file = file.expect("a file");
+        let text = std::fs::read_to_string(file.path()).expect("text");
+        (file.file_name().into_string().expect("a name of text"), text)
+    });
+    files.collect()
+}
+
+#[test]
+fn a_history_of_either_level_is_written_and_is_the_same_each_time() {
+    for (level, name) in [("dc", "seed-5"), ("node", "node-seed-5")] {
+        let files = histories(level, "5");
+        assert!(files == histories(level, "5"), "level {level}: two runs of a seed write different bytes");
+        let file = |ending: &str| &files[&format!("{name}.{ending}")];
+
+        let calls: Vec<serde_json::Value> = serde_json::from_str(file("porcupine.json")).expect("JSON");
+        let ops = |op: &str| calls.iter().filter(|call| call["input"]["op"] == op).count();
+        for op in ["set", "get", "add", "sum"] {
+            assert!(ops(op) > 0, "level {level}: no calls of {op}");
+        }
+        let ordered = |call: &serde_json::Value| call["call"].as_u64() <= call["return"].as_u64();
+        assert!(calls.iter().all(ordered), "level {level}: an answer before its call");
+
+        let events: Vec<&str> = file("rw-register.edn").lines().collect();
+        for kind in [":type :invoke", ":type :ok"] {
+            let of_kind = events.iter().filter(|event| event.contains(kind)).count();
+            assert!(of_kind > 20, "level {level}: {of_kind} events of {kind}");
+        }
+        assert!(events.iter().enumerate().all(|(i, event)| event.starts_with(&format!("{{:index {i}, "))));
+        assert!(file("plume.txt").lines().count() > 20, "level {level}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use meridian_tests::checkers::acknowledged;
+use meridian_tests::acknowledged;
 use meridian_tests::client::{Ask, Client, add, add_element, set};
 use meridian_tests::fleet::Fleet;
 use meridian_tests::wait::{self, median, percentile};

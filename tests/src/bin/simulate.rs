@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use meridian_tests::history::files;
-use meridian_tests::sim::{Options, Run, Verdict, keep_panics_quiet, run_seed};
+use meridian_tests::history::{History, files};
+use meridian_tests::sim::{Options, Verdict, keep_panics_quiet, run_seed};
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,7 +38,7 @@ struct Args {
     /// Print everything that happens.
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Write the history of the seed into this folder, in the formats of docs/HISTORIES.md; level dc only.
+    /// Write the history of the seed into this folder, in the formats of docs/HISTORIES.md that fit it.
     #[arg(long, requires = "seed")]
     histories: Option<PathBuf>,
 }
@@ -57,45 +57,46 @@ struct Ran {
     violation: Option<String>,
     requests: u64,
     faults: u64,
+    /// What clients asked and were told.
+    history: History,
+}
+
+impl Ran {
+    /// Writes what clients asked and were told.
+    fn write(&mut self, folder: &Path, name: &str) {
+        match files::write(&self.history, folder, name) {
+            Ok(files) => eprintln!("{} files written", files.len()),
+            Err(error) => {
+                let what = format!("the history cannot be written: {error}");
+                self.text += &format!("\n{what}");
+                self.violation = Some(what);
+            }
+        }
+    }
 }
 
 fn run(level: Level, seed: u64, traced: bool) -> Ran {
     match level {
-        Level::Dc => run_dcs(seed, traced).0,
+        Level::Dc => run_dcs(seed, traced),
         Level::Node => run_nodes(seed, traced),
     }
 }
 
-fn run_dcs(seed: u64, traced: bool) -> (Ran, Run) {
+fn run_dcs(seed: u64, traced: bool) -> Ran {
     let (verdict, run) = run_seed(seed, traced);
     let mut text = format!("seed {seed}\n{}\n", Options::draw(seed));
     text.extend(run.trace().lines().iter().map(|line| format!("{line}\n")));
-    let lines = run.trace().count();
-    let ran = match verdict {
+    let (lines, history) = (run.trace().count(), run.history().clone());
+    match verdict {
         Verdict::Clean(summary) => {
             text += &format!("{}\ntrace {:016x}, {lines} lines\nclean", summary.text, summary.hash);
-            Ran { text, violation: None, requests: summary.requests, faults: summary.faults }
+            Ran { text, violation: None, requests: summary.requests, faults: summary.faults, history }
         }
         Verdict::Violation { what, hash } => {
             text += &format!("trace {hash:016x}, {lines} lines\nviolation: {what}");
-            Ran { text, violation: Some(what), requests: 0, faults: 0 }
-        }
-    };
-    (ran, run)
-}
-
-/// Replays a seed and writes what clients asked and were told.
-fn run_and_write(seed: u64, traced: bool, folder: &Path) -> Ran {
-    let (mut ran, run) = run_dcs(seed, traced);
-    match files::write(run.history(), folder, &format!("seed-{seed}")) {
-        Ok(files) => eprintln!("{} files written", files.len()),
-        Err(error) => {
-            let what = format!("the history cannot be written: {error}");
-            ran.text += &format!("\n{what}");
-            ran.violation = Some(what);
+            Ran { text, violation: Some(what), requests: 0, faults: 0, history }
         }
     }
-    ran
 }
 
 fn run_nodes(seed: u64, traced: bool) -> Ran {
@@ -109,6 +110,7 @@ fn run_nodes(seed: u64, traced: bool) -> Ran {
         violation: report.violations.first().cloned(),
         requests: counts.acked + counts.unknown + counts.refused + counts.reads + counts.reads_failed,
         faults: counts.faults,
+        history: report.history,
     }
 }
 
@@ -117,14 +119,10 @@ fn main() -> ExitCode {
     keep_panics_quiet();
     match (args.seed, args.hours) {
         (Some(seed), _) => {
-            let ran = match (&args.histories, args.level) {
-                (Some(folder), Level::Dc) => run_and_write(seed, args.trace, folder),
-                (Some(_), Level::Node) => {
-                    eprintln!("simulate: whole nodes keep no history of clients");
-                    return ExitCode::from(2);
-                }
-                (None, level) => run(level, seed, args.trace),
-            };
+            let mut ran = run(args.level, seed, args.trace);
+            if let Some(folder) = &args.histories {
+                ran.write(folder, &name_of(args.level, seed));
+            }
             println!("{}", ran.text);
             if ran.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -136,6 +134,14 @@ fn main() -> ExitCode {
             let (from, to) = args.seeds.unwrap_or((0, 100));
             many(args.level, from, to, None)
         }
+    }
+}
+
+/// How the files of a history begin: those of both levels have room in one folder.
+fn name_of(level: Level, seed: u64) -> String {
+    match level {
+        Level::Dc => format!("seed-{seed}"),
+        Level::Node => format!("node-seed-{seed}"),
     }
 }
 

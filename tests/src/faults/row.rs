@@ -18,7 +18,8 @@ use crate::checkers::{determinism, stability};
 use crate::client::{Ask, Client};
 use crate::history::Outcome;
 use crate::history::files::write_if_asked;
-use crate::loads::{Load, Plan, Rest, Running, join_text, panic_text};
+use crate::history::rest::Rest;
+use crate::loads::{Load, Plan, Running, join_text, panic_text};
 
 /// Quiet between two strikes, in milliseconds.
 const QUIET_MS: std::ops::Range<u64> = 300..1500;

@@ -1,10 +1,7 @@
 //! Which checkers a load's history must pass.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use serde_json::Value;
-
-use super::session::{Kind, seen};
 use super::txns::ACCOUNTS;
 use super::watching::Watched;
 use super::{DCS, Done, Load};
@@ -13,16 +10,9 @@ use crate::checkers::{
     Law, Violation, bank, counters, exactly_once, isolation, resurrection, serializable, sessions, set_full,
     watch,
 };
-use crate::history::{Action, History, Op, Outcome};
-
-/// What one node holds when everything has come to rest.
-#[derive(Clone, Debug)]
-pub struct Rest {
-    /// The node, as in `eu-west/1`.
-    pub node: String,
-    /// The value of each key; an absent key is not in it.
-    pub contents: BTreeMap<String, Value>,
-}
+use crate::history::kind::kinds;
+use crate::history::rest::{Rest, different, with_rest};
+use crate::history::{Action, History};
 
 impl Done {
     /// Every way in which what the load was told, and what all nodes hold at rest, break a law.
@@ -80,61 +70,6 @@ impl Done {
         }
         violations
     }
-}
-
-/// Each key's kind, by what was done to it.
-fn kinds(history: &History) -> BTreeMap<String, Kind> {
-    let mut kinds = BTreeMap::new();
-    for action in history.ops.iter().flat_map(|op| &op.actions) {
-        let kind = match action {
-            Action::Set { .. } | Action::Get { .. } => Kind::Register,
-            Action::Append { .. } | Action::List { .. } => Kind::List,
-            Action::Insert { .. } | Action::Members { .. } => Kind::Set,
-            Action::Add { .. } | Action::Sum { .. } => Kind::Counter,
-            Action::Delete { .. } => continue,
-        };
-        kinds.insert(action.key().to_string(), kind);
-    }
-    kinds
-}
-
-/// The reads at rest of one node.
-fn reads(kinds: &BTreeMap<String, Kind>, rest: &Rest) -> Vec<Action> {
-    kinds.iter().map(|(key, kind)| seen(key, *kind, rest.contents.get(key))).collect()
-}
-
-/// The reads at rest, each different set of them once: at most one, unless nodes differ.
-fn different(kinds: &BTreeMap<String, Kind>, rest: &[Rest]) -> Vec<Vec<Action>> {
-    let mut different: Vec<Vec<Action>> = Vec::new();
-    for rest in rest {
-        let reads = reads(kinds, rest);
-        if !different.contains(&reads) {
-            different.push(reads);
-        }
-    }
-    different
-}
-
-/// The history, and after it a look at everything at one node of each DC, as one operation of a session of its own.
-fn with_rest(history: &History, kinds: &BTreeMap<String, Kind>, rest: &[Rest]) -> History {
-    let mut with = history.clone();
-    let last_ns = history.ops.iter().map(|op| op.end_ns).max().unwrap_or(0);
-    let mut dcs = BTreeSet::new();
-    for (i, rest) in rest.iter().enumerate() {
-        let Some((dc, node)) = rest.node.split_once('/') else { continue };
-        if dcs.insert(dc.to_string()) {
-            with.ops.push(Op {
-                session: usize::MAX - i,
-                dc: dc.into(),
-                node: node.parse().unwrap_or_default(),
-                begin_ns: last_ns + 1,
-                end_ns: last_ns + 2,
-                outcome: Outcome::Ok,
-                actions: reads(kinds, rest),
-            });
-        }
-    }
-    with
 }
 
 /// Serializability of what was asked of each DC, about the keys that only this DC writes.
@@ -216,9 +151,12 @@ fn apply(state: &mut Vec<i64>, action: &Action) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::history::{Op, Outcome};
 
     fn op(outcome: Outcome, begin_ns: u64, action: Action) -> Op {
         let (dc, end_ns) = ("eu-west".into(), begin_ns + 1);

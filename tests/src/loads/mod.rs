@@ -18,8 +18,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-pub use judge::Rest;
-
 use crate::client::Client;
 use crate::history::{History, Outcome};
 use session::{Ground, Session};

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::watching::Watched;
 use crate::client::{Ask, Client, Outcome as Told, Reply, outcome};
+use crate::history::kind::{Kind, seen};
 use crate::history::{Action, Outcome, Recorder, Started};
 
 /// How long a single attempt may take: short, so that a session whose node dies moves on to the next.
@@ -66,16 +67,6 @@ impl Ground {
 pub(super) enum Level {
     Session,
     Linearizable,
-}
-
-/// How a key reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Register,
-    Set,
-    Counter,
-    /// A register that holds an array.
-    List,
 }
 
 /// What a read saw.
@@ -286,26 +277,4 @@ impl Session {
 
 fn is_in(node: &str, dc: Option<&str>) -> bool {
     dc.is_none_or(|dc| node.split_once('/').is_some_and(|(of, _)| of == dc))
-}
-
-/// What a key shows, as an action; `None` for an absent key.
-///
-/// # Panics
-/// When it shows what its kind cannot.
-pub(super) fn seen(key: &str, kind: Kind, value: Option<&Value>) -> Action {
-    let key = key.to_string();
-    let number = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("{key} shows {value}, no number"));
-    let numbers = || -> Vec<i64> {
-        let array = |value: &Value| -> Vec<i64> {
-            let array = value.as_array().unwrap_or_else(|| panic!("{key} shows {value}, no array"));
-            array.iter().map(number).collect()
-        };
-        value.map(array).unwrap_or_default()
-    };
-    match kind {
-        Kind::Register => Action::Get { value: value.map(number), key },
-        Kind::Counter => Action::Sum { value: value.map_or(0, number), key },
-        Kind::Set => Action::Members { elements: numbers().into_iter().collect(), key },
-        Kind::List => Action::List { values: numbers(), key },
-    }
 }

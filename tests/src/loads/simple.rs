@@ -4,9 +4,10 @@
 use rand::Rng;
 
 use super::DCS;
-use super::session::{Kind, Level, Session};
+use super::session::{Level, Session};
 use crate::client::{Ask, add, add_element, set};
 use crate::history::Action;
+use crate::history::kind::Kind;
 
 /// Elements of one session in one set: small, so that reads stay cheap.
 const ELEMENTS_PER_SET: usize = 60;

@@ -7,8 +7,9 @@ use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 
 use super::DCS;
-use super::session::{Kind, Level, Seen, Session};
+use super::session::{Level, Seen, Session};
 use crate::client::Ask;
+use crate::history::kind::Kind;
 use crate::history::{Action, Outcome};
 
 /// Accounts of the bank. Together they hold nothing: each begins absent, and some go below zero.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::session::{Kind, Level, Session};
+use super::session::{Level, Session};
 use crate::checkers::watch::Event;
 use crate::client::{Ask, set};
 use crate::history::Action;
+use crate::history::kind::Kind;
 use crate::sse::Watcher;
 
 /// Sessions that watch; the others write.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{Law, Violation, counters};
-use crate::history::{Action, History, Op, Outcome};
+use crate::{Action, History, Op, Outcome};
 
 /// Every way in which the reads at rest contradict what clients were told.
 pub fn check(history: &History, at_rest: &[Action]) -> Vec<Violation> {

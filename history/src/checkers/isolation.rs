@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::bits::Bits;
 use super::graph::{Graph, Why};
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// How much a txn must see of what came before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,8 +248,8 @@ fn tell(op: &Op) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{get, laws, ok, op, serial, set};
-    use crate::history::Outcome;
 
     const LEVELS: [Level; 3] = [Level::ReadCommitted, Level::ReadAtomic, Level::Causal];
 

@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meridian_history::Outcome;
+use meridian_history::rest::Rest;
 use serde_json::Value as Json;
 
 /// The sets that everybody adds to.
@@ -17,21 +19,21 @@ pub(crate) const REMOVED: &str = "removed";
 /// The counters.
 pub(crate) const COUNTERS: [&str; 2] = ["visits", "stock"];
 
+/// How the keys of registers begin that are set and read linearizably.
+pub(crate) const LINEAR: &str = "linear-";
+
+/// The key of that of one DC, which only those set who ask there.
+pub(crate) fn linear(dc: &str) -> String {
+    format!("{LINEAR}{dc}")
+}
+
 /// The key of a session's register, which it alone writes.
 pub(crate) fn register(session: u64) -> String {
     format!("register-{session}")
 }
 
-/// What came of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Acked,
-    Unknown,
-    Refused,
-}
-
 /// An element of one of the sets.
-pub(crate) type Fact = (String, String);
+pub(crate) type Fact = (String, i64);
 
 /// What a session knows to exist.
 #[derive(Clone, Debug, Default)]
@@ -66,22 +68,24 @@ pub struct Counts {
     pub boots: u64,
 }
 
-/// All that the clients of a run did.
+/// What every client of a run wrote, and what each write implies.
 #[derive(Default)]
-pub(crate) struct History {
+pub(crate) struct Ledger {
     added: BTreeMap<Fact, Added>,
     counters: BTreeMap<String, (i64, i64)>,
     /// Outcomes of the numbers 1, 2, ... written to each register.
     registers: BTreeMap<u64, Vec<Outcome>>,
-    gone: BTreeSet<String>,
+    gone: BTreeSet<i64>,
     /// How many sessions there are, and so how many registers.
     pub(crate) sessions: u64,
     pub(crate) counts: Counts,
+    /// What nodes hold at the end, as far as they could be read.
+    pub(crate) rest: Vec<Rest>,
     pub(crate) violations: Vec<String>,
 }
 
-impl History {
-    /// The history of so many sessions, before anything has happened.
+impl Ledger {
+    /// The ledger of so many sessions, before anything has happened.
     pub(crate) fn of(sessions: u64) -> Self {
         Self { sessions, ..Self::default() }
     }
@@ -93,11 +97,12 @@ impl History {
         }
     }
 
-    fn count(&mut self, outcome: Outcome) {
+    /// One more write has ended.
+    pub(crate) fn count(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Acked => self.counts.acked += 1,
+            Outcome::Ok => self.counts.acked += 1,
             Outcome::Unknown => self.counts.unknown += 1,
-            Outcome::Refused => self.counts.refused += 1,
+            Outcome::Failed => self.counts.refused += 1,
         }
     }
 
@@ -112,24 +117,22 @@ impl History {
 
     /// What came of it.
     pub(crate) fn added(&mut self, facts: &[Fact], outcome: Outcome, known: &mut Known) {
-        self.count(outcome);
         for fact in facts {
             if let Some(added) = self.added.get_mut(fact) {
                 added.outcome = outcome;
             }
-            if outcome == Outcome::Acked {
+            if outcome == Outcome::Ok {
                 known.facts.insert(fact.clone());
             }
         }
     }
 
     pub(crate) fn counted(&mut self, key: &str, by: i64, outcome: Outcome) {
-        self.count(outcome);
         let (acked, unknown) = self.counters.entry(key.to_owned()).or_default();
         match outcome {
-            Outcome::Acked => *acked += by,
+            Outcome::Ok => *acked += by,
             Outcome::Unknown => *unknown += by,
-            Outcome::Refused => {}
+            Outcome::Failed => {}
         }
     }
 
@@ -141,45 +144,41 @@ impl History {
     }
 
     pub(crate) fn set(&mut self, session: u64, number: u64, outcome: Outcome, known: &mut Known) {
-        self.count(outcome);
         if let Some(known) = self.registers.get_mut(&session).and_then(|all| all.get_mut(number as usize - 1))
         {
             *known = outcome;
         }
-        if outcome == Outcome::Acked {
+        if outcome == Outcome::Ok {
             known.registers.insert(session, number);
         }
     }
 
     /// An element of `removed` is gone for good.
-    pub(crate) fn gone(&mut self, element: &str, outcome: Outcome) {
-        self.count(outcome);
-        if outcome == Outcome::Acked {
-            self.gone.insert(element.to_owned());
+    pub(crate) fn gone(&mut self, element: i64, outcome: Outcome) {
+        if outcome == Outcome::Ok {
+            self.gone.insert(element);
         }
     }
 
     /// A session has read a set.
-    pub(crate) fn read_set(&mut self, who: &str, key: &str, elements: &[String], known: &mut Known) {
-        self.counts.reads += 1;
-        let seen: BTreeSet<&String> = elements.iter().collect();
-        let missing: Vec<&String> =
-            known.facts.iter().filter(|(set, e)| set == key && !seen.contains(e)).map(|(_, e)| e).collect();
+    pub(crate) fn read_set(&mut self, who: &str, key: &str, seen: &BTreeSet<i64>, known: &mut Known) {
+        let missing: Vec<i64> =
+            known.facts.iter().filter(|(set, e)| set == key && !seen.contains(e)).map(|(_, e)| *e).collect();
         if !missing.is_empty() {
             self.violated(format!("{who} knows of {missing:?} in {key}, and a read does not have them"));
         }
-        for element in elements {
-            self.check_existing(who, key, element);
-            if let Some(added) = self.added.get(&(key.to_owned(), element.clone())) {
+        for element in seen {
+            self.check_existing(who, key, *element);
+            if let Some(added) = self.added.get(&(key.to_owned(), *element)) {
                 known.facts.extend(added.implies.iter().cloned());
             }
         }
     }
 
-    fn check_existing(&mut self, who: &str, key: &str, element: &str) {
-        match self.added.get(&(key.to_owned(), element.to_owned())).map(|added| added.outcome) {
-            Some(Outcome::Acked | Outcome::Unknown) => {}
-            Some(Outcome::Refused) => {
+    fn check_existing(&mut self, who: &str, key: &str, element: i64) {
+        match self.added.get(&(key.to_owned(), element)).map(|added| added.outcome) {
+            Some(Outcome::Ok | Outcome::Unknown) => {}
+            Some(Outcome::Failed) => {
                 self.violated(format!("{who} reads {element} in {key}, whose write was refused"));
             }
             None => self.violated(format!("{who} reads {element} in {key}, which nobody wrote")),
@@ -188,7 +187,6 @@ impl History {
 
     /// A session has read a register.
     pub(crate) fn read_register(&mut self, who: &str, writer: u64, number: Option<u64>, known: &mut Known) {
-        self.counts.reads += 1;
         let floor = known.registers.get(&writer).copied().unwrap_or_default();
         let read = number.unwrap_or_default();
         let outcome = |n: u64| -> Option<Outcome> {
@@ -200,11 +198,11 @@ impl History {
             }
             (0, _) => {}
             (_, None) => self.violated(format!("{who} reads {read} in register {writer}, never written")),
-            (_, Some(Outcome::Refused)) => {
+            (_, Some(Outcome::Failed)) => {
                 self.violated(format!("{who} reads {read} in register {writer}, which was refused"));
             }
             // A write of unknown outcome may take effect late, concurrent with its successors.
-            (_, Some(Outcome::Acked)) if read < floor => {
+            (_, Some(Outcome::Ok)) if read < floor => {
                 self.violated(format!("{who} knows number {floor} of register {writer} and reads {read}"));
             }
             _ => {
@@ -218,15 +216,15 @@ impl History {
     pub(crate) fn check_final(&mut self, who: &str, contents: &BTreeMap<String, Json>) {
         let mut held: BTreeSet<Fact> = BTreeSet::new();
         for key in SETS.iter().chain([&REMOVED]) {
-            let elements = contents.get(*key).map(strings).unwrap_or_default();
+            let elements = contents.get(*key).map(numbers).unwrap_or_default();
             held.extend(elements.into_iter().map(|element| ((*key).to_owned(), element)));
         }
         for (key, element) in &held {
-            self.check_existing(who, key, element);
+            self.check_existing(who, key, *element);
         }
         self.check_kept(who, &held);
-        let back: Vec<&String> = held.iter().filter(|(set, _)| set == REMOVED).map(|(_, e)| e).collect();
-        let back: Vec<String> = back.into_iter().filter(|e| self.gone.contains(*e)).cloned().collect();
+        let is_back = |(set, element): &&Fact| set == REMOVED && self.gone.contains(element);
+        let back: Vec<i64> = held.iter().filter(is_back).map(|(_, element)| *element).collect();
         if !back.is_empty() {
             self.violated(format!("{who} has {back:?} again, which were removed"));
         }
@@ -244,7 +242,7 @@ impl History {
     fn check_kept(&mut self, who: &str, held: &BTreeSet<Fact>) {
         let (mut lost, mut torn) = (BTreeSet::new(), BTreeSet::new());
         for (fact, added) in &self.added {
-            if fact.0 != REMOVED && added.outcome == Outcome::Acked && !held.contains(fact) {
+            if fact.0 != REMOVED && added.outcome == Outcome::Ok && !held.contains(fact) {
                 lost.insert(fact.clone());
             }
             if held.contains(fact) {
@@ -260,10 +258,9 @@ impl History {
     }
 }
 
-/// The strings of a JSON array.
-pub(crate) fn strings(value: &Json) -> Vec<String> {
-    let all = value.as_array().into_iter().flatten();
-    all.filter_map(|element| element.as_str().map(str::to_owned)).collect()
+/// The numbers of a JSON array.
+fn numbers(value: &Json) -> Vec<i64> {
+    value.as_array().into_iter().flatten().filter_map(Json::as_i64).collect()
 }
 
 #[cfg(test)]
@@ -272,122 +269,122 @@ mod tests {
 
     use super::*;
 
-    fn fact(key: &str, element: &str) -> Fact {
-        (key.to_owned(), element.to_owned())
+    fn fact(key: &str, element: i64) -> Fact {
+        (key.to_owned(), element)
     }
 
-    /// A history in which one session has added `a` to the posts, with this outcome, and what it knows.
-    fn posted(outcome: Outcome) -> (History, Known) {
-        let (mut history, mut known) = (History::of(2), Known::default());
-        let facts = [fact("posts", "a")];
-        history.adding(&facts, &known);
-        history.added(&facts, outcome, &mut known);
-        (history, known)
+    /// A ledger in which one session has added 1 to the posts, with this outcome, and what it knows.
+    fn posted(outcome: Outcome) -> (Ledger, Known) {
+        let (mut ledger, mut known) = (Ledger::of(2), Known::default());
+        let facts = [fact("posts", 1)];
+        ledger.adding(&facts, &known);
+        ledger.added(&facts, outcome, &mut known);
+        (ledger, known)
     }
 
-    fn contents(posts: &[&str]) -> BTreeMap<String, Json> {
+    fn contents(posts: &[i64]) -> BTreeMap<String, Json> {
         BTreeMap::from([("posts".to_owned(), json!(posts))])
     }
 
-    fn finds(history: &History, words: &str) {
-        assert!(history.violations.iter().any(|v| v.contains(words)), "{words}: {:?}", history.violations);
+    fn finds(ledger: &Ledger, words: &str) {
+        assert!(ledger.violations.iter().any(|v| v.contains(words)), "{words}: {:?}", ledger.violations);
     }
 
     #[test]
-    fn a_good_history_has_no_violations() {
-        let (mut history, mut known) = posted(Outcome::Acked);
-        history.read_set("s", "posts", &["a".to_owned()], &mut known);
-        history.counted("visits", 3, Outcome::Acked);
-        history.counted("visits", 2, Outcome::Unknown);
-        let mut end = contents(&["a"]);
+    fn a_good_ledger_has_no_violations() {
+        let (mut ledger, mut known) = posted(Outcome::Ok);
+        ledger.read_set("s", "posts", &BTreeSet::from([1]), &mut known);
+        ledger.counted("visits", 3, Outcome::Ok);
+        ledger.counted("visits", 2, Outcome::Unknown);
+        let mut end = contents(&[1]);
         end.insert("visits".to_owned(), json!(5));
-        history.check_final("n", &end);
-        assert!(history.violations.is_empty(), "{:?}", history.violations);
+        ledger.check_final("n", &end);
+        assert!(ledger.violations.is_empty(), "{:?}", ledger.violations);
     }
 
     #[test]
     fn a_session_that_does_not_read_its_own_write_is_found() {
-        let (mut history, mut known) = posted(Outcome::Acked);
-        history.read_set("s", "posts", &[], &mut known);
-        finds(&history, "a read does not have them");
+        let (mut ledger, mut known) = posted(Outcome::Ok);
+        ledger.read_set("s", "posts", &BTreeSet::new(), &mut known);
+        finds(&ledger, "a read does not have them");
     }
 
     #[test]
     fn a_reply_without_its_post_is_found() {
-        let (mut history, mut author) = posted(Outcome::Acked);
-        let reply = [fact("replies", "b")];
-        history.adding(&reply, &author);
-        history.added(&reply, Outcome::Acked, &mut author);
+        let (mut ledger, mut author) = posted(Outcome::Ok);
+        let reply = [fact("replies", 2)];
+        ledger.adding(&reply, &author);
+        ledger.added(&reply, Outcome::Ok, &mut author);
         let mut reader = Known::default();
-        history.read_set("r", "replies", &["b".to_owned()], &mut reader);
-        assert!(history.violations.is_empty());
-        history.read_set("r", "posts", &[], &mut reader);
-        finds(&history, "r knows of");
+        ledger.read_set("r", "replies", &BTreeSet::from([2]), &mut reader);
+        assert!(ledger.violations.is_empty());
+        ledger.read_set("r", "posts", &BTreeSet::new(), &mut reader);
+        finds(&ledger, "r knows of");
     }
 
     #[test]
     fn half_of_a_pair_is_found() {
-        let (mut history, mut known) = (History::of(1), Known::default());
-        let pair = [fact("posts", "a"), fact("replies", "a")];
-        history.adding(&pair, &known);
-        history.added(&pair, Outcome::Unknown, &mut known);
-        history.check_final("n", &contents(&["a"]));
-        finds(&history, "which others that it has imply");
+        let (mut ledger, mut known) = (Ledger::of(1), Known::default());
+        let pair = [fact("posts", 1), fact("replies", 1)];
+        ledger.adding(&pair, &known);
+        ledger.added(&pair, Outcome::Unknown, &mut known);
+        ledger.check_final("n", &contents(&[1]));
+        finds(&ledger, "which others that it has imply");
     }
 
     #[test]
     fn a_lost_write_is_found_and_an_unknown_one_may_be_missing() {
-        let (mut history, _) = posted(Outcome::Unknown);
-        history.check_final("n", &contents(&[]));
-        assert!(history.violations.is_empty());
-        let (mut history, _) = posted(Outcome::Acked);
-        history.check_final("n", &contents(&[]));
-        finds(&history, "has lost");
+        let (mut ledger, _) = posted(Outcome::Unknown);
+        ledger.check_final("n", &contents(&[]));
+        assert!(ledger.violations.is_empty());
+        let (mut ledger, _) = posted(Outcome::Ok);
+        ledger.check_final("n", &contents(&[]));
+        finds(&ledger, "has lost");
     }
 
     #[test]
     fn what_was_refused_or_never_written_is_found() {
-        let (mut history, _) = posted(Outcome::Refused);
-        history.check_final("n", &contents(&["a", "z"]));
-        finds(&history, "whose write was refused");
-        finds(&history, "which nobody wrote");
+        let (mut ledger, _) = posted(Outcome::Failed);
+        ledger.check_final("n", &contents(&[1, 26]));
+        finds(&ledger, "whose write was refused");
+        finds(&ledger, "which nobody wrote");
     }
 
     #[test]
     fn a_counter_that_counts_twice_or_not_at_all_is_found() {
         for value in [2, 6] {
-            let mut history = History::of(1);
-            history.counted("visits", 3, Outcome::Acked);
-            history.counted("visits", 2, Outcome::Unknown);
-            history.counted("visits", 9, Outcome::Refused);
-            history.check_final("n", &BTreeMap::from([("visits".to_owned(), json!(value))]));
-            finds(&history, "3 were acked");
+            let mut ledger = Ledger::of(1);
+            ledger.counted("visits", 3, Outcome::Ok);
+            ledger.counted("visits", 2, Outcome::Unknown);
+            ledger.counted("visits", 9, Outcome::Failed);
+            ledger.check_final("n", &BTreeMap::from([("visits".to_owned(), json!(value))]));
+            finds(&ledger, "3 were acked");
         }
     }
 
     #[test]
     fn a_removed_element_that_comes_back_is_found() {
-        let (mut history, mut known) = (History::of(1), Known::default());
-        let facts = [fact(REMOVED, "a")];
-        history.adding(&facts, &known);
-        history.added(&facts, Outcome::Acked, &mut known);
-        history.gone("a", Outcome::Acked);
-        history.check_final("n", &BTreeMap::from([(REMOVED.to_owned(), json!(["a"]))]));
-        finds(&history, "which were removed");
+        let (mut ledger, mut known) = (Ledger::of(1), Known::default());
+        let facts = [fact(REMOVED, 1)];
+        ledger.adding(&facts, &known);
+        ledger.added(&facts, Outcome::Ok, &mut known);
+        ledger.gone(1, Outcome::Ok);
+        ledger.check_final("n", &BTreeMap::from([(REMOVED.to_owned(), json!([1]))]));
+        finds(&ledger, "which were removed");
     }
 
     #[test]
     fn a_register_that_goes_back_in_time_is_found() {
-        let (mut history, mut known) = (History::of(1), Known::default());
+        let (mut ledger, mut known) = (Ledger::of(1), Known::default());
         for _ in 0..2 {
-            let number = history.setting(0);
-            history.set(0, number, Outcome::Acked, &mut known);
+            let number = ledger.setting(0);
+            ledger.set(0, number, Outcome::Ok, &mut known);
         }
-        history.read_register("s", 0, Some(2), &mut known);
-        assert!(history.violations.is_empty());
-        history.read_register("s", 0, Some(1), &mut known);
-        finds(&history, "reads 1");
-        history.read_register("s", 0, None, &mut known);
-        finds(&history, "reads nothing");
+        ledger.read_register("s", 0, Some(2), &mut known);
+        assert!(ledger.violations.is_empty());
+        ledger.read_register("s", 0, Some(1), &mut known);
+        finds(&ledger, "reads 1");
+        ledger.read_register("s", 0, None, &mut known);
+        finds(&ledger, "reads nothing");
     }
 }

@@ -5,11 +5,14 @@
 //! is not known is recorded as unknown and stays so. Values are numbers that are unique per key in a history, so that
 //! each read says which write it saw.
 
+pub mod checkers;
 pub mod edn;
 pub mod files;
+pub mod kind;
 pub mod plume;
 pub mod porcupine;
 mod recorder;
+pub mod rest;
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Short ways to write down histories in the checkers' own tests.
 
 use super::{Law, Violation};
-use crate::history::{Action, History, Op, Outcome};
+use crate::{Action, History, Op, Outcome};
 
 /// An answered operation of a session from `begin` to `end`.
 pub(crate) fn ok(session: usize, begin: u64, end: u64, actions: Vec<Action>) -> Op {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::graph::{Graph, Why};
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// What else a serial order must respect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -346,8 +346,8 @@ fn tell(op: &Op) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{get, laws, ok, op, serial, set};
-    use crate::history::Outcome;
 
     fn append(key: &str, value: i64) -> Action {
         Action::Append { key: key.into(), value }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::bits::Bits;
 use super::{Law, Violation, sessions};
-use crate::history::{Action, History};
+use crate::{Action, History};
 
 /// One event of a stream: the writes of one txn as (key, value), in the order in which the stream showed them.
 pub type Event = Vec<(String, i64)>;
@@ -93,8 +93,8 @@ fn told(law: Law, at: usize, story: String) -> Violation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{get, insert, laws, ok, op, set};
-    use crate::history::Outcome;
 
     fn history() -> History {
         History {

@@ -50,8 +50,8 @@ pub fn write(history: &History, folder: &Path, name: &str) -> io::Result<Vec<Pat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{add, delete, get, ok, op, set, sum};
-    use crate::history::Outcome;
 
     /// Two sessions, and at least one of everything that a format must say somehow.
     fn sample() -> History {
@@ -81,10 +81,10 @@ mod tests {
     #[test]
     fn a_history_is_written_in_every_format_as_it_always_was() {
         for (written, golden) in [
-            (edn::list_append(&sample()), include_str!("../../golden/list-append.edn")),
-            (edn::rw_register(&sample()), include_str!("../../golden/rw-register.edn")),
-            (plume::registers(&sample()), include_str!("../../golden/plume.txt")),
-            (porcupine::operations(&sample()), include_str!("../../golden/porcupine.json")),
+            (edn::list_append(&sample()), include_str!("../golden/list-append.edn")),
+            (edn::rw_register(&sample()), include_str!("../golden/rw-register.edn")),
+            (plume::registers(&sample()), include_str!("../golden/plume.txt")),
+            (porcupine::operations(&sample()), include_str!("../golden/porcupine.json")),
         ] {
             assert_eq!(written, golden, "\n{written}");
         }

@@ -6,7 +6,7 @@
 //! elsewhere: [`Demand`] says which increments count as surely added. Only for counters that nobody resets or deletes.
 
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// Which increments a read must show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,8 @@ fn bounds(adds: &[(&Op, i64)], read: &Op, demand: Demand) -> (i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{add, laws, ok, op, sum};
-    use crate::history::Outcome;
 
     #[test]
     fn a_counter_outside_its_bounds_is_noticed_and_one_inside_is_not() {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{Law, Violation};
-use crate::history::{Action, History};
+use crate::{Action, History};
 
 /// Every read of all `accounts` that does not sum up to `total`.
 pub fn check(history: &History, accounts: &[&str], total: i64) -> Vec<Violation> {

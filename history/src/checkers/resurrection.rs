@@ -6,7 +6,7 @@
 //! tombstones by time). Concurrent writes, and writes made after the deletion, are free to show.
 
 use super::{Law, Violation, sessions};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// Every value at rest that an acknowledged deletion had observed.
 pub fn check(history: &History, at_rest: &[Action]) -> Vec<Violation> {
@@ -55,8 +55,8 @@ fn writer<'h>(history: &'h History, key: &str, value: i64) -> Option<(usize, &'h
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{delete, get, insert, laws, members, op, serial, set};
-    use crate::history::Outcome;
 
     #[test]
     fn what_a_deletion_observed_may_not_return_and_what_it_did_not_may() {

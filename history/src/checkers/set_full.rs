@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// When an element must show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +105,8 @@ fn follow(added: &Op, element: i64, reads: &[(&Op, &BTreeSet<i64>)], report: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{insert, laws, members, ok, op, serial};
-    use crate::history::Outcome;
 
     #[test]
     fn lost_and_stale_and_never_read_elements_are_told_apart() {

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::bits::Bits;
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// Every contradiction between what a session knew and what it read.
 pub fn check(history: &History) -> Vec<Violation> {
@@ -369,8 +369,8 @@ fn raise(least: &mut BTreeMap<String, i64>, other: &BTreeMap<String, i64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{add, delete, get, insert, laws, members, ok, op, serial, set, sum};
-    use crate::history::Outcome;
 
     /// One history per guarantee and kind of key that breaks it, and nothing else.
     #[test]

@@ -13,7 +13,7 @@ use std::hash::Hash;
 
 use super::bits::Bits;
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// Most pairs of (operations done, state) that are visited for one key.
 const VISITS_MAX: usize = 2_000_000;
@@ -125,8 +125,8 @@ fn candidates(ops: &[Op], done: &Bits) -> (Vec<usize>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Outcome;
     use crate::checkers::testkit::{add, delete, get, ok, op, set, sum};
-    use crate::history::Outcome;
 
     fn register(ops: Vec<Op>) -> bool {
         match check::<Register>(&History { ops }, "x") {

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::convergence::Contents;
-use super::{Law, Violation};
+use crate::checkers::convergence::Contents;
+use crate::checkers::{Law, Violation};
 use crate::client::Outcome;
 use crate::workload::{Change, ELEMENTS, HITS, History, PAIRS, PRESENT, possible_last};
 

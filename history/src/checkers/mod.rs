@@ -5,7 +5,6 @@
 //! from the first read that saw it. Each checker is tested on a history that must fail it; one that never complains
 //! proves nothing.
 
-pub mod acknowledged;
 pub mod bank;
 mod bits;
 pub mod convergence;
