@@ -12,10 +12,12 @@ pub(in crate::loads) fn judge(history: &History, prefix: &str) -> Vec<Violation>
     let mut violations = Vec::new();
     for dc in DCS {
         let serial = of_part(history, prefix, dc, Part::Serial);
-        violations.extend(serializable::check(&serial, Demand::StrongSession));
+        let mut found = serializable::check(&serial, Demand::StrongSession);
         let current = History { ops: history.ops.iter().filter(|op| is_current(op)).cloned().collect() };
         let current = of_part(&current, prefix, dc, Part::Serial);
-        violations.extend(serializable::check(&current, Demand::Strict));
+        let strict = serializable::check(&current, Demand::Strict);
+        found.extend(strict.into_iter().filter(|violation| !found.contains(violation)).collect::<Vec<_>>());
+        violations.extend(found);
         violations.extend(snapshot_isolation::check(&of_part(history, prefix, dc, Part::Snapshot)));
         violations.extend(lost_update::check(&of_part(history, prefix, dc, Part::Shared)));
     }

@@ -33,6 +33,13 @@ pub(super) const SESSIONS: usize = PER_DC * DCS.len() + MOVERS;
 const KEYS: usize = 3;
 /// Those of them that are read before they are written: the rest is also written blindly.
 const UPDATED: usize = 2;
+/// Of a hundred transactions so many are serializable ones over the DC's own keys; from there on to the next numbers they
+/// are under snapshot isolation, over keys that all DCs write, and looks at everything.
+const SERIAL_BELOW: u32 = 45;
+const SNAPSHOT_BELOW: u32 = 70;
+const SHARED_BELOW: u32 = 85;
+/// Of a hundred transactions so many give up.
+const GIVE_UP_PERCENT: u32 = 5;
 /// Reads and writes that are drawn for one transaction; reads before writes come on top.
 const STEPS_MAX: usize = 4;
 /// Rounds until new keys begin: orders of versions stay short.
@@ -227,26 +234,29 @@ async fn play(txn: Transaction, draft: Draft, played: Arc<Mutex<Played>>) -> Res
 /// Draws a transaction of a session that asks `dc`.
 fn draw(session: &mut Session, dc: &str) -> Draft {
     let generation = session.ground.round.fetch_add(1, Ordering::Relaxed) / ROUNDS_PER_GENERATION;
-    let kind = if moves(session.number) { 70 } else { 0 };
-    let (isolation, steps) = match session.random.random_range(kind..100) {
-        0..45 => {
-            // Mostly keys of its own, and at times one that other DCs write too: both must be seen as a whole.
+    // Who moves owns no keys.
+    let from = if moves(session.number) { SNAPSHOT_BELOW } else { 0 };
+    let (isolation, steps) = match session.random.random_range(from..100) {
+        0..SERIAL_BELOW => {
+            // Beside keys of its own one that other DCs write too: both must be seen as a whole.
             let mut keys = keys(session, Part::Serial, dc, generation);
-            keys.extend(keys_one(session, Part::Shared, dc, generation));
+            let shared = self::keys(session, Part::Shared, dc, generation);
+            keys.extend(shared.choose(&mut session.random).cloned());
             (Isolation::Serializable, draw_steps(session, &keys))
         }
-        45..70 => {
+        SERIAL_BELOW..SNAPSHOT_BELOW => {
             let keys = keys(session, Part::Snapshot, dc, generation);
             (Isolation::Snapshot, draw_steps(session, &keys))
         }
-        70..85 => {
+        SNAPSHOT_BELOW..SHARED_BELOW => {
             let keys = keys(session, Part::Shared, dc, generation);
             (Isolation::Serializable, draw_steps(session, &keys))
         }
         _ => (Isolation::Serializable, draw_look(session, generation)),
     };
     let pause = Duration::from_millis(session.random.random_range(0..=PAUSE_MS_MAX));
-    let mut draft = Draft { isolation, steps, pause, gives_up: session.random.random_bool(0.05) };
+    let gives_up = session.random.random_ratio(GIVE_UP_PERCENT, 100);
+    let mut draft = Draft { isolation, steps, pause, gives_up };
     if draft.gives_up
         && let Some(last) = draft.steps.last().map(|step| step.key().to_string())
     {
@@ -256,17 +266,13 @@ fn draw(session: &mut Session, dc: &str) -> Draft {
     draft
 }
 
+/// The keys of a part; `true` stands beside those that are read before they are written.
 fn keys(session: &Session, part: Part, dc: &str, generation: usize) -> Vec<(String, bool)> {
     let key = |number| (session.key(format!("{}/{generation}/{number}", part.folder(dc))), number < UPDATED);
     (0..KEYS).map(key).collect()
 }
 
-fn keys_one(session: &mut Session, part: Part, dc: &str, generation: usize) -> Option<(String, bool)> {
-    let keys = keys(session, part, dc, generation);
-    keys.choose(&mut session.random).cloned()
-}
-
-/// Reads and writes of these keys; `true` stands beside those that are read before they are written.
+/// Reads and writes of these keys.
 fn draw_steps(session: &mut Session, keys: &[(String, bool)]) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for _ in 0..session.random.random_range(1..=STEPS_MAX) {
