@@ -44,8 +44,12 @@ const GIVE_UP_PERCENT: u32 = 5;
 const STEPS_MAX: usize = 4;
 /// Rounds until new keys begin: orders of versions stay short.
 const ROUNDS_PER_GENERATION: usize = 300;
-/// How long a transaction may take.
-const TRANSACTION: Duration = Duration::from_secs(6);
+/// How long a transaction may take: the client learns what became of its commit, also when a node dies meanwhile.
+const PATIENT: Duration = Duration::from_secs(6);
+/// The same for those that do not wait for a new leader: what became of them may stay unknown.
+const IMPATIENT: Duration = Duration::from_millis(400);
+/// Of a hundred transactions so many are impatient.
+const IMPATIENT_PERCENT: u32 = 25;
 /// How long a client may take to be connected; then it is tried again.
 const CONNECT: Duration = Duration::from_secs(4);
 /// Longest pause of a transaction after a step: long enough for others to commit meanwhile.
@@ -105,6 +109,7 @@ struct Draft {
     isolation: Isolation,
     steps: Vec<Step>,
     pause: Duration,
+    patience: Duration,
     /// Whether it gives up when all is done but the commit.
     gives_up: bool,
 }
@@ -175,7 +180,7 @@ async fn transact(
         asking = asking.linearizable();
     }
     let options =
-        TransactionOptions::default().isolation(draft.isolation).attempts_max(1).timeout(TRANSACTION);
+        TransactionOptions::default().isolation(draft.isolation).attempts_max(1).timeout(draft.patience);
     let node = session.node(Some(dc));
     let played = Arc::<Mutex<Played>>::default();
     let started = session.begin(node);
@@ -256,7 +261,9 @@ fn draw(session: &mut Session, dc: &str) -> Draft {
     };
     let pause = Duration::from_millis(session.random.random_range(0..=PAUSE_MS_MAX));
     let gives_up = session.random.random_ratio(GIVE_UP_PERCENT, 100);
-    let mut draft = Draft { isolation, steps, pause, gives_up };
+    let impatient = session.random.random_ratio(IMPATIENT_PERCENT, 100);
+    let patience = if impatient { IMPATIENT } else { PATIENT };
+    let mut draft = Draft { isolation, steps, pause, patience, gives_up };
     if draft.gives_up
         && let Some(last) = draft.steps.last().map(|step| step.key().to_string())
     {
