@@ -104,6 +104,27 @@ impl Graph {
         found
     }
 
+    /// A short closed way in which no two edges that only `apart` explains follow each other, and `others` explain all
+    /// the rest; one for each strongly connected part that has one. An operation may be met twice on it.
+    pub(crate) fn cycles_with_apart(&self, apart: Why, others: Why) -> Vec<Cycle> {
+        // Every operation twice: as it is reached by one of the others, and as it is reached by one of `apart`.
+        let mut doubled = Graph::default();
+        for (first, after) in &self.edges {
+            for (second, why) in after {
+                if why.meets(others) {
+                    doubled.add(2 * first, 2 * second, others);
+                    doubled.add(2 * first + 1, 2 * second, others);
+                }
+                if why.meets(apart) {
+                    doubled.add(2 * first, 2 * second + 1, apart);
+                }
+            }
+        }
+        let all = apart.or(others);
+        let cycles = doubled.cycles(all, all).into_iter();
+        cycles.map(|cycle| cycle.into_iter().map(|(node, why)| (node / 2, why)).collect()).collect()
+    }
+
     /// The strongly connected parts of more than one operation, each sorted (Tarjan 1972, without recursion).
     fn parts(&self, why: Why) -> Vec<Vec<usize>> {
         let mut search = Search::default();
@@ -227,6 +248,21 @@ mod tests {
         assert_eq!(single.len(), 1);
         let text = graph.tell(&single[0], |i| i.to_string());
         assert_eq!(text, "3 --rw--> 1 --ww--> 2 --wr--> the first");
+    }
+
+    #[test]
+    fn edges_that_must_stand_apart_close_no_cycle_beside_each_other() {
+        let mut graph = Graph::default();
+        for (a, b, why) in [(1, 2, Why::RW), (2, 1, Why::RW), (2, 3, Why::WR), (3, 4, Why::RW)] {
+            graph.add(a, b, why);
+        }
+        assert!(graph.cycles_with_apart(Why::RW, Why::WR).is_empty());
+        graph.add(4, 1, Why::WR);
+        let found = graph.cycles_with_apart(Why::RW, Why::WR);
+        assert_eq!(found.len(), 1);
+        let mut nodes: Vec<usize> = found[0].iter().map(|(node, _)| *node).collect();
+        nodes.sort_unstable();
+        assert_eq!(nodes, [1, 2, 3, 4]);
     }
 
     #[test]

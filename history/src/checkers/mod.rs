@@ -14,11 +14,13 @@ pub mod exactly_once;
 mod graph;
 pub mod isolation;
 pub mod linearizable;
+pub mod lost_update;
 pub mod observed;
 pub mod resurrection;
 pub mod serializable;
 pub mod sessions;
 pub mod set_full;
+pub mod snapshot_isolation;
 pub mod stability;
 pub mod watch;
 
@@ -54,6 +56,8 @@ pub enum Law {
     LostUpdate,
     /// No circle in which one txn misses what another wrote.
     GSingle,
+    /// No circle in which several txns miss what others wrote, and no two such steps follow each other.
+    GNonadjacent,
     /// No circle in which several txns miss what others wrote.
     G2,
     /// What comes later, in time or in its session, does not come earlier in the serial order.

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::graph::{Graph, Why};
+use super::graph::{Cycle, Graph, Why};
 use super::{Law, Violation};
 use crate::{Action, History, Op};
 
@@ -32,38 +32,56 @@ pub enum Demand {
 
 /// Every anomaly found; none if a serial order may exist.
 pub fn check(history: &History, demand: Demand) -> Vec<Violation> {
-    let mut inference = Inference::new(history);
-    for i in 0..history.ops.len() {
-        if inference.counts(i) {
-            inference.inside(i);
-        }
-    }
-    for key in history.keys() {
-        if !inference.deleted.contains(key) {
-            inference.list(key);
-            inference.register(key, demand == Demand::Strict);
-        }
-    }
+    let mut inference = Inference::of(history, demand == Demand::Strict);
     match demand {
         Demand::Serializable => {}
         Demand::StrongSession => inference.session_order(),
         Demand::Strict => inference.time_order(),
     }
-    inference.name_cycles();
+    let written = Why::WW.or(Why::WR);
+    let order = Why::SESSION.or(Why::TIME);
+    inference.name_first(&[
+        (Law::G0, Why::WW, Why::WW),
+        (Law::G1c, Why::WR, written),
+        (Law::GSingle, Why::RW, written),
+        (Law::G2, Why::RW, written.or(Why::RW)),
+        (Law::RealTime, order, written.or(Why::RW).or(order)),
+    ]);
     inference.violations
 }
 
-struct Inference<'h> {
+/// What a history says of the order of its txns, and what is wrong with single ones of them.
+pub(super) struct Inference<'h> {
     ops: &'h [Op],
     /// Who wrote a value of a key, and whether that was the last write of its txn to the key.
     writers: HashMap<(&'h str, i64), (usize, bool)>,
     deleted: BTreeSet<&'h str>,
     observed: BTreeSet<usize>,
-    graph: Graph,
-    violations: Vec<Violation>,
+    /// Which txn comes before which.
+    pub(super) graph: Graph,
+    /// What was found so far.
+    pub(super) violations: Vec<Violation>,
 }
 
 impl<'h> Inference<'h> {
+    /// What follows from reads and writes alone; with `by_time` registers' values that were set one after the other are in
+    /// that order too.
+    pub(super) fn of(history: &'h History, by_time: bool) -> Self {
+        let mut inference = Self::new(history);
+        for i in 0..history.ops.len() {
+            if inference.counts(i) {
+                inference.inside(i);
+            }
+        }
+        for key in history.keys() {
+            if !inference.deleted.contains(key) {
+                inference.list(key);
+                inference.register(key, by_time);
+            }
+        }
+        inference
+    }
+
     fn new(history: &'h History) -> Self {
         let (mut writers, mut deleted) = (HashMap::new(), BTreeSet::new());
         for (i, op) in history.ops.iter().enumerate() {
@@ -274,7 +292,8 @@ impl<'h> Inference<'h> {
         }
     }
 
-    fn session_order(&mut self) {
+    /// Adds the order of each session.
+    pub(super) fn session_order(&mut self) {
         let mut last = BTreeMap::new();
         for i in 0..self.ops.len() {
             if !self.counts(i) {
@@ -308,25 +327,24 @@ impl<'h> Inference<'h> {
         }
     }
 
-    /// A worse cycle is also one of the milder kinds: the first kind that is found names it.
-    fn name_cycles(&mut self) {
-        let written = Why::WW.or(Why::WR);
-        let order = Why::SESSION.or(Why::TIME);
-        for (law, through, others) in [
-            (Law::G0, Why::WW, Why::WW),
-            (Law::G1c, Why::WR, written),
-            (Law::GSingle, Why::RW, written),
-            (Law::G2, Why::RW, written.or(Why::RW)),
-            (Law::RealTime, order, written.or(Why::RW).or(order)),
-        ] {
-            let cycles = self.graph.cycles(through, others);
-            for cycle in &cycles {
-                let story = self.graph.tell(cycle, |i| tell(&self.ops[i]));
-                self.violations.push(Violation::new(law, story));
-            }
+    /// Looks for cycles of one kind after the other, each with an edge of the first reason and others of the second. A worse
+    /// cycle is also one of the milder kinds: the first kind that is found names it. False if there is none.
+    pub(super) fn name_first(&mut self, kinds: &[(Law, Why, Why)]) -> bool {
+        for (law, through, others) in kinds {
+            let cycles = self.graph.cycles(*through, *others);
+            self.name(*law, &cycles);
             if !cycles.is_empty() {
-                return;
+                return true;
             }
+        }
+        false
+    }
+
+    /// Reports these cycles.
+    pub(super) fn name(&mut self, law: Law, cycles: &[Cycle]) {
+        for cycle in cycles {
+            let story = self.graph.tell(cycle, |i| tell(&self.ops[i]));
+            self.violations.push(Violation::new(law, story));
         }
     }
 }

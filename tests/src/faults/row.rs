@@ -193,10 +193,9 @@ impl RowPlan {
                 unknown: done.history.count(Outcome::Unknown),
                 violations,
             };
-            write_if_asked(
-                &done.history,
-                &format!("{}-{}-{}", self.fault.name(), done.load.name(), self.seed),
-            );
+            for (name, history) in done.histories() {
+                write_if_asked(&history, &format!("{}-{name}-{}", self.fault.name(), self.seed));
+            }
             row.cells.insert(done.load, cell);
         }
         if !row.all_violations().is_empty() {

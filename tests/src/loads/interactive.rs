@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meridian_client::net::TransactionOptions;
-use meridian_client::{Client, Error, FromValue, IntoValue, Value};
+use meridian_client::{Error, FromValue, IntoValue, Value};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
@@ -28,7 +28,7 @@ type Attempt = Arc<Mutex<Vec<Action>>>;
 /// Transactions over lists that only one DC writes: each reads some, appends to one or two of them, and commits.
 pub(super) async fn interactive(mut session: Session) {
     let dc = DCS[session.number % DCS.len()];
-    let Some(client) = connect(&mut session, dc).await else { return };
+    let Some(client) = session.connect(dc, CONNECT).await else { return };
     let space = client.session().space("default");
     while session.goes_on().await {
         let node = session.node(Some(dc));
@@ -56,19 +56,6 @@ pub(super) async fn interactive(mut session: Session) {
         session.end(started, outcome, actions);
     }
     client.close().await;
-}
-
-async fn connect(session: &mut Session, dc: &str) -> Option<Client> {
-    let nodes = session.ground.nodes.iter().filter(|(name, _)| name.starts_with(&format!("{dc}/")));
-    let addresses: Vec<String> = nodes.map(|(_, client)| client.server().to_string()).collect();
-    while session.goes_on().await {
-        let builder = Client::builder().dc(dc, addresses.clone()).connect_timeout(CONNECT);
-        match builder.connect().await {
-            Ok(client) => return Some(client),
-            Err(e) => session.count(&e.to_string()),
-        }
-    }
-    None
 }
 
 fn draw_keys(session: &mut Session, dc: &str) -> Vec<String> {

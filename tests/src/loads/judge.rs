@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::txns::ACCOUNTS;
 use super::watching::Watched;
-use super::{DCS, Done, Load};
+use super::{DCS, Done, Load, rw_register};
 use crate::checkers::linearizable::{self, Verdict};
 use crate::checkers::{
     Law, Violation, bank, counters, exactly_once, isolation, resurrection, serializable, sessions, set_full,
@@ -55,6 +55,7 @@ impl Done {
             }
             Load::Fork | Load::Claims => by_dc(history, serializable::Demand::StrongSession),
             Load::Txn | Load::Interactive => by_dc(history, serializable::Demand::Strict),
+            Load::RwRegister => rw_register::judge(history, &self.prefix),
             Load::Watch => self.watched.iter().flat_map(|watched| self.stream(watched)).collect(),
             Load::Moves | Load::Recreate => Vec::new(),
         }

@@ -6,6 +6,7 @@
 
 mod interactive;
 mod judge;
+mod rw_register;
 mod session;
 mod simple;
 mod txns;
@@ -47,6 +48,8 @@ pub enum Load {
     Txn,
     /// Interactive transactions through the Rust client are serializable in their DC.
     Interactive,
+    /// Interactive transactions over several registers: what each level promises in a DC, and causal between DCs.
+    RwRegister,
     /// Sessions that move between all nodes keep the four guarantees.
     Moves,
     /// A name that must be absent is claimed by one.
@@ -59,7 +62,7 @@ pub enum Load {
 
 impl Load {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Set,
         Self::Counter,
         Self::Register,
@@ -69,6 +72,7 @@ impl Load {
         Self::Fork,
         Self::Txn,
         Self::Interactive,
+        Self::RwRegister,
         Self::Moves,
         Self::Claims,
         Self::Recreate,
@@ -87,6 +91,7 @@ impl Load {
             Self::Fork => "fork",
             Self::Txn => "txn",
             Self::Interactive => "interactive",
+            Self::RwRegister => "rw-register",
             Self::Moves => "moves",
             Self::Claims => "claims",
             Self::Recreate => "recreate",
@@ -122,6 +127,10 @@ impl Load {
             Self::Interactive => {
                 "interactive transactions over the native protocol that read lists and append: strict serializability in the DC"
             }
+            Self::RwRegister => {
+                "interactive transactions that read and write several registers: strict serializability or snapshot isolation in \
+                 the DC that owns the keys; everywhere causal, seen as a whole, and no update lost within a DC"
+            }
             Self::Moves => {
                 "sessions that move between all nodes with their token: the four session guarantees"
             }
@@ -148,6 +157,7 @@ impl Load {
             Self::Linear | Self::Bank | Self::Txn | Self::Interactive | Self::Claims => 6,
             Self::Causal | Self::Moves | Self::Watch => 5,
             Self::Fork => 6,
+            Self::RwRegister => rw_register::SESSIONS,
             Self::Recreate => 3,
         }
     }
@@ -214,6 +224,7 @@ impl Load {
             Self::Fork => sessions.spawn(txns::fork(session)),
             Self::Txn => sessions.spawn(txns::lists(session)),
             Self::Interactive => sessions.spawn(interactive::interactive(session)),
+            Self::RwRegister => sessions.spawn(rw_register::rw_register(session)),
             Self::Claims => sessions.spawn(txns::claims(session)),
             Self::Recreate => sessions.spawn(txns::recreate(session)),
             Self::Watch => sessions.spawn(watching::watching(session)),
@@ -259,6 +270,19 @@ impl Running {
 }
 
 impl Done {
+    /// Its history under its name, and below that what checkers outside this project may be asked to find serializable, or of
+    /// snapshot isolation.
+    pub fn histories(&self) -> Vec<(String, History)> {
+        let mut histories = vec![(self.load.name().to_string(), self.history.clone())];
+        if self.load == Load::RwRegister {
+            for (dc, part) in DCS.iter().flat_map(|dc| rw_register::OWNED.map(|part| (dc, part))) {
+                let asked = rw_register::of_part(&self.history, &self.prefix, dc, part);
+                histories.push((format!("{}-{dc}-{}", self.load.name(), part.name()), asked));
+            }
+        }
+        histories
+    }
+
     /// Lets its watchers read what they have not been shown yet, at any node; everything must have come to rest.
     pub async fn catch_up(&mut self, nodes: &[(String, Client)]) {
         for (i, watched) in self.watched.iter_mut().enumerate() {

@@ -161,6 +161,20 @@ impl Session {
         *fits.choose(&mut self.random).expect("a DC has nodes")
     }
 
+    /// A client of the SDK for all nodes of a DC, each attempt to connect within `limit`; none if the session is to end.
+    pub(super) async fn connect(&mut self, dc: &str, limit: Duration) -> Option<meridian_client::Client> {
+        let nodes = self.ground.nodes.iter().filter(|(name, _)| is_in(name, Some(dc)));
+        let addresses: Vec<String> = nodes.map(|(_, client)| client.server().to_string()).collect();
+        while self.goes_on().await {
+            let builder = meridian_client::Client::builder().dc(dc, addresses.clone());
+            match builder.connect_timeout(limit).connect().await {
+                Ok(client) => return Some(client),
+                Err(e) => self.count(&e.to_string()),
+            }
+        }
+        None
+    }
+
     /// The node after this one in its DC.
     fn next(&self, node: usize) -> usize {
         let dc = self.ground.nodes[node].0.split_once('/').map(|(dc, _)| dc.to_string());
