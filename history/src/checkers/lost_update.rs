@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Law, Violation};
-use crate::history::{Action, History, Op};
+use crate::{Action, History, Op};
 
 /// Every update of a version that another one had updated.
 pub fn check(history: &History) -> Vec<Violation> {
@@ -59,7 +59,7 @@ fn updated(op: &Op) -> Vec<(&str, Option<i64>)> {
 mod tests {
     use super::*;
     use crate::checkers::testkit::{delete, get, laws, op, serial, set};
-    use crate::history::Outcome;
+    use crate::Outcome;
 
     #[test]
     fn two_updates_of_one_version_are_named_and_a_chain_of_updates_is_not() {

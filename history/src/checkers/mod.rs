@@ -123,5 +123,4 @@ pub fn tally(violations: &[Violation]) -> std::collections::BTreeMap<Law, usize>
     tally
 }
 
-#[cfg(test)]
-pub(crate) mod testkit;
+pub mod testkit;

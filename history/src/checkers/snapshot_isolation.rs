@@ -12,7 +12,7 @@
 use super::graph::Why;
 use super::serializable::Inference;
 use super::{Law, Violation};
-use crate::history::History;
+use crate::History;
 
 /// Every anomaly found; none if transactions may have run on snapshots, of which the first to commit won.
 pub fn check(history: &History) -> Vec<Violation> {
@@ -40,7 +40,7 @@ pub fn check(history: &History) -> Vec<Violation> {
 mod tests {
     use super::*;
     use crate::checkers::testkit::{get, laws, serial, set};
-    use crate::history::Action;
+    use crate::Action;
 
     fn found(txns: Vec<Vec<Action>>) -> Vec<Law> {
         laws(&check(&serial(txns.into_iter().enumerate().collect())))

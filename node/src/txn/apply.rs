@@ -63,6 +63,7 @@ fn apply_item<C: Cells>(
 
 fn register_foreign(state: &mut ShardState, name: OriginName) -> Result<(), String> {
     let dc = name.dc.clone();
+    state.meet_own_life(&name);
     let origin = state.register(name)?;
     if let Some(peer) = state.members.get_mut(&dc) {
         peer.origin.get_or_insert(origin);

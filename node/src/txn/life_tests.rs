@@ -124,6 +124,27 @@ fn a_new_life_adds_to_a_remove_wins_set_only_when_it_has_back_the_removals_that_
 }
 
 #[test]
+fn a_datacenter_that_has_lost_everything_writes_when_it_has_back_what_was_stable() {
+    let (eu, mut us) = after_a_loss(2, 2);
+    us.apply(vec![report(&eu)]);
+    assert_eq!(us.state().stable, us.state().vector);
+    let mut anew = TestDc::new("eu", 9, &MEMBERS);
+    anew.apply(vec![Item::Register(us.name.clone()), Item::Register(eu.name.clone())]);
+    let set = vec![(key("k"), Mutation::Counter(CounterOp::Add(1)))];
+    assert!(refused(anew.client(None, set)), "it meets a life of its own that it does not know");
+    us.apply(vec![Item::Register(anew.name.clone()), report(&anew)]);
+    admit(&mut anew, &us);
+    for txn in us.history.clone() {
+        assert_eq!(anew.remote(&txn), RemoteOutcome::Applied);
+    }
+    assert_eq!(add(&mut anew, 1).seq, 2, "its first txn said that it has begun");
+    for txn in &anew.history[2..] {
+        assert_eq!(us.remote(txn), RemoteOutcome::Applied);
+    }
+    assert_eq!(anew.digest(), us.digest());
+}
+
+#[test]
 fn what_is_concurrent_with_what_is_stable_is_refused_and_changes_nothing() {
     let (mut eu, mut us) = after_a_loss(1, 1);
     add(&mut us, 5);

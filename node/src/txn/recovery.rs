@@ -67,6 +67,17 @@ impl ShardState {
         Ok(())
     }
 
+    /// Others know a life of this datacenter that it does not know itself: it has lost everything, and believes that its
+    /// present life is the first one. That life is treated like any that follows a loss, unless it has written already;
+    /// others then refuse what is concurrent with what they hold for stable.
+    pub(super) fn meet_own_life(&mut self, name: &OriginName) {
+        let Some(own) = self.own else { return };
+        let forgotten = self.dc_of(own) == Some(&name.dc) && !self.chains.contains_key(&name.origin());
+        if forgotten && self.vector.get(own) == 0 {
+            self.recovering.get_or_insert_default();
+        }
+    }
+
     /// A member has taken note that `life` is the present one, and held `stable` for stable then.
     pub fn admit(&mut self, life: Origin, member: Origin, stable: &Vector) -> Result<(), String> {
         if self.own != Some(life) {

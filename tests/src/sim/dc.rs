@@ -16,6 +16,18 @@ use super::clock::Time;
 use super::node::{Node, Queued, Reign};
 use super::options::Options;
 
+/// Why clients' writes are refused after a loss: until another life has begun, which then sees to itself, or until the
+/// links have stood for a while. An operator who has lost all disks of a datacenter must let it hear the others before
+/// clients come back.
+#[derive(Clone, Copy, Debug)]
+pub struct Quarantine {
+    /// The life that goes on; none if it has lost even that.
+    pub life: Option<Origin>,
+    /// Whether that life has lost txns of its own. Where no other datacenter has them clients may know of them all the
+    /// same, so that it never writes again.
+    pub own_txns: bool,
+}
+
 /// One datacenter.
 pub struct Dc {
     /// Its number.
@@ -37,13 +49,9 @@ pub struct Dc {
     /// Until then its disks are slow.
     pub slow_until_ms: u64,
     /// Lives that it has begun.
-    pub lives: u64,
-    /// The life whose tail was lost: clients' writes are refused until another has begun, or until the links have stood
-    /// for a while and only txns of others were lost. An operator who has lost all disks of a datacenter must let it hear
-    /// the others before clients come back; where nobody else has its own lost txns, clients may still know of them.
-    pub quarantined: Option<Origin>,
-    /// Whether it has lost own txns.
-    pub own_lost: bool,
+    pub lives_begun: u64,
+    /// What it has lost, while its operator keeps clients' writes away for that.
+    pub quarantine: Option<Quarantine>,
     /// Where its leader stood when it last looked whether something is to be swept.
     pub swept_at: Option<(u64, Vector, u64)>,
     /// For each index what state and reply came to on the node that applied it first.
@@ -74,9 +82,8 @@ impl Dc {
             leader: None,
             commit_due_ms: 0,
             slow_until_ms: 0,
-            lives: 0,
-            quarantined: None,
-            own_lost: false,
+            lives_begun: 0,
+            quarantine: None,
             swept_at: None,
             prints: Vec::new(),
             seen: 0,
@@ -237,7 +244,12 @@ impl Dc {
 
     /// The links have stood for a while since it has lost its tail.
     pub fn let_clients_back(&mut self) {
-        self.quarantined = self.quarantined.filter(|_| self.own_lost);
+        self.quarantine = self.quarantine.filter(|lost| lost.own_txns);
+    }
+
+    /// It has begun the life `own`, or goes on in it.
+    pub fn lives(&mut self, own: Option<Origin>) {
+        self.quarantine = self.quarantine.filter(|lost| lost.life.is_none() || lost.life == own);
     }
 
     /// The state at an index, from any checkpoint below it.

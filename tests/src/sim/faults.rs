@@ -3,6 +3,7 @@
 use meridian::seams::Clock as _;
 use meridian_gossip::sim::At;
 
+use super::dc::Quarantine;
 use super::node::DRIFT_MS_MAX;
 use super::world::{Cluster, Ev, SimEnv};
 
@@ -270,8 +271,9 @@ impl Cluster {
             self.dcs.iter().filter(|dc| dc.id != id).map(|dc| dc.vector.clone()).collect();
         env.note(&format!("fault: {id} loses its tail, from {before:?} to {left:?}"));
         let own = self.dcs[id].own();
-        self.dcs[id].own_lost = own.is_some_and(|own| before.get(own) > left.get(own));
-        self.dcs[id].quarantined = own.filter(|_| !left.covers_all(&before));
+        let own_txns = own.is_some_and(|own| before.get(own) > left.get(own));
+        let lost = Quarantine { life: own, own_txns };
+        self.dcs[id].quarantine = (!left.covers_all(&before)).then_some(lost);
         self.clients.lose(id, &left, &elsewhere, env.now_ms);
     }
 }

@@ -164,7 +164,7 @@ impl Cluster {
         if !self.node(at).clock_safe {
             return self.not_done(&request, ErrorCode::ClockUnsafe, env);
         }
-        if self.dcs[at.dc].quarantined.is_some() {
+        if self.dcs[at.dc].quarantine.is_some() {
             return self.not_done(&request, ErrorCode::NoLeader, env);
         }
         match self.dots(at, &request) {

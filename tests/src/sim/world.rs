@@ -287,8 +287,7 @@ impl Cluster {
         }
         self.check_acked(at.dc);
         let own = self.node(at).state.own;
-        let dc = &mut self.dcs[at.dc];
-        dc.quarantined = dc.quarantined.filter(|lost| own == Some(*lost) || own.is_none());
+        self.dcs[at.dc].lives(own);
         self.show(at, env);
         let speaks = self.node(at).speaks();
         self.start_speaking(at, env);
@@ -352,8 +351,8 @@ impl Cluster {
     }
 
     fn new_life(&mut self, dc: usize) -> OriginName {
-        self.dcs[dc].lives += 1;
-        let epoch = 1000 * (dc as u128 + 1) + u128::from(self.dcs[dc].lives);
+        self.dcs[dc].lives_begun += 1;
+        let epoch = 1000 * (dc as u128 + 1) + u128::from(self.dcs[dc].lives_begun);
         OriginName { dc: self.dcs[dc].name.clone(), epoch: Uuid::from_u128(epoch) }
     }
 
