@@ -91,6 +91,7 @@ fn view(dc: &str, term: u64, own_seq: u64) -> View {
         stable: Vector::new(),
         reported: BTreeMap::new(),
         unadmitted: BTreeSet::new(),
+        forgotten: None,
     }
 }
 
@@ -187,6 +188,30 @@ fn others_txns_that_this_life_has_reported_to_have_and_lacks_end_it_too() {
         let seen = a.out.contains(&Output::LostTail { lost: Dot::new(name("b", 1).origin(), 4) });
         assert_eq!((seen, a.closed(9)), (lost, lost), "{life} has reported {seq} of 3");
     }
+}
+
+#[test]
+fn a_life_of_ours_that_we_do_not_know_ends_the_present_one_and_is_registered() {
+    let mut a = Bench::leader("a", 1, 3);
+    let later = name("a", 2);
+    let knows = Hello { origins: vec![name("b", 1), later.clone()], ..hello("b", 1) };
+    say_hello(&mut a, 9, knows.clone());
+    assert!(a.out.contains(&Output::LostTail { lost: Dot::new(later.origin(), 1) }) && a.closed(9));
+    a.wait(1000);
+    let registers = |output: &Output| matches!(output, Output::Propose { remote: Remote::Register(name), .. } if *name == later);
+    assert!(a.out.iter().any(registers), "so that it is not forgotten again");
+
+    // Registered, it shows in the view until another life has begun, also to a leader that has met nobody.
+    let mut origins = view("a", 1, 3).origins;
+    origins.push(later.clone());
+    let registered = View { origins, forgotten: Some(Dot::new(later.origin(), 1)), ..view("a", 1, 3) };
+    a.out.clear();
+    a.give(Event::View(Arc::new(registered.clone())));
+    say_hello(&mut a, 10, knows.clone());
+    assert!(a.out.contains(&Output::LostTail { lost: Dot::new(later.origin(), 1) }) && a.closed(10));
+    a.give(Event::View(Arc::new(View { own: Some(name("a", 3)), forgotten: None, ..registered })));
+    say_hello(&mut a, 11, knows);
+    assert!(!a.closed(11));
 }
 
 #[test]

@@ -15,7 +15,6 @@ use super::link::{Acks, Live};
 use super::message::{Hello, Message, ORIGINS_MAX};
 use super::receive::sound;
 use super::relay::Relay;
-use super::seam::Reported;
 use super::sender::Sender;
 use super::{Conn, Machine};
 
@@ -144,7 +143,7 @@ impl Machine {
         // they were lost, while the peer has logged our word that they are applied: their numbers must not be given away
         // again, and the peer would wait for them for ever.
         let own_tail = self.own_tail(&hello.vector).max(self.own_tail(&hello.told));
-        if let Some(lost) = own_tail.or_else(|| self.forgotten(hello.reported.as_ref())) {
+        if let Some(lost) = own_tail.or_else(|| self.forgotten(&hello)) {
             self.lose_tail(lost);
         }
         if self.lost_tail.is_some() {
@@ -317,10 +316,19 @@ impl Machine {
         (!self.view.vector.covers(seen)).then_some(seen)
     }
 
-    /// A txn that our present life has reported to have applied and we lack.
-    fn forgotten(&self, reported: Option<&Reported>) -> Option<Dot> {
-        let reported = reported.filter(|reported| self.reign.is_some_and(|r| r.own == reported.life))?;
-        reported.acked.above(&self.view.vector).iter().next()
+    /// What the peer shows us to have forgotten: a txn that our present life has reported to have applied, or the first of a
+    /// life of ours that we do not know.
+    fn forgotten(&mut self, hello: &Hello) -> Option<Dot> {
+        let of_ours = hello.origins.iter().filter(|name| name.dc == self.identity.dc);
+        let unknown: Vec<OriginName> =
+            of_ours.filter(|name| !self.view.origins.contains(name)).cloned().collect();
+        // Once they are registered, they are known to be forgotten, also by the leaders after this one.
+        self.meet_strangers(&unknown);
+        let own = self.reign.map(|reign| reign.own);
+        let reported = hello.reported.as_ref().filter(|reported| own == Some(reported.life));
+        let lacking = reported.and_then(|reported| reported.acked.above(&self.view.vector).iter().next());
+        let of_unknown = unknown.first().map(|name| Dot::new(name.origin(), 1));
+        lacking.or(of_unknown).or(self.view.forgotten)
     }
 
     /// This DC has lost what it had: everything stops until it has that after all, which is so when this node was deposed

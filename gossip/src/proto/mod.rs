@@ -188,6 +188,9 @@ impl Machine {
             if self.view.origins.len() != known {
                 self.learn_registered();
             }
+            if let Some(lost) = self.view.forgotten.filter(|_| self.lost_tail.is_none()) {
+                self.lose_tail(lost);
+            }
             for link in &mut self.links {
                 link.behind.update(&link.peer_vector, &self.view.vector, self.now.ms);
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use meridian_crdt::{Origin, OriginName, Vector};
+use meridian_crdt::{Dot, Origin, OriginName, Vector};
 use serde::{Deserialize, Serialize};
 
 /// The DC as this node has applied it. Everything in it is committed by a majority, which is why it may be
@@ -34,6 +34,8 @@ pub struct View {
     /// The DCs that have not admitted this DC's present life, as far as it is logged; a life that follows a loss takes no
     /// writes before all have.
     pub unadmitted: BTreeSet<String>,
+    /// A txn of a life of this DC that it had forgotten, as long as its present life has to end for that.
+    pub forgotten: Option<Dot>,
 }
 
 /// What one DC's log holds of another one.

@@ -58,8 +58,8 @@ fn updated(op: &Op) -> Vec<(&str, Option<i64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::testkit::{delete, get, laws, op, serial, set};
     use crate::Outcome;
+    use crate::checkers::testkit::{delete, get, laws, op, serial, set};
 
     #[test]
     fn two_updates_of_one_version_are_named_and_a_chain_of_updates_is_not() {

@@ -39,8 +39,8 @@ pub fn check(history: &History) -> Vec<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::testkit::{get, laws, serial, set};
     use crate::Action;
+    use crate::checkers::testkit::{get, laws, serial, set};
 
     fn found(txns: Vec<Vec<Action>>) -> Vec<Law> {
         laws(&check(&serial(txns.into_iter().enumerate().collect())))

@@ -100,6 +100,7 @@ pub fn view_of(state: &ShardState, leading: Option<u64>, leader_node: Option<u64
         stable: state.stable.clone(),
         reported: state.members.iter().filter_map(reported).collect(),
         unadmitted: state.unadmitted(),
+        forgotten: state.forgotten(),
     }
 }
 

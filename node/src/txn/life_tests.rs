@@ -123,25 +123,45 @@ fn a_new_life_adds_to_a_remove_wins_set_only_when_it_has_back_the_removals_that_
     assert_eq!(eu.digest(), us.digest());
 }
 
+/// The copy of a life that has ended long ago, or nothing: others know of a life that is not known here.
 #[test]
-fn a_datacenter_that_has_lost_everything_writes_when_it_has_back_what_was_stable() {
-    let (eu, mut us) = after_a_loss(2, 2);
-    us.apply(vec![report(&eu)]);
-    assert_eq!(us.state().stable, us.state().vector);
-    let mut anew = TestDc::new("eu", 9, &MEMBERS);
-    anew.apply(vec![Item::Register(us.name.clone()), Item::Register(eu.name.clone())]);
+fn a_datacenter_that_meets_a_life_of_its_own_that_it_has_forgotten_begins_another_one() {
     let set = vec![(key("k"), Mutation::Counter(CounterOp::Add(1)))];
-    assert!(refused(anew.client(None, set)), "it meets a life of its own that it does not know");
-    us.apply(vec![Item::Register(anew.name.clone()), report(&anew)]);
-    admit(&mut anew, &us);
-    for txn in us.history.clone() {
-        assert_eq!(anew.remote(&txn), RemoteOutcome::Applied);
+    for written in [0, 1] {
+        let (eu, mut us) = after_a_loss(2, 2);
+        us.apply(vec![report(&eu)]);
+        assert_eq!(us.state().stable, us.state().vector);
+        let mut anew = TestDc::new("eu", 8, &MEMBERS);
+        for _ in 0..written {
+            add(&mut anew, 1);
+        }
+        anew.apply(vec![Item::Register(us.name.clone()), Item::Register(eu.name.clone())]);
+        assert!(refused(anew.client(None, set.clone())), "another life is known");
+        let lost = anew.state().forgotten().expect("the present life has to end");
+        let new = name("eu", 9);
+        assert_eq!(mint(&mut anew, &new, lost), Outcome::Done);
+        assert_eq!(anew.state().forgotten(), None);
+        us.apply(vec![Item::Register(name("eu", 8)), Item::Register(new.clone()), report(&anew)]);
+        admit(&mut anew, &us);
+        for txn in us.history.clone() {
+            assert_eq!(anew.remote(&txn), RemoteOutcome::Applied);
+        }
+        assert_eq!(add(&mut anew, 1), Dot::new(new.origin(), 2), "its first txn said that it has begun");
+        let early = anew.history.first().expect("some").clone();
+        let outcome = us.remote(&early);
+        match written {
+            0 => assert_eq!(outcome, RemoteOutcome::Duplicate),
+            _ => {
+                assert!(matches!(outcome, RemoteOutcome::Refused(_)), "it was written too early: {outcome:?}")
+            }
+        }
+        if written == 0 {
+            for txn in &anew.history[2..] {
+                assert_eq!(us.remote(txn), RemoteOutcome::Applied);
+            }
+            assert_eq!(anew.digest(), us.digest());
+        }
     }
-    assert_eq!(add(&mut anew, 1).seq, 2, "its first txn said that it has begun");
-    for txn in &anew.history[2..] {
-        assert_eq!(us.remote(txn), RemoteOutcome::Applied);
-    }
-    assert_eq!(anew.digest(), us.digest());
 }
 
 #[test]

@@ -29,6 +29,9 @@ use super::state::ShardState;
 pub struct Recovery {
     /// For each member that has taken note of this life what it then held for stable.
     pub admitted: BTreeMap<String, Vector>,
+    /// A life of this datacenter that it has forgotten. Another one has to begin: the present one may have ended before, and
+    /// have written since.
+    pub forgotten: Option<Origin>,
 }
 
 impl Recovery {
@@ -67,15 +70,19 @@ impl ShardState {
         Ok(())
     }
 
-    /// Others know a life of this datacenter that it does not know itself: it has lost everything, and believes that its
-    /// present life is the first one. That life is treated like any that follows a loss, unless it has written already;
-    /// others then refuse what is concurrent with what they hold for stable.
+    /// Others know a life of this datacenter that it does not know itself: it has lost what came after an older life, or
+    /// everything. A life that follows a loss, and has not written, need not end for that.
     pub(super) fn meet_own_life(&mut self, name: &OriginName) {
-        let Some(own) = self.own else { return };
-        let forgotten = self.dc_of(own) == Some(&name.dc) && !self.chains.contains_key(&name.origin());
-        if forgotten && self.vector.get(own) == 0 {
-            self.recovering.get_or_insert_default();
+        let own_dc = self.own.and_then(|own| self.dc_of(own));
+        let unknown = own_dc == Some(&name.dc) && !self.chains.contains_key(&name.origin());
+        if unknown && self.recovering.is_none() {
+            self.recovering = Some(Recovery { forgotten: Some(name.origin()), ..Recovery::default() });
         }
+    }
+
+    /// A txn that shows that the present life has to end: the first one of a life that is forgotten.
+    pub fn forgotten(&self) -> Option<Dot> {
+        Some(Dot::new(self.recovering.as_ref()?.forgotten?, 1))
     }
 
     /// A member has taken note that `life` is the present one, and held `stable` for stable then.
@@ -99,7 +106,8 @@ impl ShardState {
             let stable = self.recovering.as_ref().and_then(|recovery| recovery.admitted.get(dc));
             stable.is_some_and(|stable| self.vector.covers_all(stable))
         };
-        self.recovering.is_some() && self.members.keys().all(admitted)
+        self.recovering.as_ref().is_some_and(|recovery| recovery.forgotten.is_none())
+            && self.members.keys().all(admitted)
     }
 
     /// The members that have not admitted the present life, if it needs that.
