@@ -7,7 +7,7 @@ use std::process::Command;
 use meridian_tests::sim::{Verdict, keep_panics_quiet, run_seed};
 
 /// Seeds that every run of the suite tries.
-const FIXED: std::ops::Range<u64> = 0..150;
+const FIXED: std::ops::Range<u64> = 0..250;
 /// Seeds that nobody has tried before.
 const FRESH: u64 = 20;
 
