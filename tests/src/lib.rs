@@ -12,6 +12,7 @@ pub mod faults;
 pub mod fleet;
 pub mod loads;
 pub mod moves;
+pub mod namespaces;
 pub mod native;
 pub mod parsers;
 pub mod program;
