@@ -71,7 +71,8 @@ pub async fn describe(suite: &Suite) -> Result<Value, String> {
             "cpu": field(&cpu_info, "model name"),
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
             "memory": field(&read("/proc/meminfo"), "MemTotal"),
-            "kernel": read("/proc/sys/kernel/osrelease").trim(),
+            // Without the name that its builder gave it.
+            "kernel": read("/proc/sys/kernel/osrelease").trim().split('-').next(),
             "load_before": load,
         },
         "versions": versions,

@@ -66,15 +66,15 @@ impl Cluster {
     async fn start(network: Network, folder: &Path) -> Self {
         let http = HttpClient::new();
         let (mut running, mut clients) = (Vec::new(), BTreeMap::new());
-        for dc in 0..DCS.len() {
+        for (dc, name) in DCS.iter().enumerate() {
             let config = config(&network, folder, dc);
             let config = config.to_str().expect("a path of text");
             for node in 1..=NODES {
                 let [ip, words @ ..] = network.run_on(machine(dc, node));
-                let name = format!("n{node}");
+                let of_node = format!("n{node}");
                 let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
-                words.extend([BINARY, "serve", "--config", config, "--node", &name]);
-                let log = folder.join(format!("{}-{node}.log", DCS[dc]));
+                words.extend([BINARY, "serve", "--config", config, "--node", &of_node]);
+                let log = folder.join(format!("{name}-{node}.log"));
                 running.push(Running::start(&ip, &words, &[], &log));
                 let address = SocketAddr::from((network.address(machine(dc, node)), 7400));
                 clients.insert((dc, node), Client::new(http.clone(), address));

@@ -104,9 +104,9 @@ impl Cluster {
         Ok(Target { kind: Kind::Meridian, addresses: vec![addresses[leader].clone()] })
     }
 
-    /// What all nodes of a datacenter have used.
+    /// What all nodes of a datacenter have used, and what the disk that all share has written.
     pub fn usage(&self, dc: usize) -> Usage {
-        usage_of(&self.dcs[dc].processes)
+        usage_of(&self.dcs[dc].processes, &self.folder)
     }
 
     /// How many txns of the datacenter called `origin` the leader of `dc` has applied.

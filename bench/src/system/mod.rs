@@ -103,7 +103,7 @@ impl System {
 
     /// What all nodes have used.
     pub fn usage(&self) -> Usage {
-        usage_of(&self.processes)
+        usage_of(&self.processes, &self.folder)
     }
 
     /// What the files of all nodes occupy.

@@ -9,6 +9,8 @@ use tokio::process::{Child, Command};
 const PAGE_BYTES: u64 = 4096;
 /// Ticks of processor time per second, as /proc counts it.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Bytes of a sector, as the kernel counts what a disk writes, whatever the disk itself has.
+const SECTOR_BYTES: u64 = 512;
 
 /// A running server; it is killed when this is dropped.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub struct Process {
 pub struct Usage {
     /// Processor time, in seconds.
     pub cpu_seconds: f64,
-    /// Bytes that were sent to disks.
+    /// Bytes that the disk has written, whoever asked for it.
     pub written_bytes: u64,
     /// Memory held now, in bytes.
     pub resident_bytes: u64,
@@ -79,12 +81,10 @@ impl Process {
         }
     }
 
-    /// What it has used so far; nothing if it does not run.
+    /// What it has used so far, but for its disk, which it shares; nothing if it does not run.
     pub fn usage(&self) -> Usage {
         let Some(pid) = self.child.as_ref().and_then(Child::id) else { return Usage::default() };
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let io = read("io");
-        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
         let stat = read("stat");
         // The name of the program, in parentheses, may hold spaces.
         let fields: Vec<&str> =
@@ -94,15 +94,16 @@ impl Process {
         let pages = statm.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
         Usage {
             cpu_seconds: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
-            written_bytes: written.and_then(|text| text.parse().ok()).unwrap_or(0),
+            written_bytes: 0,
             resident_bytes: pages.unwrap_or(0) * PAGE_BYTES,
         }
     }
 }
 
-/// What several processes have used together.
-pub fn usage_of<'p>(processes: impl IntoIterator<Item = &'p Process>) -> Usage {
-    processes.into_iter().fold(Usage::default(), |sum, process| {
+/// What several processes have used together, and what the disk of their folder has written in all.
+pub fn usage_of<'p>(processes: impl IntoIterator<Item = &'p Process>, folder: &Path) -> Usage {
+    let disk = Usage { written_bytes: written_by_disk_of(folder), ..Usage::default() };
+    processes.into_iter().fold(disk, |sum, process| {
         let one = process.usage();
         Usage {
             cpu_seconds: sum.cpu_seconds + one.cpu_seconds,
@@ -112,13 +113,24 @@ pub fn usage_of<'p>(processes: impl IntoIterator<Item = &'p Process>) -> Usage {
     })
 }
 
+/// Bytes that the disk on which a folder is has written since the machine started; 0 where there is none. What a process
+/// is said to have written is of no use: of a page of a megabyte, a byte changed counts as a megabyte.
+fn written_by_disk_of(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = std::fs::metadata(folder) else { return 0 };
+    let (major, minor) = (nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev()));
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    let sectors = stat.split_whitespace().nth(6).and_then(|text| text.parse::<u64>().ok());
+    sectors.unwrap_or(0) * SECTOR_BYTES
+}
+
 /// Bytes that the files below a folder occupy on disk.
 pub fn disk_bytes(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let of = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
-        Ok(meta) => meta.blocks() * 512,
+        Ok(meta) => meta.blocks() * SECTOR_BYTES,
         Err(_) => 0,
     };
     entries.flatten().map(of).sum()
