@@ -14,7 +14,7 @@
 //!
 //! Txns of the ended life may still be on their way between members. They are so few as members had applied when they took
 //! note of the new life; until everybody has told to have that empty txn, and with it to have been told of that by all,
-//! stability stands still ([`ShardState::standing_still`]).
+//! stability stands still (`ShardState::standing_still`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
