@@ -87,7 +87,6 @@ fn view(dc: &str, term: u64, own_seq: u64) -> View {
         floor: Vector::new(),
         origins: vec![name("a", 1), name("b", 1)],
         own: Some(own),
-        told: Vector::new(),
         stable: Vector::new(),
         reported: BTreeMap::new(),
         unadmitted: BTreeSet::new(),

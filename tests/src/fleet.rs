@@ -149,23 +149,8 @@ impl Fleet {
     /// # Panics
     /// When it takes longer than `limit`.
     pub async fn nodes_converged(&self, names: &[String], limit: Duration) -> Duration {
-        let ((), took) = wait::until("nodes converge", limit, async || {
-            let mut first: Option<(Value, Value)> = None;
-            for name in names {
-                let status = self.node(name).status().await.map_err(|e| e.to_string())?;
-                let now = (status["vector"].clone(), status["digest"].clone());
-                let first = first.get_or_insert_with(|| now.clone());
-                if status["ready"] != true || now != *first {
-                    return Err(format!(
-                        "{name} has {now:?}, ready {}, the first {first:?}",
-                        status["ready"]
-                    ));
-                }
-            }
-            Ok(())
-        })
-        .await;
-        took
+        let nodes: Vec<Client> = names.iter().map(|name| self.node(name)).collect();
+        converged(&nodes, limit).await
     }
 
     /// What every node holds. The cluster must be at rest.
@@ -211,6 +196,29 @@ async fn view(name: &str, client: &Client) -> View {
         digest: status["digest"].as_str().unwrap_or_default().into(),
         contents: contents(client).await,
     }
+}
+
+/// Waits until each of these nodes answers, is ready and has applied the same txns with the same digest; says how long that
+/// took.
+///
+/// # Panics
+/// When it takes longer than `limit`.
+pub async fn converged(nodes: &[Client], limit: Duration) -> Duration {
+    let ((), took) = wait::until("nodes converge", limit, async || {
+        let mut first: Option<(Value, Value)> = None;
+        for node in nodes {
+            let status = node.status().await.map_err(|e| format!("{}: {e}", node.server()))?;
+            let now = (status["vector"].clone(), status["digest"].clone());
+            let first = first.get_or_insert_with(|| now.clone());
+            if status["ready"] != true || now != *first {
+                let (dc, number, ready) = (&status["dc"], &status["node"], &status["ready"]);
+                return Err(format!("{dc}/{number} has {now:?}, ready {ready}, the first {first:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    took
 }
 
 /// Everything that a node reads in the space `default`, now.

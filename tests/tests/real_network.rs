@@ -10,7 +10,7 @@ use std::time::Duration;
 use meridian::cli::http::HttpClient;
 use meridian_tests::acknowledged;
 use meridian_tests::client::{Ask, Client};
-use meridian_tests::fleet::contents;
+use meridian_tests::fleet::{contents, converged};
 use meridian_tests::namespaces::Network;
 use meridian_tests::program::{Running, skipped};
 use meridian_tests::wait;
@@ -148,21 +148,10 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until all nodes have the same vector and digest, and returns what they hold.
+    /// Waits until all nodes agree, and returns what they hold.
     async fn agreed(&self) -> BTreeMap<String, Value> {
-        wait::until("all nodes agree", PATIENCE, async || {
-            let mut first = None;
-            for client in self.clients.values() {
-                let status = client.status().await.map_err(|e| e.to_string())?;
-                let now = (status["vector"].clone(), status["digest"].clone());
-                let first = first.get_or_insert_with(|| now.clone());
-                if *first != now {
-                    return Err(format!("{first:?} and {now:?}"));
-                }
-            }
-            Ok(())
-        })
-        .await;
+        let nodes: Vec<Client> = self.clients.values().cloned().collect();
+        converged(&nodes, PATIENCE).await;
         contents(&self.clients[&(0, 1)]).await
     }
 }

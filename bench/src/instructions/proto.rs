@@ -100,7 +100,6 @@ impl Linked {
             floor: Vector::new(),
             origins: vec![name("a"), name("b")],
             own: Some(name("a")),
-            told: Vector::new(),
             ..View::default()
         };
         let machine = Machine::new(identity, GossipConfig::default(), 5);

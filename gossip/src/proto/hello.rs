@@ -104,9 +104,18 @@ impl Machine {
             members: self.links.iter().map(|l| (l.dc.clone(), self.nodes_of(&l.dc))).collect(),
             credit_bytes: self.config.credit_bytes,
             dial,
-            told: self.view.told.clone(),
+            told: self.told(),
             reported: self.view.reported.get(&self.links[to].dc).cloned(),
         }))
+    }
+
+    /// What members have reported to have applied above our vector, as far as it is logged here.
+    fn told(&self) -> Vector {
+        let mut told = Vector::new();
+        for reported in self.view.reported.values() {
+            told.join(&reported.acked.above(&self.view.vector));
+        }
+        told
     }
 
     fn nodes_of(&self, dc: &str) -> u64 {

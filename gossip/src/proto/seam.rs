@@ -25,8 +25,6 @@ pub struct View {
     pub origins: Vec<OriginName>,
     /// This DC's own origin; `None` before its first epoch is minted.
     pub own: Option<OriginName>,
-    /// What members have reported to have applied above `vector`, as far as it is logged here.
-    pub told: Vector,
     /// What this DC's state holds for causally stable.
     pub stable: Vector,
     /// For each other DC that was met, what is logged of it.

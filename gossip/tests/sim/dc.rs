@@ -82,7 +82,6 @@ impl Dc {
             floor: Vector::new(),
             origins: self.origins.clone(),
             own: Some(self.own.clone()),
-            told: Vector::new(),
             ..View::default()
         }
     }

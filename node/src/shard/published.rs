@@ -96,7 +96,6 @@ pub fn view_of(state: &ShardState, leading: Option<u64>, leader_node: Option<u64
         floor: state.oplog_floor.clone(),
         origins: state.chains.values().map(|chain| chain.name.clone()).collect(),
         own: state.own.and_then(|own| state.chains.get(&own)).map(|chain| chain.name.clone()),
-        told: state.told(),
         stable: state.stable.clone(),
         reported: state.members.iter().filter_map(reported).collect(),
         unadmitted: state.unadmitted(),

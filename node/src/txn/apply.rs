@@ -96,6 +96,7 @@ fn apply_client<C: Cells>(
     if let Some(answer) = known.into_answer() {
         return Ok(answer);
     }
+    // Nor while clients have to wait until the datacenter has back what it had.
     if state.recovering.is_some() {
         return decide(state, cells, txn);
     }

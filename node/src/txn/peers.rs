@@ -80,15 +80,6 @@ impl ShardState {
         Ok(())
     }
 
-    /// What members have reported to have applied and is not applied here.
-    pub fn told(&self) -> Vector {
-        let mut told = Vector::new();
-        for peer in self.members.values() {
-            told.join(&peer.acked.above(&self.vector));
-        }
-        told
-    }
-
     /// Recomputes what is acked and stable from the members and the vector. Neither ever falls (I5): what was once
     /// true of every member stays true of those that remain.
     pub fn refresh_stability(&mut self) {

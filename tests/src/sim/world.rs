@@ -424,7 +424,7 @@ impl Cluster {
         }
     }
 
-    /// A leader that lacks own txns asks its majority, and begins a new life if they are lost.
+    /// A leader that lacks what its datacenter had asks its majority, and begins a new life if that is lost.
     fn confirm_lost(&mut self, at: At, life: u64, lost: Dot, env: &mut SimEnv<'_>) {
         let dc = &self.dcs[at.dc];
         let node = dc.node(at.node);
