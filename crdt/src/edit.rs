@@ -10,7 +10,7 @@ use crate::cell::{Cell, Stored, encode_cell, observe};
 use crate::cells::{Cells, Table};
 use crate::cleared;
 use crate::error::StoreError;
-use crate::header::{Collection, Header};
+use crate::header::{Collection, Header, Path};
 use crate::keys::{Key, cell_row};
 use crate::path::{self, Leaf};
 use crate::sweep;
@@ -181,7 +181,7 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             let stored = new.map(|(cell, queued)| Stored { cell: cell.clone(), queued });
             match (stored, self.header.inline.get_mut(path)) {
                 (Some(stored), Some(place)) => *place = stored,
-                (Some(stored), None) => drop(self.header.inline.insert(path.to_vec(), stored)),
+                (Some(stored), None) => drop(self.header.inline.insert(Path::from_slice(path), stored)),
                 (None, _) => drop(self.header.inline.remove(path)),
             }
             return Ok(());

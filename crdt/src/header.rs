@@ -12,15 +12,16 @@
 //! can be observed in the cells. It says in O(1) what types are live, how many elements are there, and who last
 //! touched the key, also when the key is absent.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::cell::{Stored, cell_bytes, write_cell};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::path::Leaf;
+use crate::small::SmallMap;
 use crate::types::Type;
 use crate::vector::Vector;
 
@@ -37,7 +38,12 @@ pub struct Version(pub u128);
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (two, byte) in text.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -82,6 +88,9 @@ impl Collection {
     }
 }
 
+/// The path of a cell in its header, mostly a single byte.
+pub(crate) type Path = SmallVec<[u8; 16]>;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The number of the header's row in the sweep queue; 0 for none.
@@ -95,11 +104,11 @@ pub(crate) struct Header {
     /// How many fields of the map read as something.
     pub fields: u64,
     /// How many cells of each type read as something; never 0.
-    pub visible: BTreeMap<Type, u64>,
+    pub visible: SmallMap<Type, u64, 1>,
     /// The types whose cells have rows of their own, if there are any rows.
-    pub collections: BTreeMap<Type, Collection>,
+    pub collections: SmallMap<Type, Collection, 1>,
     /// The cells of single-valued types.
-    pub inline: BTreeMap<Vec<u8>, Stored>,
+    pub inline: SmallMap<Path, Stored, 1>,
 }
 
 impl Header {
@@ -117,11 +126,11 @@ impl Header {
         if was == is {
             return;
         }
-        let count = self.visible.entry(ty).or_default();
-        *count = if is { *count + 1 } else { count.saturating_sub(1) };
-        if *count == 0 {
-            self.visible.remove(&ty);
-        }
+        let count = self.visible.get(&ty).copied().unwrap_or_default();
+        match if is { count + 1 } else { count.saturating_sub(1) } {
+            0 => self.visible.remove(&ty),
+            count => self.visible.insert(ty, count),
+        };
     }
 
     /// Whether there is no cell left for which the header would be needed, nor a row of one that is gone: the header
@@ -159,12 +168,12 @@ impl Header {
         self.touched.encode(&mut out);
         out.varint(self.fields);
         out.varint(self.visible.len() as u64);
-        for (ty, count) in &self.visible {
+        for (ty, count) in self.visible.iter() {
             out.u8(ty.code());
             out.varint(*count);
         }
         out.varint(self.collections.len() as u64);
-        for (ty, collection) in &self.collections {
+        for (ty, collection) in self.collections.iter() {
             out.u8(ty.code());
             out.varint(collection.generation);
             out.varint(collection.rows);
@@ -173,7 +182,7 @@ impl Header {
             out.varint(collection.unswept);
         }
         out.varint(self.inline.len() as u64);
-        for (path, stored) in &self.inline {
+        for (path, stored) in self.inline.iter() {
             out.bytes(path);
             out.varint(cell_bytes(&stored.cell, stored.queued) as u64);
             write_cell(&mut out, &stored.cell, stored.queued);
@@ -211,7 +220,7 @@ impl Header {
             header.collections.insert(ty, collection);
         }
         for _ in 0..input.varint()? {
-            let path = input.bytes()?.to_vec();
+            let path = Path::from_slice(input.bytes()?);
             let stored = Stored::decode(&row.slice_ref(input.bytes()?))?;
             header.inline.insert(path, stored);
         }
@@ -236,9 +245,9 @@ mod tests {
             digest: 7,
             touched: [Dot::new(Origin(1), 2)].into_iter().collect(),
             fields: 0,
-            visible: [(Type::Register, 1)].into(),
-            collections: [(Type::Map, collection)].into(),
-            inline: [(vec![1], stored)].into(),
+            visible: [(Type::Register, 1)].into_iter().collect(),
+            collections: [(Type::Map, collection)].into_iter().collect(),
+            inline: [(Path::from_slice(&[1]), stored)].into_iter().collect(),
         }
     }
 

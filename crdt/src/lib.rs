@@ -32,6 +32,7 @@ pub mod path;
 mod plan;
 pub mod prepared;
 pub mod read;
+mod small;
 pub mod sweep;
 pub mod table;
 #[cfg(test)]

@@ -1,27 +1,30 @@
 //! Vectors: for each origin the highest seq applied. They, and never clocks, decide causality.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Dot, Origin};
+use crate::small::SmallMap;
 
 /// The largest number of origins that a decoded vector may name. Origins are lives of datacenters, so this bounds
 /// hostile input and nothing else.
 pub const VECTOR_ORIGINS_MAX: u64 = 4096;
 
+/// How many origins a vector names without an allocation.
+const IN_PLACE: usize = 4;
+
 /// For each origin the highest seq; an origin that is not named stands at 0. Zero entries are never kept, so equal
 /// vectors are equal values.
-#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Vector(BTreeMap<Origin, u64>);
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Vector(SmallMap<Origin, u64, IN_PLACE>);
 
 impl Vector {
     /// The vector of nothing.
     pub const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self(SmallMap::new())
     }
 
     /// The highest seq of `origin`, 0 if none.
@@ -57,7 +60,7 @@ impl Vector {
 
     /// The least vector that covers both.
     pub fn join(&mut self, other: &Vector) {
-        for (origin, seq) in &other.0 {
+        for (origin, seq) in other.0.iter() {
             self.advance(Dot::new(*origin, *seq));
         }
     }
@@ -103,7 +106,7 @@ impl Vector {
     /// Appends the entries: count, then (origin, seq) in the order of origins.
     pub fn encode(&self, out: &mut Writer) {
         out.varint(self.0.len() as u64);
-        for (origin, seq) in &self.0 {
+        for (origin, seq) in self.0.iter() {
             out.u32(origin.0);
             out.varint(*seq);
         }
@@ -115,7 +118,7 @@ impl Vector {
         if count > VECTOR_ORIGINS_MAX {
             return Err(DecodeError::TooLarge);
         }
-        let mut map = BTreeMap::new();
+        let mut map = SmallMap::new();
         let mut last = None;
         for _ in 0..count {
             let origin = Origin(input.u32()?);
@@ -127,6 +130,39 @@ impl Vector {
             map.insert(origin, seq);
         }
         Ok(Self(map))
+    }
+}
+
+impl Serialize for Vector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Vector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vector;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of origins to seqs")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vector, A::Error> {
+        let mut vector = Vector::new();
+        while let Some((origin, seq)) = entries.next_entry()? {
+            if vector.len() as u64 >= VECTOR_ORIGINS_MAX {
+                return Err(A::Error::custom("a vector names too many origins"));
+            }
+            vector.set(origin, seq);
+        }
+        Ok(vector)
     }
 }
 

@@ -4,7 +4,7 @@
 //! stand in the header row, and that those of a collection stand under its generation. The codes of the former types
 //! are the smallest, so scans keep the order of paths. What a clear has left for the sweep is never looked at.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
@@ -61,12 +61,12 @@ pub(crate) fn scan_cells<C: ReadCells>(
     to: Option<&[u8]>,
     visit: &mut VisitCell<'_>,
 ) -> Result<(), StoreError<C::Error>> {
-    for (path, stored) in header.inline.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
-        if to.is_some_and(|to| path.as_slice() >= to) || visit(path, stored.clone()).is_break() {
+    for (path, stored) in header.inline.range_from(from) {
+        if to.is_some_and(|to| &path[..] >= to) || visit(path, stored.clone()).is_break() {
             return Ok(());
         }
     }
-    for (ty, collection) in &header.collections {
+    for (ty, collection) in header.collections.iter() {
         if collection.rows == 0 {
             continue;
         }

@@ -21,9 +21,9 @@ use meridian_crdt::{Condition, Key, Mutation, Query, Value};
 
 use super::error::{ApiError, ErrorCode};
 use super::headers::{self, Commit, Consistency};
-use super::msgpack;
+use super::msgpack::{self, Borrowed};
 use super::request::{self, Document, Fields};
-pub use answer::{Frame, Staleness};
+pub use answer::{Frame, Part, Staleness, encode_done};
 
 /// The version of the protocol that this code speaks.
 pub const VERSION: u64 = 1;
@@ -240,28 +240,28 @@ impl Request {
 
     /// Reads a frame. An error comes with the request's id, if that much could be read.
     pub fn decode(frame: &[u8]) -> Result<Request, (Option<u64>, ApiError)> {
-        let frame = msgpack::from_slice(frame).map_err(|e| (None, e))?;
+        let frame = msgpack::borrow(frame).map_err(|e| (None, e))?;
         let shape = || (None, ApiError::new(ErrorCode::BadMsgpack, "a request is [id, verb, {arguments}]"));
-        let parts: [Value; 3] =
+        let parts: [Borrowed<'_>; 3] =
             frame.into_items().and_then(|items| items.try_into().ok()).ok_or_else(shape)?;
         let [id, verb, args] = parts;
         let id = id.as_integer().and_then(|id| u64::try_from(id).ok()).ok_or_else(shape)?;
         let read = || {
-            let verb = verb.as_text().ok_or_else(|| bad("the verb of a request is a text"))?.to_owned();
+            let verb = verb.as_text().ok_or_else(|| bad("the verb of a request is a text"))?;
             let mut fields = Fields::new("a request", args)?;
             let mut request = Request::new(id, Verb::Status);
             request.take_options(&mut fields)?;
-            request.verb = Verb::take(&verb, &mut fields)?;
+            request.verb = Verb::take(verb, &mut fields)?;
             fields.finish()?;
             Ok(request)
         };
         read().map_err(|e| (Some(id), e))
     }
 
-    fn take_options(&mut self, fields: &mut Fields<'_, Value>) -> Result<(), ApiError> {
+    fn take_options(&mut self, fields: &mut Fields<'_, Borrowed<'_>>) -> Result<(), ApiError> {
         self.session = match fields.take_optional("session") {
-            None | Some(Value::Nil) => None,
-            Some(Value::Bytes(token)) => Some(token),
+            None | Some(Borrowed::Nil) => None,
+            Some(Borrowed::Bytes(token)) => Some(token.to_vec()),
             Some(_) => return Err(ApiError::new(ErrorCode::BadToken, "the session is the token's bytes")),
         };
         if let Some(level) = fields.take_optional("consistency") {
@@ -283,17 +283,17 @@ impl Request {
     }
 }
 
-fn take_request_id(value: Value) -> Result<RequestId, ApiError> {
+fn take_request_id(value: Borrowed<'_>) -> Result<RequestId, ApiError> {
     let wrong = || ApiError::new(ErrorCode::BadHeader, "a request id is a text or [16 bytes, number]");
     match value {
-        Value::Str(id) => {
-            headers::request_id(&id)?;
-            Ok(RequestId::Text(id))
+        Borrowed::Str(id) => {
+            headers::request_id(id)?;
+            Ok(RequestId::Text(id.to_owned()))
         }
-        Value::Array(parts) => match &parts[..] {
-            [Value::Bytes(client), Value::Int(number)] => Ok(RequestId::Number {
-                client: client.as_slice().try_into().map_err(|_| wrong())?,
-                number: u64::try_from(*number).ok().filter(|n| *n > 0).ok_or_else(wrong)?,
+        Borrowed::Array(parts) => match parts[..] {
+            [Borrowed::Bytes(client), Borrowed::Int(number)] => Ok(RequestId::Number {
+                client: client.try_into().map_err(|_| wrong())?,
+                number: u64::try_from(number).ok().filter(|n| *n > 0).ok_or_else(wrong)?,
             }),
             _ => Err(wrong()),
         },
@@ -377,7 +377,7 @@ impl Verb {
         args
     }
 
-    fn take(name: &str, fields: &mut Fields<'_, Value>) -> Result<Verb, ApiError> {
+    fn take(name: &str, fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Verb, ApiError> {
         Ok(match name {
             "hello" => Verb::Hello { versions: take_versions(fields)?, client: fields.text("client")? },
             "status" => Verb::Status,
@@ -385,11 +385,7 @@ impl Verb {
             "list" => take_list(fields)?,
             "write" => {
                 let key = take_key(fields)?;
-                let mutation = fields.take("mutation")?;
-                let delete = Value::Map([("op".to_owned(), text("delete"))].into());
-                let mutation =
-                    if mutation == delete { Mutation::Delete(None) } else { request::mutation(mutation)? };
-                Verb::Write { key, mutation }
+                Verb::Write { key, mutation: request::any_mutation(fields.take("mutation")?)? }
             }
             "txn" => {
                 let space = take_space(fields)?;
@@ -421,11 +417,11 @@ fn put_txn(put: &mut impl FnMut(&str, Value), txn: Option<u64>, ops: &[(Key, Mut
     }
 }
 
-fn take_number(fields: &mut Fields<'_, Value>, name: &str) -> Result<u64, ApiError> {
+fn take_number(fields: &mut Fields<'_, Borrowed<'_>>, name: &str) -> Result<u64, ApiError> {
     u64::try_from(fields.integer(name)?).map_err(|_| bad(format!("{name} is not negative")))
 }
 
-fn take_txn_id(fields: &mut Fields<'_, Value>) -> Result<Option<u64>, ApiError> {
+fn take_txn_id(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Option<u64>, ApiError> {
     match fields.take_optional("txn") {
         None => Ok(None),
         Some(txn) => {
@@ -435,7 +431,7 @@ fn take_txn_id(fields: &mut Fields<'_, Value>) -> Result<Option<u64>, ApiError> 
     }
 }
 
-fn take_ops(space: &str, fields: &mut Fields<'_, Value>) -> Result<Ops, ApiError> {
+fn take_ops(space: &str, fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Ops, ApiError> {
     match fields.take_optional("ops") {
         None => Ok(Vec::new()),
         Some(ops) => {
@@ -446,7 +442,7 @@ fn take_ops(space: &str, fields: &mut Fields<'_, Value>) -> Result<Ops, ApiError
 }
 
 /// The transaction of a read and what to add to it; mutations outside of one mean nothing.
-fn take_in_txn(space: &str, fields: &mut Fields<'_, Value>) -> Result<(Option<u64>, Ops), ApiError> {
+fn take_in_txn(space: &str, fields: &mut Fields<'_, Borrowed<'_>>) -> Result<(Option<u64>, Ops), ApiError> {
     let (txn, ops) = (take_txn_id(fields)?, take_ops(space, fields)?);
     if txn.is_none() && !ops.is_empty() {
         return Err(bad("a read takes ops only within a transaction"));
@@ -454,7 +450,7 @@ fn take_in_txn(space: &str, fields: &mut Fields<'_, Value>) -> Result<(Option<u6
     Ok((txn, ops))
 }
 
-fn take_space(fields: &mut Fields<'_, Value>) -> Result<String, ApiError> {
+fn take_space(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<String, ApiError> {
     let space = match fields.take_optional("space") {
         None => SPACE_DEFAULT.to_owned(),
         Some(space) => space.as_text().ok_or_else(|| bad("the space is a text"))?.to_owned(),
@@ -464,12 +460,12 @@ fn take_space(fields: &mut Fields<'_, Value>) -> Result<String, ApiError> {
     Ok(space)
 }
 
-fn take_key(fields: &mut Fields<'_, Value>) -> Result<Key, ApiError> {
+fn take_key(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Key, ApiError> {
     let space = take_space(fields)?;
     request::key(&space, &fields.text("key")?)
 }
 
-fn take_limit(fields: &mut Fields<'_, Value>) -> Result<usize, ApiError> {
+fn take_limit(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<usize, ApiError> {
     let default = Query::default().limit;
     match fields.take_optional("limit") {
         None => Ok(default),
@@ -482,28 +478,30 @@ fn take_limit(fields: &mut Fields<'_, Value>) -> Result<usize, ApiError> {
     }
 }
 
-fn take_versions(fields: &mut Fields<'_, Value>) -> Result<Vec<u64>, ApiError> {
-    let version = |v: Value| v.as_integer().and_then(|v| u64::try_from(v).ok());
+fn take_versions(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Vec<u64>, ApiError> {
+    let version = |v: Borrowed<'_>| v.as_integer().and_then(|v| u64::try_from(v).ok());
     let versions: Option<Vec<u64>> = fields.items("versions")?.into_iter().map(version).collect();
     versions.ok_or_else(|| bad("versions are numbers"))
 }
 
-fn take_read(fields: &mut Fields<'_, Value>) -> Result<Verb, ApiError> {
+fn take_read(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Verb, ApiError> {
     let key = take_key(fields)?;
     let cursor = match fields.take_optional("cursor") {
         None => None,
-        Some(Value::Bytes(cursor)) if meridian_crdt::read::check_cursor(&cursor).is_ok() => Some(cursor),
+        Some(Borrowed::Bytes(cursor)) if meridian_crdt::read::check_cursor(cursor).is_ok() => {
+            Some(cursor.to_vec())
+        }
         Some(_) => {
             return Err(ApiError::new(ErrorCode::BadHeader, "the cursor is none that a page gave out"));
         }
     };
-    let element = fields.take_optional("element").map(Value::into_value).transpose()?;
+    let element = fields.take_optional("element").map(Document::into_value).transpose()?;
     let query = Query { limit: take_limit(fields)?, cursor, element };
     let (txn, ops) = take_in_txn(&key.space, fields)?;
     Ok(Verb::Read { key, query, txn, ops })
 }
 
-fn take_list(fields: &mut Fields<'_, Value>) -> Result<Verb, ApiError> {
+fn take_list(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Verb, ApiError> {
     let space = take_space(fields)?;
     let prefix = if let Some(prefix) = fields.take_optional("prefix") {
         prefix.as_text().ok_or_else(|| bad("the prefix is a text"))?.to_owned()
@@ -519,7 +517,7 @@ fn take_list(fields: &mut Fields<'_, Value>) -> Result<Verb, ApiError> {
     Ok(Verb::List { space, prefix, after, limit, txn, ops })
 }
 
-fn take_isolation(fields: &mut Fields<'_, Value>) -> Result<Isolation, ApiError> {
+fn take_isolation(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Isolation, ApiError> {
     match fields.take_optional("isolation").as_ref().map(Document::as_text) {
         None | Some(Some("serializable")) => Ok(Isolation::Serializable),
         Some(Some("snapshot")) => Ok(Isolation::Snapshot),
@@ -527,9 +525,9 @@ fn take_isolation(fields: &mut Fields<'_, Value>) -> Result<Isolation, ApiError>
     }
 }
 
-fn take_watch(fields: &mut Fields<'_, Value>) -> Result<Verb, ApiError> {
+fn take_watch(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Verb, ApiError> {
     let space = take_space(fields)?;
-    let optional = |fields: &mut Fields<'_, Value>, name: &str| match fields.take_optional(name) {
+    let optional = |fields: &mut Fields<'_, Borrowed<'_>>, name: &str| match fields.take_optional(name) {
         None => Ok(None),
         Some(value) => {
             let text = value.as_text().ok_or_else(|| bad(format!("{name} is a text")))?;

@@ -10,6 +10,7 @@ use meridian_crdt::Value;
 use rmp::{Marker, encode};
 
 use super::error::{ApiError, ErrorCode};
+use super::request::Document;
 
 /// How deep arrays and maps may nest in a frame: a value of the deepest kind, inside the deepest map, inside a frame.
 pub const DEPTH_MAX: usize = 64;
@@ -22,31 +23,58 @@ fn bad(message: impl Into<String>) -> ApiError {
 
 /// Appends `value`. Integers and lengths take their shortest form.
 pub fn write(value: &Value, out: &mut Vec<u8>) {
-    // A vector takes every write, so the results carry no information.
-    let done = match value {
-        Value::Nil => {
-            out.push(Marker::Null.to_u8());
-            Ok(())
-        }
-        Value::Bool(v) => {
-            out.push(if *v { Marker::True } else { Marker::False }.to_u8());
-            Ok(())
-        }
-        Value::Int(v) => encode::write_sint(out, *v).map(drop),
-        Value::Float(v) => encode::write_f64(out, *v),
-        Value::Str(v) => encode::write_str(out, v),
-        Value::Bytes(v) => encode::write_bin(out, v),
-        Value::Array(items) => encode::write_array_len(out, length(items.len())).map(|_| {
+    match value {
+        Value::Nil => write_bytes(None, out),
+        Value::Bool(v) => out.push(if *v { Marker::True } else { Marker::False }.to_u8()),
+        Value::Int(v) => taken(encode::write_sint(out, *v)),
+        Value::Float(v) => taken(encode::write_f64(out, *v)),
+        Value::Str(v) => write_text(v, out),
+        Value::Bytes(v) => write_bytes(Some(v), out),
+        Value::Array(items) => {
+            write_array_head(items.len(), out);
             items.iter().for_each(|item| write(item, out));
-        }),
-        Value::Map(fields) => encode::write_map_len(out, length(fields.len())).map(|_| {
-            for (name, value) in fields {
-                write(&Value::Str(name.clone()), out);
-                write(value, out);
-            }
-        }),
-    };
-    done.unwrap_or_else(|e| unreachable!("memory takes every write: {e}"));
+        }
+        Value::Map(fields) => write_map(fields, out),
+    }
+}
+
+/// Appends a map of these fields.
+pub fn write_map(fields: &BTreeMap<String, Value>, out: &mut Vec<u8>) {
+    write_map_head(fields.len(), out);
+    for (name, value) in fields {
+        write_text(name, out);
+        write(value, out);
+    }
+}
+
+/// Appends the head of an array of `len` items, which are to follow.
+pub fn write_array_head(len: usize, out: &mut Vec<u8>) {
+    taken(encode::write_array_len(out, length(len)));
+}
+
+/// Appends the head of a map of `len` fields, which are to follow.
+pub fn write_map_head(len: usize, out: &mut Vec<u8>) {
+    taken(encode::write_map_len(out, length(len)));
+}
+
+/// Appends a text.
+pub fn write_text(text: &str, out: &mut Vec<u8>) {
+    taken(encode::write_str(out, text));
+}
+
+/// Appends bytes, or nil if there are none.
+pub fn write_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
+    match bytes {
+        Some(bytes) => taken(encode::write_bin(out, bytes)),
+        None => out.push(Marker::Null.to_u8()),
+    }
+}
+
+/// What a write into memory says, which cannot fail.
+fn taken<T, E: std::fmt::Display>(written: Result<T, E>) {
+    if let Err(e) = written {
+        unreachable!("memory takes every write: {e}");
+    }
 }
 
 fn length(len: usize) -> u32 {
@@ -62,19 +90,109 @@ pub fn to_vec(value: &Value) -> Vec<u8> {
 
 /// Reads a value that is all of `bytes`.
 pub fn from_slice(bytes: &[u8]) -> Result<Value, ApiError> {
-    read(bytes, VALUES_MAX)
+    borrow(bytes).map(Borrowed::into_owned)
 }
 
 /// Reads a value that is all of `bytes`, of as many values as it likes: what a node answers was in its state, and the
 /// client has bounded the answer's length.
 pub fn from_node(bytes: &[u8]) -> Result<Value, ApiError> {
-    read(bytes, usize::MAX)
+    read(bytes, usize::MAX).map(Borrowed::into_owned)
 }
 
-fn read(bytes: &[u8], values_max: usize) -> Result<Value, ApiError> {
+/// Reads a value that is all of `bytes` and leaves its texts and bytes where they are.
+pub fn borrow(bytes: &[u8]) -> Result<Borrowed<'_>, ApiError> {
+    read(bytes, VALUES_MAX)
+}
+
+fn read(bytes: &[u8], values_max: usize) -> Result<Borrowed<'_>, ApiError> {
     let mut input = Input { bytes, values_left: values_max };
     let value = input.value(0)?;
     if input.bytes.is_empty() { Ok(value) } else { Err(bad("the frame goes on behind its value")) }
+}
+
+/// A value in the bytes that it was read from. Frames are taken apart in this form, so that only what is kept of them is
+/// copied.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Borrowed<'a> {
+    /// Nothing.
+    Nil,
+    /// A boolean.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A number that is never NaN, nor a zero with a sign.
+    Float(f64),
+    /// A text.
+    Str(&'a str),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// Values in order.
+    Array(Vec<Borrowed<'a>>),
+    /// Fields in the order in which they were sent; no name is there twice.
+    Map(Vec<(&'a str, Borrowed<'a>)>),
+}
+
+impl Borrowed<'_> {
+    /// The same on its own.
+    pub fn into_owned(self) -> Value {
+        match self {
+            Borrowed::Nil => Value::Nil,
+            Borrowed::Bool(v) => Value::Bool(v),
+            Borrowed::Int(v) => Value::Int(v),
+            Borrowed::Float(v) => Value::Float(v),
+            Borrowed::Str(v) => Value::Str(v.to_owned()),
+            Borrowed::Bytes(v) => Value::Bytes(v.to_vec()),
+            Borrowed::Array(items) => Value::Array(items.into_iter().map(Borrowed::into_owned).collect()),
+            Borrowed::Map(fields) => {
+                let field = |(name, value): (&str, Borrowed<'_>)| (name.to_owned(), value.into_owned());
+                Value::Map(fields.into_iter().map(field).collect())
+            }
+        }
+    }
+}
+
+impl<'a> Document for Borrowed<'a> {
+    type Name = &'a str;
+    type Fields = Vec<(&'a str, Self)>;
+
+    fn into_fields(self) -> Option<Self::Fields> {
+        match self {
+            Borrowed::Map(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
+    fn into_items(self) -> Option<Vec<Self>> {
+        match self {
+            Borrowed::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    fn as_text(&self) -> Option<&str> {
+        match self {
+            Borrowed::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn as_integer(&self) -> Option<i64> {
+        match self {
+            Borrowed::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn as_boolean(&self) -> Option<bool> {
+        match self {
+            Borrowed::Bool(on) => Some(*on),
+            _ => None,
+        }
+    }
+
+    fn into_value(self) -> Result<Value, ApiError> {
+        self.into_owned().into_value()
+    }
 }
 
 struct Input<'a> {
@@ -107,7 +225,7 @@ impl<'a> Input<'a> {
         usize::try_from(u32::from_be_bytes(self.chunk()?)).map_err(|_| bad("a length is out of range"))
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, ApiError> {
+    fn value(&mut self, depth: usize) -> Result<Borrowed<'a>, ApiError> {
         if depth > DEPTH_MAX {
             return Err(bad(format!("the frame nests deeper than {DEPTH_MAX}")));
         }
@@ -117,11 +235,11 @@ impl<'a> Input<'a> {
             .ok_or_else(|| bad(format!("the frame has more than {VALUES_MAX} values")))?;
         let marker = Marker::from_u8(u8::from_be_bytes(self.chunk()?));
         Ok(match marker {
-            Marker::Null => Value::Nil,
-            Marker::True => Value::Bool(true),
-            Marker::False => Value::Bool(false),
-            Marker::FixPos(v) => Value::Int(i64::from(v)),
-            Marker::FixNeg(v) => Value::Int(i64::from(v)),
+            Marker::Null => Borrowed::Nil,
+            Marker::True => Borrowed::Bool(true),
+            Marker::False => Borrowed::Bool(false),
+            Marker::FixPos(v) => Borrowed::Int(i64::from(v)),
+            Marker::FixNeg(v) => Borrowed::Int(i64::from(v)),
             Marker::F32 | Marker::F64 => self.float(marker)?,
             Marker::FixStr(len) => self.text(usize::from(len))?,
             Marker::Str8 => self.len8().and_then(|len| self.text(len))?,
@@ -140,8 +258,8 @@ impl<'a> Input<'a> {
         })
     }
 
-    fn integer(&mut self, marker: Marker) -> Result<Value, ApiError> {
-        Ok(Value::Int(match marker {
+    fn integer(&mut self, marker: Marker) -> Result<Borrowed<'a>, ApiError> {
+        Ok(Borrowed::Int(match marker {
             Marker::U8 => i64::from(u8::from_be_bytes(self.chunk()?)),
             Marker::U16 => i64::from(u16::from_be_bytes(self.chunk()?)),
             Marker::U32 => i64::from(u32::from_be_bytes(self.chunk()?)),
@@ -155,7 +273,7 @@ impl<'a> Input<'a> {
         }))
     }
 
-    fn float(&mut self, marker: Marker) -> Result<Value, ApiError> {
+    fn float(&mut self, marker: Marker) -> Result<Borrowed<'a>, ApiError> {
         let v = match marker {
             Marker::F32 => f64::from(f32::from_be_bytes(self.chunk()?)),
             _ => f64::from_be_bytes(self.chunk()?),
@@ -163,44 +281,54 @@ impl<'a> Input<'a> {
         if v.is_nan() {
             return Err(bad("NaN cannot be kept"));
         }
-        Ok(Value::Float(if v == 0.0 { 0.0 } else { v }))
+        Ok(Borrowed::Float(if v == 0.0 { 0.0 } else { v }))
     }
 
-    fn string(&mut self, len: usize) -> Result<String, ApiError> {
+    fn text(&mut self, len: usize) -> Result<Borrowed<'a>, ApiError> {
         let text = std::str::from_utf8(self.take(len)?).map_err(|_| bad("a text is not UTF-8"))?;
-        Ok(text.to_owned())
+        Ok(Borrowed::Str(text))
     }
 
-    fn text(&mut self, len: usize) -> Result<Value, ApiError> {
-        self.string(len).map(Value::Str)
+    fn binary(&mut self, len: usize) -> Result<Borrowed<'a>, ApiError> {
+        Ok(Borrowed::Bytes(self.take(len)?))
     }
 
-    fn binary(&mut self, len: usize) -> Result<Value, ApiError> {
-        Ok(Value::Bytes(self.take(len)?.to_vec()))
-    }
-
-    fn array(&mut self, len: usize, depth: usize) -> Result<Value, ApiError> {
+    fn array(&mut self, len: usize, depth: usize) -> Result<Borrowed<'a>, ApiError> {
         // Each item takes at least a byte, so a length above what is left is a lie.
         let mut items = Vec::with_capacity(len.min(self.bytes.len()).min(self.values_left));
         for _ in 0..len {
             items.push(self.value(depth + 1)?);
         }
-        Ok(Value::Array(items))
+        Ok(Borrowed::Array(items))
     }
 
-    fn map(&mut self, len: usize, depth: usize) -> Result<Value, ApiError> {
-        let mut fields = BTreeMap::new();
+    fn map(&mut self, len: usize, depth: usize) -> Result<Borrowed<'a>, ApiError> {
+        // Each field takes at least two bytes and two values.
+        let mut fields = Vec::with_capacity(len.min(self.bytes.len() / 2).min(self.values_left / 2));
         for _ in 0..len {
-            let Value::Str(name) = self.value(depth + 1)? else {
+            let Borrowed::Str(name) = self.value(depth + 1)? else {
                 return Err(bad("the key of a map is not a text"));
             };
-            let value = self.value(depth + 1)?;
-            if fields.insert(name, value).is_some() {
-                return Err(bad("a map has the same key twice"));
-            }
+            fields.push((name, self.value(depth + 1)?));
         }
-        Ok(Value::Map(fields))
+        if has_repetition(&fields) {
+            return Err(bad("a map has the same key twice"));
+        }
+        Ok(Borrowed::Map(fields))
     }
+}
+
+/// Maps of up to so many fields, as all of the protocol's own are, are searched without sorting.
+const SEARCHED_FIELDS_MAX: usize = 12;
+
+/// Whether a name is there twice.
+fn has_repetition(fields: &[(&str, Borrowed<'_>)]) -> bool {
+    if fields.len() <= SEARCHED_FIELDS_MAX {
+        return fields.iter().enumerate().any(|(i, (name, _))| fields[..i].iter().any(|(n, _)| n == name));
+    }
+    let mut names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.windows(2).any(|two| two[0] == two[1])
 }
 
 #[cfg(test)]
@@ -243,12 +371,14 @@ mod tests {
     #[test]
     fn what_no_value_can_hold_is_refused() {
         let twice = [0x82, 0xa1, b'a', 1, 0xa1, b'a', 2];
+        let mut twice_of_many = vec![0xde, 0, 31];
+        (0..31).for_each(|i| twice_of_many.extend([0xa1, b'a' + (i * 7) % 30, 1]));
         let number_key = [0x81, 1, 1];
         let extension = [0xd4, 1, 1];
         let nan = [&[0xcb][..], &f64::NAN.to_be_bytes()].concat();
         let huge = [&[0xcf][..], &u64::MAX.to_be_bytes()].concat();
         let not_utf8 = [0xa1, 0xff];
-        for bytes in [&twice[..], &number_key, &extension, &nan, &huge, &not_utf8, &[0xc1]] {
+        for bytes in [&twice[..], &twice_of_many, &number_key, &extension, &nan, &huge, &not_utf8, &[0xc1]] {
             assert_eq!(from_slice(bytes).map_err(|e| e.code), Err(ErrorCode::BadMsgpack), "{bytes:?}");
         }
     }

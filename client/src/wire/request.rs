@@ -30,8 +30,13 @@ pub struct TxnRequest {
 
 /// What a request is read from: a tree of JSON or of MessagePack.
 pub trait Document: Sized {
+    /// The name of a field.
+    type Name: AsRef<str>;
+    /// The fields of an object, no name twice.
+    type Fields: IntoIterator<Item = (Self::Name, Self)>;
+
     /// The fields, if it is an object.
-    fn into_fields(self) -> Option<BTreeMap<String, Self>>;
+    fn into_fields(self) -> Option<Self::Fields>;
     /// The items, if it is an array.
     fn into_items(self) -> Option<Vec<Self>>;
     /// The text, if it is one.
@@ -45,9 +50,12 @@ pub trait Document: Sized {
 }
 
 impl Document for Json {
-    fn into_fields(self) -> Option<BTreeMap<String, Self>> {
+    type Name = String;
+    type Fields = serde_json::Map<String, Json>;
+
+    fn into_fields(self) -> Option<Self::Fields> {
         match self {
-            Json::Object(fields) => Some(fields.into_iter().collect()),
+            Json::Object(fields) => Some(fields),
             _ => None,
         }
     }
@@ -77,7 +85,10 @@ impl Document for Json {
 }
 
 impl Document for Value {
-    fn into_fields(self) -> Option<BTreeMap<String, Self>> {
+    type Name = String;
+    type Fields = BTreeMap<String, Value>;
+
+    fn into_fields(self) -> Option<Self::Fields> {
         match self {
             Value::Map(fields) => Some(fields),
             _ => None,
@@ -117,10 +128,10 @@ impl Document for Value {
     }
 }
 
-/// The fields of one object, taken one by one.
-pub struct Fields<'a, D> {
+/// The fields of one object, taken one by one. They are few: one that is wanted is searched for.
+pub struct Fields<'a, D: Document> {
     what: &'a str,
-    fields: BTreeMap<String, D>,
+    fields: Vec<(D::Name, D)>,
 }
 
 fn bad(message: String) -> ApiError {
@@ -131,17 +142,22 @@ impl<'a, D: Document> Fields<'a, D> {
     /// The fields of `document`, which errors call `what`.
     pub fn new(what: &'a str, document: D) -> Result<Self, ApiError> {
         let fields = document.into_fields().ok_or_else(|| bad(format!("{what} must be an object")))?;
-        Ok(Self { what, fields })
+        Ok(Self { what, fields: fields.into_iter().collect() })
+    }
+
+    fn get(&self, name: &str) -> Option<&D> {
+        self.fields.iter().find(|(n, _)| n.as_ref() == name).map(|(_, field)| field)
     }
 
     /// Takes a field that need not be there.
     pub fn take_optional(&mut self, name: &str) -> Option<D> {
-        self.fields.remove(name)
+        let at = self.fields.iter().position(|(n, _)| n.as_ref() == name)?;
+        Some(self.fields.swap_remove(at).1)
     }
 
     /// Takes a field.
     pub fn take(&mut self, name: &str) -> Result<D, ApiError> {
-        self.fields.remove(name).ok_or_else(|| bad(format!("{} lacks the field {name:?}", self.what)))
+        self.take_optional(name).ok_or_else(|| bad(format!("{} lacks the field {name:?}", self.what)))
     }
 
     /// Takes a text.
@@ -175,12 +191,12 @@ impl<'a, D: Document> Fields<'a, D> {
 
     /// Refuses fields that nobody took.
     pub fn finish(self) -> Result<(), ApiError> {
-        match self.fields.keys().next() {
+        match self.fields.first() {
             None => Ok(()),
-            Some(name) => Err(ApiError::new(
-                ErrorCode::UnknownField,
-                format!("{} has no field {:?}", self.what, name.chars().take(80).collect::<String>()),
-            )),
+            Some((name, _)) => {
+                let shown: String = name.as_ref().chars().take(80).collect();
+                Err(ApiError::new(ErrorCode::UnknownField, format!("{} has no field {shown:?}", self.what)))
+            }
         }
     }
 }
@@ -199,10 +215,8 @@ fn take_mutation<D: Document>(fields: &mut Fields<'_, D>, depth: usize) -> Resul
     }
     let name = fields.text("type")?;
     let ty = Type::from_name(&name).ok_or_else(|| {
-        ApiError::new(
-            ErrorCode::UnknownType,
-            format!("{:?} is not a type", name.chars().take(80).collect::<String>()),
-        )
+        let shown: String = name.chars().take(80).collect();
+        ApiError::new(ErrorCode::UnknownType, format!("{shown:?} is not a type"))
     })?;
     let op = fields.text("op")?;
     if op == "delete" {
@@ -308,7 +322,7 @@ pub fn txn<D: Document>(space: &str, document: D) -> Result<TxnRequest, ApiError
 
 /// Takes `if` and `ops`, and leaves the other fields to the caller.
 pub fn take_txn<D: Document>(space: &str, fields: &mut Fields<'_, D>) -> Result<TxnRequest, ApiError> {
-    let conditions = if fields.fields.contains_key("if") { fields.items("if")? } else { Vec::new() };
+    let conditions = if fields.get("if").is_some() { fields.items("if")? } else { Vec::new() };
     let conditions: Vec<_> =
         conditions.into_iter().map(|item| condition(space, item)).collect::<Result<_, _>>()?;
     let ops = fields.items("ops")?;
@@ -333,22 +347,32 @@ pub fn operations<D: Document>(space: &str, ops: Vec<D>) -> Result<Vec<(Key, Mut
 fn operation<D: Document>(space: &str, document: D) -> Result<(Key, Mutation), ApiError> {
     let mut fields = Fields::new("an operation", document)?;
     let key = key(space, &fields.text("key")?)?;
-    let untyped_delete = !fields.fields.contains_key("type")
-        && fields.fields.get("op").is_some_and(|op| op.as_text() == Some("delete"));
-    let mutation = if untyped_delete {
-        fields.take("op")?;
-        Mutation::Delete(None)
-    } else {
-        take_mutation(&mut fields, 0)?
-    };
+    let mutation = take_any_mutation(&mut fields)?;
     fields.finish()?;
     Ok((key, mutation))
+}
+
+/// Reads a mutation, or the delete of whatever type is there, which has no `type`.
+pub fn any_mutation<D: Document>(document: D) -> Result<Mutation, ApiError> {
+    let mut fields = Fields::new("a mutation", document)?;
+    let mutation = take_any_mutation(&mut fields)?;
+    fields.finish()?;
+    Ok(mutation)
+}
+
+fn take_any_mutation<D: Document>(fields: &mut Fields<'_, D>) -> Result<Mutation, ApiError> {
+    let is_delete = fields.get("op").and_then(D::as_text) == Some("delete");
+    if is_delete && fields.get("type").is_none() {
+        fields.take("op")?;
+        return Ok(Mutation::Delete(None));
+    }
+    take_mutation(fields, 0)
 }
 
 fn condition<D: Document>(space: &str, document: D) -> Result<(Key, Condition), ApiError> {
     let mut fields = Fields::new("a condition", document)?;
     let key = key(space, &fields.text("key")?)?;
-    let name = fields.fields.keys().next().cloned();
+    let name = fields.fields.first().map(|(name, _)| name.as_ref().to_owned());
     let must_be_true = |fields: &mut Fields<'_, D>, name: &str| match fields.take(name)?.as_boolean() {
         Some(true) => Ok(()),
         _ => Err(bad(format!("the condition {name:?} takes true"))),

@@ -4,15 +4,18 @@
 //! depends on from here on; errors carry dots too. It knows nothing of HTTP, JSON or frames: binary things are bytes
 //! here, and each transport writes them in its own way.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use meridian_client::wire::frame::RequestId;
+use meridian_client::wire::frame::{Part, RequestId};
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
-use meridian_crdt::{Condition, Content, Key, Mutation, Query as ReadQuery, StoreError, Value, Vector};
+use meridian_crdt::{
+    Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
+};
 
 use super::Api;
 use crate::shard::WriteRequest;
@@ -39,9 +42,9 @@ pub struct Session {
 
 /// A request that was done.
 #[derive(Clone, Debug)]
-pub struct Done {
+pub struct Done<B = Body> {
     /// What it came to.
-    pub body: Body,
+    pub body: B,
     /// What it read and wrote.
     pub touched: Vector,
 }
@@ -95,7 +98,7 @@ fn known_dots(api: &Api, token: Token) -> std::result::Result<Vector, ApiError> 
             "the session token comes from another cluster; start a new session without one".into(),
         ));
     }
-    let unknown = api.shard.publisher.applied().borrow().state.foreign_dot(&token.dots);
+    let unknown = api.shard.publisher.now().state.foreign_dot(&token.dots);
     match unknown {
         None => Ok(token.dots),
         Some(dot) => Err(foreign(format!(
@@ -114,11 +117,16 @@ pub fn token_after(api: &Api, session: &Session, touched: &Vector) -> Token {
 
 /// Reads a key.
 pub async fn read(api: &Api, session: &Session, key: &Key, query: &ReadQuery) -> Result {
-    let view = view(api, session).await?;
-    let reading = meridian_crdt::read(&view, key, query).map_err(unreadable)?;
+    let Done { body, touched } = read_from(api, &view(api, session).await?, key, query)?;
+    Ok(Done { body: content_body(&body), touched })
+}
+
+/// Reads a key in a state that satisfies the session's terms.
+pub fn read_from(api: &Api, view: &StateView, key: &Key, query: &ReadQuery) -> Result<Done<Content>> {
+    let reading = meridian_crdt::read(view, key, query).map_err(unreadable)?;
     let touched = seen(api, reading.touched);
     match reading.content {
-        Some(content) => Ok(Done { body: content_body(&content), touched }),
+        Some(body) => Ok(Done { body, touched }),
         None => refused(not_found(key), touched),
     }
 }
@@ -166,7 +174,7 @@ pub async fn txn(
 /// What a session depends on that has looked at a key with these dots. A key without any may have been forgotten by
 /// stability; another node of this datacenter that lags may still show it.
 pub fn seen(api: &Api, touched: Vector) -> Vector {
-    if touched.is_empty() { api.shard.publisher.applied().borrow().state.stable.clone() } else { touched }
+    if touched.is_empty() { api.shard.publisher.now().state.stable.clone() } else { touched }
 }
 
 /// The state to read, once it satisfies the session's terms.
@@ -258,21 +266,22 @@ pub fn listing_body(listing: &meridian_crdt::Listing) -> Body {
 
 /// `{"type":..,"value":..,"version":..}` and what belongs to pages. The `cursor` is bytes.
 pub fn content_body(content: &Content) -> Body {
-    let mut body = Body::from([
-        ("type".to_owned(), text(content.ty.name())),
-        ("version".to_owned(), text(content.version.to_string())),
-    ]);
-    match content.present {
-        Some(present) => body.insert("present".into(), Value::Bool(present)),
-        None => body.insert("value".into(), content.value.to_value()),
+    content_parts(content).into_iter().map(|(name, part)| (name.to_owned(), part.into_value())).collect()
+}
+
+/// The fields of [`content_body`] in the order of their names.
+pub fn content_parts(content: &Content) -> Vec<(&'static str, Part<'_>)> {
+    let value = || match &content.value {
+        ReadValue::Register(value) => Cow::Borrowed(value),
+        value => Cow::Owned(value.to_value()),
     };
-    if let Some(size) = content.size {
-        body.insert("size".into(), count(size));
-    }
-    if let Some(cursor) = &content.cursor {
-        body.insert("cursor".into(), Value::Bytes(cursor.clone()));
-    }
-    body
+    let cursor = content.cursor.as_deref().map(|cursor| ("cursor", Part::Bytes(cursor)));
+    let present = content.present.map(|present| ("present", Part::Value(Cow::Owned(Value::Bool(present)))));
+    let size = content.size.map(|size| ("size", Part::Value(Cow::Owned(count(size)))));
+    let value = present.is_none().then(|| ("value", Part::Value(value())));
+    let version = ("version", Part::Text(Cow::Owned(content.version.to_string())));
+    let ty = ("type", Part::Text(Cow::Borrowed(content.ty.name())));
+    [cursor, present, size, Some(ty), value, Some(version)].into_iter().flatten().collect()
 }
 
 /// The error of a key without a value.

@@ -28,14 +28,14 @@ pub fn holders(own: &str, links: &[LinkStatus], dot: Dot) -> Vec<String> {
 impl Shard {
     /// How many datacenters `level` asks for, this one included; refuses more than there are.
     pub fn level_count(&self, level: Commit) -> Result<usize, ApiError> {
-        let all = self.publisher.applied().borrow().state.members.len() + 1;
+        let all = || self.publisher.now().state.members.len() + 1;
         match level {
             Commit::Local => Ok(1),
-            Commit::All => Ok(all),
-            Commit::Dcs(count) if count <= all => Ok(count),
+            Commit::All => Ok(all()),
+            Commit::Dcs(count) if count <= all() => Ok(count),
             Commit::Dcs(count) => Err(ApiError::new(
                 ErrorCode::BadHeader,
-                format!("the write is to be held by {count} datacenters; this cluster has {all}"),
+                format!("the write is to be held by {count} datacenters; this cluster has {}", all()),
             )),
         }
     }

@@ -246,6 +246,18 @@ impl Shard {
         })
     }
 
+    /// The state of this node if it satisfies `consistency` and covers `session` as it is.
+    pub fn read_now(&self, consistency: Consistency, session: &Vector) -> Option<StateView> {
+        let may = match consistency {
+            Consistency::Eventual => true,
+            Consistency::Session => {
+                *self.ready.borrow() && self.publisher.now().state.vector.covers_all(session)
+            }
+            Consistency::Linearizable => false,
+        };
+        may.then(|| self.store.view())
+    }
+
     /// The state of this node once it satisfies `consistency` and covers `session`, waiting at most `wait` for that. A
     /// linearizable read takes the round trips that it needs besides, which have a bound of their own.
     pub async fn read(
@@ -254,10 +266,10 @@ impl Shard {
         session: &Vector,
         wait: Duration,
     ) -> Result<StateView, ApiError> {
-        let deadline = Instant::now() + wait;
-        if consistency == Consistency::Eventual {
-            return Ok(self.store.view());
+        if let Some(view) = self.read_now(consistency, session) {
+            return Ok(view);
         }
+        let deadline = Instant::now() + wait;
         self.recovered(wait.min(LEADER_WAIT)).await?;
         let mut applied = self.publisher.applied();
         if consistency == Consistency::Linearizable {
@@ -309,11 +321,17 @@ impl Shard {
 
     /// How far this datacenter is behind each other one.
     pub fn lag(&self) -> BTreeMap<String, Lag> {
-        let seen = self.lag.borrow().clone();
-        let age = self.seams.clock.monotonic_ms().saturating_sub(seen.at_ms);
-        let ours = self.raft.leadership().borrow().leader == Some(self.node);
-        let add = if ours { 0 } else { age };
-        seen.by_dc.into_iter().map(|(dc, lag)| (dc, Lag { txns: lag.txns, ms: lag.ms + add })).collect()
+        self.lag_with(|dc, lag| (dc.to_owned(), lag))
+    }
+
+    /// The same, each put into the form that is wanted.
+    pub fn lag_with<T, C: FromIterator<T>>(&self, form: impl Fn(&str, Lag) -> T) -> C {
+        let seen = self.lag.borrow();
+        let ours = seen.by_dc.is_empty() || self.raft.leadership().borrow().leader == Some(self.node);
+        // What the leader said has grown old since.
+        let age = if ours { 0 } else { self.seams.clock.monotonic_ms().saturating_sub(seen.at_ms) };
+        let now = |lag: &Lag| Lag { txns: lag.txns, ms: lag.ms + age };
+        seen.by_dc.iter().map(|(dc, lag)| form(dc, now(lag))).collect()
     }
 
     /// The error that names the origin that the session waits for most.

@@ -44,7 +44,12 @@ impl Publisher {
         }
     }
 
-    /// What is applied.
+    /// What is applied at this moment; nothing new is published while it is held.
+    pub fn now(&self) -> watch::Ref<'_, Published> {
+        self.applied.borrow()
+    }
+
+    /// What is applied, to be waited on.
     pub fn applied(&self) -> watch::Receiver<Published> {
         self.applied.subscribe()
     }

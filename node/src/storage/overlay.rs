@@ -19,7 +19,7 @@ use meridian_crdt::cells::Visit;
 use super::StorageError;
 use super::state_file::Base;
 
-/// What a changed row is estimated to take beside its key and value: two allocations and a place in the map.
+/// What a changed row is estimated to take beside its key and value: an allocation or two and a place in the map.
 const ROW_BYTES: usize = 112;
 /// Values up to this size are copied when they are read; larger ones are shared.
 const COPIED_BYTES_MAX: usize = 512;
@@ -28,13 +28,63 @@ const COPIED_BYTES_MAX: usize = 512;
 type Row = Option<Arc<[u8]>>;
 type Rows = OrdMap<RowKey, Row>;
 
-/// The key of a row: looked up by a slice, shared by the copies of its node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct RowKey(Arc<[u8]>);
+/// Keys of up to so many bytes stand in their node, where comparing them costs no other memory.
+const KEY_IN_PLACE_MAX: usize = 38;
+
+/// The key of a row, looked up by a slice. A long one is shared by the copies of its node.
+#[derive(Clone, Debug)]
+enum RowKey {
+    InPlace(u8, [u8; KEY_IN_PLACE_MAX]),
+    Shared(Arc<[u8]>),
+}
+
+impl From<&[u8]> for RowKey {
+    fn from(key: &[u8]) -> Self {
+        let mut bytes = [0; KEY_IN_PLACE_MAX];
+        match (u8::try_from(key.len()), bytes.get_mut(..key.len())) {
+            (Ok(len), Some(room)) => {
+                room.copy_from_slice(key);
+                RowKey::InPlace(len, bytes)
+            }
+            _ => RowKey::Shared(key.into()),
+        }
+    }
+}
+
+impl std::ops::Deref for RowKey {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            RowKey::InPlace(len, bytes) => &bytes[..usize::from(*len)],
+            RowKey::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for RowKey {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for RowKey {}
+
+impl PartialOrd for RowKey {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for RowKey {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
 
 impl Borrow<[u8]> for RowKey {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self
     }
 }
 
@@ -67,7 +117,7 @@ impl Layer {
 
     fn insert(&mut self, table: usize, key: RowKey, value: Row) {
         let len = |row: &Row| row.as_ref().map_or(0, |value| value.len());
-        let (key_len, value_len) = (key.0.len(), len(&value));
+        let (key_len, value_len) = (key.len(), len(&value));
         let before = Arc::make_mut(&mut self.tables)[table].insert(key, value);
         self.bytes += value_len;
         match before {
@@ -87,7 +137,7 @@ impl Layer {
 
     /// The changed rows of `table` in the order of their keys.
     pub(super) fn changes(&self, table: Table) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        self.rows(table).iter().map(|(key, row)| (&*key.0, row.as_deref()))
+        self.rows(table).iter().map(|(key, row)| (&**key, row.as_deref()))
     }
 }
 
@@ -110,7 +160,7 @@ impl Changes {
     /// Notes a changed row, in the place of what was noted of it before.
     pub(super) fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
         let rows = &mut self.tables[usize::from(table.0) % Table::COUNT];
-        rows.insert(RowKey(key.into()), value.map(Into::into));
+        rows.insert(key.into(), value.map(Into::into));
     }
 }
 
@@ -194,7 +244,7 @@ impl<'l> Rest<'l> {
             Rest::Write(rows) => rows.next(),
             Rest::Layer(rows) => rows.next(),
         };
-        next.map(|(key, row)| (&*key.0, row))
+        next.map(|(key, row)| (&**key, row))
     }
 
     fn head(mut self) -> Option<Head<'l>> {

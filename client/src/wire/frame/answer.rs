@@ -1,5 +1,6 @@
 //! What a node sends: answers and events.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use meridian_crdt::Value;
@@ -8,6 +9,9 @@ use super::{number, text};
 use crate::wire::error::{ApiError, ErrorCode};
 use crate::wire::request::Document;
 use crate::wire::{json, msgpack};
+
+/// Room for a frame, enough for most.
+const FRAME_BYTES: usize = 512;
 
 /// How far one other datacenter is ahead of the one that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,24 +50,23 @@ pub enum Frame {
 impl Frame {
     /// The frame's bytes.
     pub fn encode(self) -> Vec<u8> {
-        let frame = match self {
+        let mut out = Vec::with_capacity(FRAME_BYTES);
+        match self {
             Frame::Answer { id, outcome, session, staleness } => {
                 let (word, body) = match outcome {
                     Ok(body) => ("ok", body),
                     Err(error) => ("error", error_fields(&error)),
                 };
-                let stale = |s: Staleness| Value::Array(vec![text(s.dc), number(s.ms), number(s.txns)]);
-                vec![
-                    number(id),
-                    text(word),
-                    Value::Map(body),
-                    session.map_or(Value::Nil, Value::Bytes),
-                    Value::Array(staleness.into_iter().map(stale).collect()),
-                ]
+                write_front(5, id, word, &mut out);
+                msgpack::write_map(&body, &mut out);
+                write_session(session.as_deref(), &staleness, &mut out);
             }
-            Frame::Event { id, body } => vec![number(id), text("event"), Value::Map(body)],
-        };
-        msgpack::to_vec(&Value::Array(frame))
+            Frame::Event { id, body } => {
+                write_front(3, id, "event", &mut out);
+                msgpack::write_map(&body, &mut out);
+            }
+        }
+        out
     }
 
     /// Reads a frame of a node. Further items at its end are left to later versions.
@@ -88,6 +91,70 @@ impl Frame {
         let staleness = next()?.into_items().ok_or_else(shape)?;
         let staleness = staleness.into_iter().map(stale_of).collect::<Option<_>>().ok_or_else(shape)?;
         Ok(Frame::Answer { id, outcome, session, staleness })
+    }
+}
+
+/// A field of a body, written from where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part<'a> {
+    /// A text.
+    Text(Cow<'a, str>),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// Any value.
+    Value(Cow<'a, Value>),
+}
+
+impl Part<'_> {
+    /// The same on its own.
+    pub fn into_value(self) -> Value {
+        match self {
+            Part::Text(text) => Value::Str(text.into_owned()),
+            Part::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
+            Part::Value(value) => value.into_owned(),
+        }
+    }
+}
+
+/// The frame of an answer to a request that was done: that of [`Frame::encode`] with these fields, which have to be in
+/// the order of their names.
+pub fn encode_done(
+    id: u64,
+    fields: &[(&str, Part<'_>)],
+    session: Option<&[u8]>,
+    staleness: &[Staleness],
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(FRAME_BYTES);
+    write_front(5, id, "ok", &mut out);
+    msgpack::write_map_head(fields.len(), &mut out);
+    for (name, part) in fields {
+        msgpack::write_text(name, &mut out);
+        match part {
+            Part::Text(text) => msgpack::write_text(text, &mut out),
+            Part::Bytes(bytes) => msgpack::write_bytes(Some(bytes), &mut out),
+            Part::Value(value) => msgpack::write(value, &mut out),
+        }
+    }
+    write_session(session, staleness, &mut out);
+    out
+}
+
+/// What all frames begin with.
+fn write_front(items: usize, id: u64, word: &str, out: &mut Vec<u8>) {
+    msgpack::write_array_head(items, out);
+    msgpack::write(&number(id), out);
+    msgpack::write_text(word, out);
+}
+
+/// What all answers end with.
+fn write_session(session: Option<&[u8]>, staleness: &[Staleness], out: &mut Vec<u8>) {
+    msgpack::write_bytes(session, out);
+    msgpack::write_array_head(staleness.len(), out);
+    for Staleness { dc, ms, txns } in staleness {
+        msgpack::write_array_head(3, out);
+        msgpack::write_text(dc, out);
+        msgpack::write(&number(*ms), out);
+        msgpack::write(&number(*txns), out);
     }
 }
 

@@ -1,10 +1,11 @@
 //! One connection of the native protocol: reads frames, starts requests, and ends in order.
 //!
 //! Requests run side by side and are answered as they complete. What is ready at once is answered by the reader
-//! itself; what has to wait becomes a task of its own, of which there are at most `in_flight_max`.
+//! itself, and all answers of one turn leave together; what has to wait becomes a task of its own, of which there are at
+//! most `in_flight_max`.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::SplitStream;
@@ -13,7 +14,7 @@ use meridian_client::wire::frame::{self, Request, Verb, close};
 use meridian_client::wire::{ApiError, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::outbox::{self, Outbox};
@@ -22,6 +23,11 @@ use super::{verbs, watches};
 use crate::api::Api;
 use crate::api::serve::{Port, told_to_stop};
 use crate::api::upgrade::{DISCARD_TIME_MAX, Socket, linger};
+
+/// Most frames that are taken in one turn, before their answers leave and other things are looked at.
+const TURN_FRAMES_MAX: usize = 64;
+/// How many bytes of answers end a turn.
+const TURN_BYTES_MAX: usize = 64 << 10;
 
 /// Why a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +75,10 @@ impl Ids {
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         is_new.then(|| TakenId { ids: self.clone(), id })
     }
+
+    fn is_taken(&self, id: u64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
 }
 
 struct TakenId {
@@ -93,6 +103,8 @@ struct Connection {
     txns: Owned,
     watches: watches::Open,
     tasks: JoinSet<()>,
+    /// Answers of this turn.
+    answers: Vec<Vec<u8>>,
     /// When the node has said that it stops: until when requests may finish.
     stopping: Option<Instant>,
     /// Whether anything was read since the last tick, and whether the client was asked for a sign of life.
@@ -111,6 +123,7 @@ impl Connection {
             txns: Owned::default(),
             watches: watches::Open::default(),
             tasks: JoinSet::new(),
+            answers: Vec::new(),
             stopping: None,
             heard: false,
             pinged: false,
@@ -124,38 +137,71 @@ impl Connection {
         let period = self.api.bounds.session.ping_interval;
         let mut tick = tokio::time::interval_at(Instant::now() + period, period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut stop, outbox) = (self.port.stop.clone(), self.outbox.clone());
+        // These wait as long as the connection lives, so that a turn need not put them into their queues and take them
+        // out again.
+        let (told, gone) = (pin!(told_to_stop(&mut stop)), pin!(outbox.gone()));
+        let (mut told, mut gone) = (told.fuse(), gone.fuse());
         loop {
             if self.stopping.is_some_and(|until| self.tasks.is_empty() || Instant::now() >= until) {
                 return stopping();
             }
-            if let Err(end) = self.step(source, &mut tick).await {
+            let step = tokio::select! {
+                // The client comes first. It keeps nothing else waiting: the runtime's budget lets no socket be ready
+                // for ever.
+                biased;
+                message = source.next() => self.turn(message, source).await,
+                Some(ended) = self.tasks.join_next() => ended.map_err(|error| {
+                    tracing::error!(%error, "a request of a session failed");
+                    End::Close(close::INTERNAL, "the node met a fault of its own")
+                }),
+                () = &mut told => {
+                    self.stopping = Some(Instant::now() + self.api.bounds.session.drain_timeout);
+                    Ok(())
+                }
+                () = reached(self.stopping) => Ok(()),
+                () = &mut gone => Err(End::Gone),
+                _ = tick.tick() => self.look_for_life().await,
+            };
+            if let Err(end) = step {
                 return end;
             }
         }
     }
 
-    /// The next thing that happens.
-    async fn step(&mut self, source: &mut SplitStream<Socket>, tick: &mut Interval) -> Result<(), End> {
-        let until = self.stopping.unwrap_or_else(Instant::now);
-        tokio::select! {
-            message = source.next() => {
-                self.heard = true;
-                if let Some(frame) = frame_of(message)? {
-                    self.request(&frame).await?;
-                }
-                Ok(())
+    /// Takes a message and those that have arrived behind it, and sends what could be answered at once.
+    async fn turn(
+        &mut self,
+        message: Option<Result<Message, SocketError>>,
+        source: &mut SplitStream<Socket>,
+    ) -> Result<(), End> {
+        self.heard = true;
+        let mut end = self.message(message).await;
+        for _ in 1..TURN_FRAMES_MAX {
+            if end.is_err() || self.answers.iter().map(Vec::len).sum::<usize>() >= TURN_BYTES_MAX {
+                break;
             }
-            Some(ended) = self.tasks.join_next() => ended.map_err(|error| {
-                tracing::error!(%error, "a request of a session failed");
-                End::Close(close::INTERNAL, "the node met a fault of its own")
-            }),
-            () = told_to_stop(&mut self.port.stop), if self.stopping.is_none() => {
-                self.stopping = Some(Instant::now() + self.api.bounds.session.drain_timeout);
-                Ok(())
-            }
-            () = tokio::time::sleep_until(until), if self.stopping.is_some() => Ok(()),
-            () = self.outbox.gone() => Err(End::Gone),
-            _ = tick.tick() => self.look_for_life().await,
+            // The next step looks at the socket again, whatever came of this.
+            let Some(message) = source.next().now_or_never() else { break };
+            end = self.message(message).await;
+        }
+        self.send_answers().await?;
+        end
+    }
+
+    /// Sends the answers of this turn so far.
+    async fn send_answers(&mut self) -> Result<(), End> {
+        if self.answers.is_empty() {
+            return Ok(());
+        }
+        let answers = std::mem::take(&mut self.answers);
+        self.outbox.send_all(answers).await.map_err(|_| End::Gone)
+    }
+
+    async fn message(&mut self, message: Option<Result<Message, SocketError>>) -> Result<(), End> {
+        match frame_of(message)? {
+            Some(frame) => self.request(&frame).await,
+            None => Ok(()),
         }
     }
 
@@ -226,10 +272,25 @@ impl Connection {
             Err((Some(id), error)) => return self.refuse(id, error).await,
             Err((None, _)) => return Err(bad_frame()),
         };
+        let request = if self.is_stopping() || self.ids.is_taken(request.id) {
+            request
+        } else {
+            match verbs::answer_at_once(&self.api, request) {
+                Ok(answer) => {
+                    self.answers.push(answer);
+                    return Ok(());
+                }
+                Err(request) => *request,
+            }
+        };
         let Some(taken) = self.ids.take(request.id) else {
             let message = format!("the id {} is in use by a request that is not yet answered", request.id);
             return self.refuse(request.id, ApiError::new(ErrorCode::BadValue, message)).await;
         };
+        if self.slots.available_permits() == 0 {
+            // What is answered must not wait for what is not.
+            self.send_answers().await?;
+        }
         let Some(slot) = self.slot().await else {
             let error = ApiError::new(ErrorCode::ShuttingDown, "the node is stopping");
             return self.refuse(request.id, error).await;
@@ -239,6 +300,10 @@ impl Connection {
             self.tasks.spawn(doing);
         }
         Ok(())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.is_some() || *self.port.stop.borrow()
     }
 
     /// One request from its start to its answer's place in the queue.
@@ -277,7 +342,7 @@ impl Connection {
 
     /// A place among the requests in flight, waiting for one to become free; `None` if the node stops.
     async fn slot(&mut self) -> Option<OwnedSemaphorePermit> {
-        if self.stopping.is_some() || *self.port.stop.borrow() {
+        if self.is_stopping() {
             return None;
         }
         if let Ok(slot) = self.slots.clone().try_acquire_owned() {
@@ -293,6 +358,14 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.txns.close(&self.api);
+    }
+}
+
+/// Waits for a moment, if there is one.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -25,9 +25,15 @@ const EVENT_BYTES_MIN: usize = EVENT_BYTES_MAX / (FRAMES_MAX / 2);
 const BATCH_MAX: usize = 256;
 
 struct Outgoing {
-    message: Message,
+    messages: Messages,
     /// Room in the queue, given back when the frame is on its way.
     _room: Option<OwnedSemaphorePermit>,
+}
+
+enum Messages {
+    One(Message),
+    /// Answers of one turn of the reader, which are few and of bounded size.
+    Many(Vec<Message>),
 }
 
 /// The way to the writer of one connection.
@@ -55,9 +61,21 @@ pub fn queue() -> (Outbox, Queue) {
 impl Outbox {
     /// Sends a frame once there is room.
     pub async fn send(&self, frame: Vec<u8>) -> Result<(), Gone> {
-        let bytes = u32::try_from(frame.len().min(BYTES_MAX)).map_err(|_| Gone)?;
-        let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
+        let room = self.room_for(frame.len()).await?;
         self.put(Message::binary(frame), Some(room)).await
+    }
+
+    /// Sends frames together once there is room for all of them.
+    pub async fn send_all(&self, frames: Vec<Vec<u8>>) -> Result<(), Gone> {
+        let bytes: usize = frames.iter().map(Vec::len).sum();
+        let room = self.room_for(bytes).await?;
+        let messages = Messages::Many(frames.into_iter().map(Message::binary).collect());
+        self.queue.send(Outgoing { messages, _room: Some(room) }).await.map_err(|_| Gone)
+    }
+
+    async fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Gone> {
+        let bytes = u32::try_from(bytes.min(BYTES_MAX)).map_err(|_| Gone)?;
+        self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)
     }
 
     /// Sends an event of a watch once there is room.
@@ -85,7 +103,7 @@ impl Outbox {
     }
 
     async fn put(&self, message: Message, room: Option<OwnedSemaphorePermit>) -> Result<(), Gone> {
-        self.queue.send(Outgoing { message, _room: room }).await.map_err(|_| Gone)
+        self.queue.send(Outgoing { messages: Messages::One(message), _room: room }).await.map_err(|_| Gone)
     }
 }
 
@@ -106,10 +124,19 @@ async fn write_all<S: Sink<Message> + Unpin>(
     while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let mut rooms = Vec::with_capacity(batch.len());
         let mut is_last = false;
-        for outgoing in batch.drain(..) {
-            is_last |= matches!(outgoing.message, Message::Close(_));
-            rooms.push(outgoing._room);
-            sink.feed(outgoing.message).await?;
+        for Outgoing { messages, _room } in batch.drain(..) {
+            rooms.push(_room);
+            match messages {
+                Messages::Many(messages) => {
+                    for message in messages {
+                        sink.feed(message).await?;
+                    }
+                }
+                Messages::One(message) => {
+                    is_last = matches!(message, Message::Close(_));
+                    sink.feed(message).await?;
+                }
+            }
             if is_last {
                 break;
             }

@@ -2,7 +2,7 @@
 //!
 //! Requests are counted, bounded in time and measured as HTTP's are.
 
-use meridian_client::wire::frame::{Frame, Request, Staleness, Verb};
+use meridian_client::wire::frame::{self, Frame, Request, Staleness, Verb};
 use meridian_client::wire::{ApiError, ErrorCode, Token, json};
 use meridian_crdt::{Value, Vector};
 
@@ -23,7 +23,40 @@ pub async fn answer(api: &Api, txns: &Owned, request: Request) -> Vec<u8> {
             frame => Ok(frame),
         }
     });
-    encode(id, done.await.unwrap_or_else(|refusal| *refusal))
+    bounded(id, done.await.unwrap_or_else(|refusal| *refusal).encode())
+}
+
+/// Answers a read that this node can do as it is, without waiting for anything; all other requests come back.
+pub fn answer_at_once(api: &Api, mut request: Request) -> Result<Vec<u8>, Box<Request>> {
+    let Verb::Read { query, txn: None, .. } = &mut request.verb else {
+        return Err(Box::new(request));
+    };
+    query.limit = query.limit.min(api.bounds.page_max);
+    let started_ms = api.shard.seams.clock.monotonic_ms();
+    // What cannot be done is refused where all requests are.
+    let terms = session(api, &request).ok().zip(InFlight::enter(api).ok());
+    let view = terms.and_then(|(session, counted)| {
+        let view = api.shard.read_now(session.consistency, &session.dots)?;
+        Some((session, counted, view))
+    });
+    let (Some((session, _counted, view)), Verb::Read { key, query, .. }) = (view, &request.verb) else {
+        return Err(Box::new(request));
+    };
+    let id = request.id;
+    let (answer, status) = match calls::read_from(api, &view, key, query) {
+        Ok(Done { body, touched }) => {
+            let token = token(api, &session, &touched);
+            let parts = calls::content_parts(&body);
+            (frame::encode_done(id, &parts, Some(&token), &staleness(api)), 200)
+        }
+        Err(refused) => {
+            let status = refused.error.code.status();
+            (data_answer(api, id, &session, Err(refused)).encode(), status)
+        }
+    };
+    let took_ms = api.shard.seams.clock.monotonic_ms().saturating_sub(started_ms);
+    api.metrics.request(request.verb.name(), METHOD, status, took_ms);
+    Ok(bounded(id, answer))
 }
 
 /// Counts a request, refuses it when the node has too many, bounds its time and measures it. The request is handed on
@@ -57,8 +90,7 @@ where
 }
 
 /// An answer of no more than the client was told.
-fn encode(id: u64, frame: Frame) -> Vec<u8> {
-    let bytes = frame.encode();
+fn bounded(id: u64, bytes: Vec<u8>) -> Vec<u8> {
     if bytes.len() <= ANSWER_BYTES_MAX {
         return bytes;
     }
@@ -114,8 +146,7 @@ fn token(api: &Api, session: &Session, touched: &Vector) -> Vec<u8> {
 }
 
 fn staleness(api: &Api) -> Vec<Staleness> {
-    let lag = api.shard.lag();
-    lag.into_iter().map(|(dc, lag)| Staleness { dc, ms: lag.ms, txns: lag.txns }).collect()
+    api.shard.lag_with(|dc, lag| Staleness { dc: dc.to_owned(), ms: lag.ms, txns: lag.txns })
 }
 
 async fn about_data(api: &Api, txns: &Owned, session: &Session, verb: Verb) -> calls::Result {

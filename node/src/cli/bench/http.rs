@@ -10,6 +10,8 @@ use crate::cli::http::encode;
 
 /// Most bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes asked for by one read.
+const READ_BYTES: usize = 64 << 10;
 
 /// One client's connection and its buffers, used again for each request.
 pub(super) struct Connection {
@@ -99,6 +101,8 @@ impl Connection {
 }
 
 pub(super) async fn read_more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<(), String> {
+    // A read takes no more than there is room for, and answers that arrive together are to be read together.
+    buffer.reserve(READ_BYTES);
     match stream.read_buf(buffer).await {
         Ok(0) => Err("the server closed the connection".into()),
         Ok(_) => Ok(()),
