@@ -35,43 +35,50 @@ function read() {
   }
 }
 
-async function main() {
-  const args = read()
-  if (args.help) return say(HELP)
-  const ending = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => ending.abort())
-  const aborted = new Promise((resolve) => ending.signal.addEventListener('abort', resolve, { once: true }))
+/** Until `ending` is aborted: a cluster, the page, and the end of both. */
+async function run(args, ending) {
+  const ended = new Promise((resolve) => ending.signal.addEventListener('abort', resolve, { once: true }))
   const program = await findProgram(say)
   const page = await bundle()
-  let failure = null
-  const ended = (code) => {
-    failure = new Error(`meridian dev ended with ${code}`)
-    ending.abort()
-  }
-  let cluster
-  if (args.join === undefined) {
-    say('starting three datacenters of three nodes')
-    const options = { folder: args.data, latency: args['wan-latency'], signal: ending.signal, ended }
-    cluster = await Cluster.start(program, options).catch((error) => {
-      if (ending.signal.aborted && !failure) return null
-      throw error
-    })
-    if (!cluster) return
-  } else {
-    cluster = await Cluster.join(program, args.join)
-  }
+  const latency = args.join === undefined ? args['wan-latency'] : null
+  const cluster = args.join === undefined ? await start(program, args, ending) : await Cluster.join(program, args.join)
   try {
     await seed(await cluster.description())
-    const latency = args.join === undefined ? args['wan-latency'] : null
     const server = await listen(args.port, { cluster, page, latency, document: WELCOME })
     say(`open ${server.url} in a browser; Ctrl-C ends it`)
-    await aborted
+    await ended
     say('stopping')
     await server.stop()
   } finally {
     await cluster.stop()
   }
-  if (failure) throw failure
+  // What ended it, if that was not a signal.
+  if (ending.signal.reason instanceof Ended) throw ending.signal.reason
+}
+
+/** The cluster has ended by itself. */
+class Ended extends Error {}
+
+function start(program, args, ending) {
+  say('starting three datacenters of three nodes')
+  return Cluster.start(program, {
+    folder: args.data,
+    latency: args['wan-latency'],
+    signal: ending.signal,
+    // A terminal's Ctrl-C reaches `dev` too, which then ends with 0, and may be faster; the first reason is the one that counts.
+    ended: (code) => ending.abort(code === 0 ? undefined : new Ended(`meridian dev ended with ${code}`)),
+  })
+}
+
+async function main() {
+  const args = read()
+  if (args.help) return say(HELP)
+  const ending = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => ending.abort())
+  await run(args, ending).catch((error) => {
+    // Whatever breaks off because it is to end is its end.
+    if (!ending.signal.aborted || ending.signal.reason instanceof Ended) throw error
+  })
 }
 
 main().catch((error) => {

@@ -10,11 +10,10 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 
 use crate::client::Client;
-use crate::wait;
+use crate::{npm, wait};
 
 /// Where the clients and their lock file are.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop");
-const FILES: [&str; 3] = ["package.json", "package-lock.json", "editors.mjs"];
 /// How long an editor may take to do what it is told.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
@@ -31,21 +30,7 @@ pub struct Editors {
 /// When npm does not install them.
 pub async fn install(folder: &Path) -> Option<PathBuf> {
     let folder = folder.join("interop");
-    std::fs::create_dir_all(&folder).expect("a folder for the clients");
-    for file in FILES {
-        std::fs::copy(Path::new(SOURCE).join(file), folder.join(file)).expect("a file of the clients");
-    }
-    let mut npm = Command::new("npm");
-    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder).stdin(Stdio::null());
-    let output = match npm.output().await {
-        Ok(output) => output,
-        Err(error) => {
-            println!("skipped: npm cannot be run ({error}), so there are no editors to test with");
-            return None;
-        }
-    };
-    assert!(output.status.success(), "npm ci: {}", String::from_utf8_lossy(&output.stderr));
-    Some(folder)
+    npm::install(Path::new(SOURCE), &folder).await.then_some(folder)
 }
 
 impl Editors {

@@ -14,6 +14,7 @@ pub mod loads;
 pub mod moves;
 pub mod namespaces;
 pub mod native;
+pub mod npm;
 pub mod parsers;
 pub mod program;
 pub mod raw;

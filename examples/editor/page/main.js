@@ -1,6 +1,6 @@
 // The page: asks how the cluster is, draws it, and opens a pane for each datacenter.
 
-import { Map } from './map.js'
+import { ClusterMap } from './map.js'
 import { Pane } from './pane.js'
 import { differences, tell } from './story.js'
 
@@ -52,11 +52,12 @@ function changed() {
 function agree() {
   const ready = panes.every((pane) => pane.ready)
   const equal = panes.every((pane) => pane.text === panes[0].text)
-  const broken = picture.links.some((link) => link.state !== 'up')
+  const states = new Set(picture.links.map((link) => link.state))
   const [state, text] =
     equal && ready ? ['good', 'all panes are equal'] :
     equal ? ['wait', 'a pane is connecting'] :
-    broken ? ['bad', 'panes differ while a link is cut'] :
+    states.has('cut') ? ['bad', 'panes differ while a link is cut'] :
+    states.has('down') ? ['bad', 'panes differ while a link is down'] :
     ['wait', 'edits are on their way']
   const badge = part('agreement')
   badge.dataset.state = state
@@ -79,7 +80,7 @@ function problem(text) {
   if (part('problem').textContent !== text) part('problem').textContent = text
 }
 
-const map = new Map(part('map'), act)
+const map = new ClusterMap(part('map'), act)
 
 part('all').addEventListener('click', () => {
   const on = !panes.some((pane) => pane.typing)

@@ -6,9 +6,10 @@ import { element, shape } from './element.js'
 const ARCH_PX = 40
 /** How long a link shows that something came over it. */
 const BUSY_MS = 700
-const STATES = { up: 'open', down: 'no connection', cut: 'cut' }
+/** From which lag on a link shows it; less is the usual coming and going. */
+const LAG_MS_SHOWN = 1000
 
-export class Map {
+export class ClusterMap {
   #root
   #wires
   #dcs = {}
@@ -93,12 +94,13 @@ export class Map {
     const waits = there + back > 0 && link.state !== 'up'
     parts.button.dataset.state = link.state
     parts.wire.dataset.state = link.state
-    parts.text.textContent = link.state === 'up' ? latency ? `${latency.replace(/^[\d.]+/, '$& ')} one way` : 'open' : STATES[link.state]
+    const usual = link.state === 'up' ? latency ? `${latency.replace(/^[\d.]+/, '$& ')} one way` : 'up' : link.state
+    parts.text.textContent = link.lag_ms < LAG_MS_SHOWN ? usual : `${link.state === 'up' ? 'behind' : link.state} ${Math.floor(link.lag_ms / 1000)} s`
     parts.waiting.textContent = waits ? `${there} → ← ${back}` : ''
-    parts.waiting.title = `${there} txns of ${link.a} and ${back} of ${link.b} wait to get across`
+    const behind = `${there} txns of ${link.a} and ${back} of ${link.b} wait to get across; up to ${link.lag_ms} ms behind`
     const does = link.state === 'up' ? 'Cut' : 'Heal'
-    parts.button.setAttribute('aria-label', `${does} the link between ${link.a} and ${link.b}, ${STATES[link.state]}`)
-    parts.button.title = `meridian dev ${does.toLowerCase()} ${link.a} ${link.b}`
+    parts.button.setAttribute('aria-label', `${does} the link between ${link.a} and ${link.b}, ${link.state}`)
+    parts.button.title = `meridian dev ${does.toLowerCase()} ${link.a} ${link.b}\n${behind}`
   }
 
   #makeLink({ a, b }) {

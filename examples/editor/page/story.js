@@ -1,7 +1,7 @@
 // What has happened to the cluster, told from one picture to the next.
 
 /** Events that are kept in view. */
-const KEPT = 5
+const KEPT = 4
 
 /** What is different between two pictures, as sentences. */
 export function differences(before, after) {

@@ -71,6 +71,7 @@ export class Cluster {
    * by itself later.
    */
   static async start(program, { folder, latency, signal, ended }) {
+    signal.throwIfAborted()
     const made = folder ?? await mkdtemp(path.join(tmpdir(), 'meridian-editor-'))
     const cluster = new Cluster(program, path.resolve(made))
     cluster.#temporary = folder === undefined
@@ -89,11 +90,10 @@ export class Cluster {
     const exit = new Promise((resolve) => dev.once('exit', resolve))
     this.#dev = { process: dev, exit, stopping: false }
     return new Promise((resolve, reject) => {
-      const late = setTimeout(() => reject(new Error('the nodes were not ready in time')), READY_LIMIT_MS)
-      signal?.addEventListener('abort', () => reject(signal.reason), { once: true })
+      const late = setTimeout(() => reject(new Error('the nodes were not ready in time')), READY_LIMIT_MS).unref()
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true })
       dev.once('error', (error) => reject(new Error(`${this.#program} cannot be run: ${error.message}`)))
       exit.then((code) => {
-        clearTimeout(late)
         reject(new Error(`meridian dev ended with ${code}`))
         if (!this.#dev.stopping) ended(code)
       })

@@ -9,7 +9,7 @@ export function picture({ dcs }, statuses, cuts) {
   for (const [i, a] of drawn.entries()) {
     for (const b of drawn.slice(i + 1)) links.push(drawLink(a, b, cuts))
   }
-  return { dcs: drawn.map(({ linked, ...dc }) => dc), links }
+  return { dcs: drawn.map(({ heard, ...dc }) => dc), links }
 }
 
 function drawDc(dc, statuses) {
@@ -30,15 +30,17 @@ function drawDc(dc, statuses) {
     leader: leader ? `${dc.name}/${leader.node}` : null,
     vector: furthest?.vector ?? null,
     digest: furthest?.digest ?? null,
-    linked: leader?.links.filter((link) => link.connected).map((link) => link.dc) ?? null,
+    heard: Object.fromEntries((leader?.links ?? []).map((link) => [link.dc, link])),
   }
 }
 
 function drawLink(a, b, cuts) {
   const pair = pairOf(a.name, b.name)
-  const connected = a.linked?.includes(b.name) || b.linked?.includes(a.name)
-  const state = cuts.has(pair) ? 'cut' : connected ? 'up' : 'down'
-  return { a: a.name, b: b.name, state, waiting: [lacks(a, b), lacks(b, a)] }
+  const ends = [a.heard[b.name], b.heard[a.name]].filter(Boolean)
+  const state = cuts.has(pair) ? 'cut' : ends.some((end) => end.connected) ? 'up' : 'down'
+  // For how long one of them may have been behind the other, by this link alone.
+  const lag_ms = Math.max(0, ...ends.map((end) => end.lag_ms))
+  return { a: a.name, b: b.name, state, lag_ms, waiting: [lacks(a, b), lacks(b, a)] }
 }
 
 /** How many txns that `from` has written are not applied at `to`, as far as both could be asked. */

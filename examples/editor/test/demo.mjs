@@ -100,7 +100,8 @@ export class Demo {
   async stop() {
     if (this.#stopped) return
     this.#stopped = true
-    const { dcs } = JSON.parse(await readFile(path.join(this.#folder, 'cluster.json'), 'utf8'))
+    const file = path.join(this.#folder, 'cluster.json')
+    const { dcs } = existsSync(file) ? JSON.parse(await readFile(file, 'utf8')) : { dcs: [] }
     this.#process.kill('SIGINT')
     assert.equal(await this.#exit, 0)
     const pids = dcs.flatMap((dc) => dc.nodes).map((node) => node.pid).filter((pid) => pid !== null)

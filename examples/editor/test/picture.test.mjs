@@ -15,11 +15,11 @@ const description = {
 const says = (node, more = {}) => ({ node, ready: true, role: 'follower', term: 1, applied_index: 5, vector: {}, links: [], ...more })
 
 const statuses = (more = {}) => ({
-  'eu/1': says(1, { role: 'leader', vector: { eu: 7, us: 2 }, links: [{ dc: 'us', connected: true }] }),
+  'eu/1': says(1, { role: 'leader', vector: { eu: 7, us: 2 }, links: [{ dc: 'us', connected: true, lag_ms: 0 }] }),
   'eu/2': says(2),
   'eu/3': null,
   'us/1': says(1),
-  'us/2': says(2, { role: 'leader', applied_index: 6, vector: { eu: 4, us: 2 }, links: [{ dc: 'eu', connected: true }] }),
+  'us/2': says(2, { role: 'leader', applied_index: 6, vector: { eu: 4, us: 2 }, links: [{ dc: 'eu', connected: true, lag_ms: 120 }] }),
   'us/3': says(3),
   ...more,
 })
@@ -28,7 +28,7 @@ test('a picture has leaders, states of nodes, and what waits on each link', () =
   const seen = picture(description, statuses(), new Set())
   assert.deepEqual(seen.dcs.map((dc) => dc.leader), ['eu/1', 'us/2'])
   assert.deepEqual(seen.dcs[0].nodes.map((node) => [node.state, node.leads]), [['ready', true], ['ready', false], ['starting', false]])
-  assert.deepEqual(seen.links, [{ a: 'eu', b: 'us', state: 'up', waiting: [3, 0] }])
+  assert.deepEqual(seen.links, [{ a: 'eu', b: 'us', state: 'up', lag_ms: 120, waiting: [3, 0] }])
 })
 
 test('of two nodes that think that they lead, the one of the later term does', () => {
@@ -59,5 +59,5 @@ test('the death of a leader and its successor are told', () => {
 test('a cluster of which no node answers is drawn all the same', () => {
   const seen = picture(description, {}, new Set())
   assert.deepEqual(seen.dcs.map((dc) => [dc.leader, dc.vector]), [[null, null], [null, null]])
-  assert.deepEqual(seen.links[0], { a: 'eu', b: 'us', state: 'down', waiting: [0, 0] })
+  assert.deepEqual(seen.links[0], { a: 'eu', b: 'us', state: 'down', lag_ms: 0, waiting: [0, 0] })
 })
