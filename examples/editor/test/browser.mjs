@@ -147,6 +147,27 @@ async function leadersDie(story) {
   assert.equal(Object.keys(await story.demo.texts(DOCUMENT)).length, 9, 'all nodes are there again')
 }
 
+/** What is called saved is: with one node of three a datacenter keeps nothing for certain, and says so. */
+async function nothingIsSavedWithoutAMajority(story) {
+  const left = await story.west.node(EU)
+  const others = (await story.demo.state()).dcs.find(({ name }) => name === EU).nodes.map(({ name }) => name).filter((name) => name !== left)
+  for (const node of others) {
+    await story.demo.expectsLossOf(node)
+    await story.operator.kill(node)
+  }
+  const { west } = story.lines
+  await story.type('Not certain. ', 'Certain. ')
+  await until('the other datacenters go on', async () => {
+    const [, us, asia] = await story.west.texts()
+    assert.deepEqual([us, asia], Array(2).fill(`${west}\n${story.lines.east}`))
+  })
+  assert.doesNotMatch(await story.west.saved(EU), /^saved/)
+  await story.picture('6-no-majority')
+  for (const node of others) await story.operator.restart(node)
+  await story.agree()
+  await until('it is saved', async () => assert.equal(await story.west.saved(EU), `saved in ${EU}: on 2 of 3 disks`))
+}
+
 /** The letting type of the page is a part of the demo too: its paragraphs come out whole, whoever types next to them. */
 async function typesByItself(story) {
   await story.operator.letAllType()
@@ -158,7 +179,7 @@ async function typesByItself(story) {
     assert.ok(texts[0].startsWith(`${story.expected}\n\n`), texts[0])
   })
   await story.operator.switchTheme()
-  await story.picture('6-dark')
+  await story.picture('7-dark')
 }
 
 async function run(executablePath) {
@@ -174,6 +195,7 @@ async function run(executablePath) {
     await step('two people type in two datacenters at once', () => typedAtOnce(story))
     await step('a datacenter is cut off, both sides type on, the cut heals', () => typedApart(story))
     await step('two leaders die while both type', () => leadersDie(story))
+    await step('nothing is called saved without a majority', () => nothingIsSavedWithoutAMajority(story))
     await step('the page types by itself', () => typesByItself(story))
     await step('the page had nothing to complain of', () => story.tabs.forEach((tab) => tab.hasNoComplaints()))
     await browser.close()
