@@ -329,6 +329,7 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
     Api {
         shard,
         docs,
+        access: Arc::new(config.access.clone()),
         metrics: Arc::new(Metrics::default()),
         cluster: cluster_id(&config.cluster.name),
         bounds: ApiBounds {

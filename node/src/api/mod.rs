@@ -29,6 +29,7 @@ pub use metrics::Metrics;
 pub use native::SessionBounds;
 pub use serve::{ServeBounds, serve};
 
+use crate::access::Access;
 use crate::docs::Docs;
 use crate::shard::Shard;
 
@@ -39,6 +40,8 @@ pub struct Api {
     pub shard: Arc<Shard>,
     /// The documents that are being edited on this node.
     pub docs: Arc<Docs>,
+    /// Which spaces take only who shows an access token.
+    pub access: Arc<Access>,
     /// Counters of this process.
     pub metrics: Arc<Metrics>,
     /// The short id of the cluster, in tokens.
