@@ -3,6 +3,8 @@
 
 #[path = "documents/access.rs"]
 mod access;
+#[path = "documents/http.rs"]
+mod http;
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,6 +37,9 @@ async fn documents_are_edited_together_in_two_datacenters() {
     clients_of_hocuspocus_share_a_connection_and_documents_with_others(&fleet, &editors).await;
     an_edit_that_was_acknowledged_survives_the_death_of_its_node(&fleet, &editors).await;
     what_no_client_sends_ends_its_connection_alone(&fleet, &editors).await;
+    http::what_is_put_reaches_editors_and_merges_with_what_they_type(&fleet, &editors).await;
+    http::an_acknowledgement_becomes_a_token_that_another_datacenter_waits_for(&fleet, &editors).await;
+    http::versions_are_in_every_datacenter(&fleet, &editors).await;
     access::who_shows_no_token_is_sent_away_and_who_may_read_sees_and_is_seen(&fleet, &editors).await;
     access::an_editor_of_hocuspocus_is_let_in_as_far_as_its_token_goes(&fleet, &editors).await;
     fleet.agreed(PATIENCE).await;

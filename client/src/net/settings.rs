@@ -168,7 +168,7 @@ impl Builder {
     ///
     /// let token = AccessToken::new("reads-the-shop-0000")?;
     /// let client = Client::builder().dc("eu-west", [node.addr()]).access_token(token).connect().await?;
-    /// let shop = client.space("shop")?;
+    /// let shop = client.space("shop");
     /// assert_eq!(*shop.counter("visits").value().await?, 0);
     /// let refused = shop.counter("visits").add(1).await.expect_err("it lets its bearer read");
     /// assert_eq!((refused.code(), refused.advice()), (Some(ErrorCode::Forbidden), Advice::Fix));

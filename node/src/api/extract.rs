@@ -98,6 +98,20 @@ impl FromRequestParts<Api> for KeyPath {
     }
 }
 
+/// The document and the version of it that the path names, which the request may read, or write if that is what it does.
+pub struct VersionPath(pub Key, pub String);
+
+impl FromRequestParts<Api> for VersionPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let (space, key, version): (String, String, String) = path(parts, api).await?;
+        let key = request::key(&space, &key)?;
+        admit(parts, api, &key.space)?;
+        Ok(VersionPath(key, version))
+    }
+}
+
 /// The space that the path names, in which the request may do what it does.
 pub struct SpacePath(pub String);
 
@@ -233,6 +247,20 @@ impl FromRequest<Api> for JsonBody {
     type Rejection = Failure;
 
     async fn from_request(req: Request<Body>, api: &Api) -> Result<Self, Failure> {
+        let RawBody(body) = RawBody::from_request(req, api).await?;
+        let json = serde_json::from_slice(&body)
+            .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;
+        Ok(JsonBody { json })
+    }
+}
+
+/// A body of any kind within the limits of size and time.
+pub struct RawBody(pub Vec<u8>);
+
+impl FromRequest<Api> for RawBody {
+    type Rejection = Failure;
+
+    async fn from_request(req: Request<Body>, api: &Api) -> Result<Self, Failure> {
         let limit = api.bounds.body_bytes_max;
         let too_large = || {
             ApiError::new(ErrorCode::TooLarge, format!("the body is above {limit} bytes"))
@@ -260,9 +288,7 @@ impl FromRequest<Api> for JsonBody {
                 return Err(ApiError::new(ErrorCode::BadJson, message).into());
             }
         };
-        let json = serde_json::from_slice(&body)
-            .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;
-        Ok(JsonBody { json })
+        Ok(RawBody(body))
     }
 }
 
@@ -304,7 +330,9 @@ fn metric_route(path: &str) -> &'static str {
         "/v1/spaces/{space}/txn" => "txn",
         "/v1/session" => "session",
         "/v1/spaces/{space}/watch" => "watch",
-        "/v1/spaces/{space}/docs/{doc}" | "/v1/spaces/{space}/hocuspocus" => "docs",
+        path if path.starts_with("/v1/spaces/{space}/docs/") || path == "/v1/spaces/{space}/hocuspocus" => {
+            "docs"
+        }
         _ => "ops",
     }
 }

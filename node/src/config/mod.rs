@@ -17,8 +17,8 @@ use std::path::Path;
 pub use error::{ConfigError, Problem, nearest};
 pub use reader::Setting;
 pub use settings::{
-    ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
-    TransactionsConfig, WatchConfig,
+    ClockConfig, DocumentsConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
+    StorageConfig, TransactionsConfig, WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};
 pub use units::{ByteSize, format_duration, parse_duration};
@@ -60,6 +60,8 @@ pub struct Config {
     pub transactions: TransactionsConfig,
     /// Streams of changes.
     pub watch: WatchConfig,
+    /// Versions of documents.
+    pub documents: DocumentsConfig,
     /// How far clocks are trusted.
     pub clock: ClockConfig,
     /// What the process writes about itself.
@@ -128,6 +130,7 @@ impl Config {
             (SessionsConfig::SECTION, self.sessions.show()),
             (TransactionsConfig::SECTION, self.transactions.show()),
             (WatchConfig::SECTION, self.watch.show()),
+            (DocumentsConfig::SECTION, self.documents.show()),
             (ClockConfig::SECTION, self.clock.show()),
             (LogConfig::SECTION, self.log.show()),
         ]
@@ -155,6 +158,7 @@ impl Config {
         let sessions = settings!(SessionsConfig);
         let transactions = settings!(TransactionsConfig);
         let watch = settings!(WatchConfig);
+        let documents = settings!(DocumentsConfig);
         let clock = settings!(ClockConfig);
         let log = settings!(LogConfig);
         settings::check_pairs(&raft, &gossip, &limits, &sessions, findings);
@@ -187,6 +191,7 @@ impl Config {
             sessions,
             transactions,
             watch,
+            documents,
             clock,
             log,
             warnings,

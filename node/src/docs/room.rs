@@ -225,6 +225,7 @@ impl Room {
         let Err(error) = outcome else {
             self.docs.counts.updates.fetch_add(edits.len() as u64, Ordering::Relaxed);
             edits.iter().for_each(|edit| self.tell_kept(edit.member));
+            self.docs.was_edited(&self.key);
             return ControlFlow::Continue(());
         };
         let close = Close::of(&error);

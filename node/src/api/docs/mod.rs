@@ -5,7 +5,12 @@
 
 mod connection;
 mod hocuspocus;
+mod put;
 mod read;
+mod stats;
+mod token;
+mod version_store;
+pub mod versions;
 
 use axum::extract::{Request, State};
 use axum::http::header::UPGRADE;
@@ -22,6 +27,10 @@ use crate::access::Shown;
 use crate::docs::wire::Message;
 use crate::docs::{Close, Editor, outlet};
 use connection::Ears;
+pub use put::put;
+pub use stats::stats;
+pub use token::token;
+pub use version_store::{is_reserved, removal_of_all};
 
 /// `GET /v1/spaces/{space}/docs/{doc}`. The name may hold slashes, written `%2F`. Of the parameters of a handshake
 /// `token` and `auth` are access tokens; the others are the application's own business. Without a handshake the document
@@ -64,6 +73,14 @@ pub async fn open_many(
         let (outlet, inbox) = outlet();
         connection::serve(socket, hocuspocus::Many::new(api, space, shown, outlet), inbox, port).await;
     })
+}
+
+/// Does work that takes a while, without keeping other tasks of this thread from theirs where there are other threads.
+fn busy<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// The editor of a connection with one document.
