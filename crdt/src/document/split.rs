@@ -290,7 +290,9 @@ mod tests {
             array.insert_range(&mut txn, 0, (0..3000).map(|n| format!("value {n}")));
             array.insert(&mut txn, 1500, true);
             let map = txn.get_or_insert_map("m");
-            (0..50).for_each(|n| drop(map.insert(&mut txn, format!("k{n}"), "v")));
+            for n in 0..50 {
+                map.insert(&mut txn, format!("k{n}"), "v");
+            }
         }
         assert!(same_in_parts(doc, 2000) > 10);
         let doc = editor(6);

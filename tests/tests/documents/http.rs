@@ -13,7 +13,13 @@ fn path(doc: &str, behind: &str) -> String {
 }
 
 async fn put_text(at: &Client, doc: &str, text: &str) -> Value {
-    at.ask(Ask::put(&path(doc, "?format=text&root=t"), text)).await.ok().body
+    // A datacenter may have lost its leader a moment ago.
+    let (body, _) = wait::until("a text is put", PATIENCE, async || {
+        let reply = at.ask(Ask::put(&path(doc, "?format=text&root=t"), text)).await;
+        if reply.status == 503 { Err(format!("{reply:?}")) } else { Ok(reply.ok().body) }
+    })
+    .await;
+    body
 }
 
 /// Story: the same text is put into a new document in two datacenters at once, as two importers do; it is there once. Later

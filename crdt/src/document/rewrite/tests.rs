@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use yrs::types::Attrs;
-use yrs::{Xml as _, XmlTextRef};
+use yrs::{Text as _, XmlTextRef};
 
 use super::*;
 
@@ -211,7 +211,9 @@ fn what_yjs_knows_no_way_to_is_refused() {
     let refused = |document: &YrsDocument, content: Content<'_>| {
         document.rewritten(&content, AUTHOR).expect_err("is refused")
     };
-    let map = edited(1, |txn| drop(txn.get_or_insert_map("t").insert(txn, "k", 1)));
+    let map = edited(1, |txn| {
+        txn.get_or_insert_map("t").insert(txn, "k", 1);
+    });
     let other = RewriteError::OtherType { root: "t".into(), is: "a map", asked: "text" };
     assert_eq!(refused(&map, text("x")), other);
     let wanted = object([("t", Value::Array(Vec::new()))]);
