@@ -65,5 +65,5 @@ pub use {
     meridian_crdt::{
         Condition, CounterOp, FlagOp, MapOp, Mutation, Query, RegisterOp, SetOp, Type, Value, Version,
     },
-    wire::ErrorCode,
+    wire::{AccessToken, ErrorCode},
 };

@@ -3,10 +3,15 @@
 //! State is made of updates as bytes and never depends on a decoder; only reading a document, and checking an update
 //! before it is taken in, come here. [`Document`] is all that the rest of the program asks of a document; the crate
 //! `yrs` stands behind it. It is used as a pure function: a document here never makes content of its own, so the
-//! identity that it has is a constant, and whatever order its maps have inside is sorted before it is shown.
+//! identity that it has is a constant, and whatever order its maps have inside is sorted before it is shown. Edits that
+//! make a document hold something else ([`YrsDocument::rewritten`]) are made in a copy, for an author who is an argument.
 
 mod check;
+mod compare;
 mod render;
+mod rewrite;
+mod split;
+mod tree;
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -18,6 +23,8 @@ use crate::codec::DecodeError;
 use crate::value::Value;
 
 pub use check::check_update;
+pub use rewrite::{Content, RewriteError, Rewritten};
+pub use split::split_update;
 
 /// Why an update, or a state vector, is not taken. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,6 +62,9 @@ pub trait Document {
     fn text(&self, root: &str) -> String;
 }
 
+/// The state vector of who has nothing.
+const FROM_NOTHING: &[u8] = &[0];
+
 /// The identity of a document that never writes.
 const READER: ClientID = ClientID::new(0);
 
@@ -80,6 +90,27 @@ impl YrsDocument {
         let mut document = Self::default();
         let refused = updates.into_iter().filter(|update| document.integrate(update).is_err()).count();
         (document, refused)
+    }
+}
+
+impl YrsDocument {
+    /// All of it in encoding v2, which is smaller than v1 and is not what editors speak.
+    pub fn to_v2(&self) -> Vec<u8> {
+        self.doc.transact().encode_state_as_update_v2(&StateVector::default())
+    }
+
+    /// A document of what [`YrsDocument::to_v2`] gave. The bytes must be known to come from there: what makes of hostile
+    /// ones is not looked at before they are decoded.
+    pub fn of_v2(bytes: &[u8]) -> Result<Self, UpdateError> {
+        let update = Update::decode_v2(bytes).map_err(refused)?;
+        let document = Self::default();
+        document.doc.transact_mut().apply_update(update).map_err(refused)?;
+        Ok(document)
+    }
+
+    /// How many clients have made something that is here.
+    pub fn clients(&self) -> usize {
+        self.doc.transact().state_vector().len()
     }
 }
 

@@ -49,7 +49,10 @@ pub use cells::{Cells, Changes, MemCells, Overlay, ReadCells, Table};
 pub use condition::{Condition, check};
 pub use describe::describe;
 pub use digest::{BUCKETS, bucket_digests, digest};
-pub use document::{Document, UpdateError, YrsDocument, check_update};
+pub use document::{
+    Content as DocContent, Document, RewriteError, Rewritten, UpdateError, YrsDocument, check_update,
+    split_update,
+};
 pub use error::StoreError;
 pub use execute::{Ctx, ExecuteError, Executed, Limits, Refusal, execute, prepare};
 pub use explain::{Explained, ExplainedCell, ExplainedDot, explain};

@@ -2,6 +2,7 @@
 //!
 //! The library behind the `meridian` program. ARCHITECTURE.md has the map.
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;

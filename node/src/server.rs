@@ -16,7 +16,7 @@ use meridian_gossip::{GossipConfig, Identity as GossipIdentity};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds};
+use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds, VersionBounds};
 use crate::config::Config;
 use crate::docs::{DocBounds, Docs};
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
@@ -115,6 +115,7 @@ pub(crate) struct Node {
     stop: watch::Sender<bool>,
     client_port: tokio::task::JoinHandle<()>,
     keeper: tokio::task::JoinHandle<()>,
+    versions: tokio::task::JoinHandle<()>,
     _peer_port: peer::PeerServer,
 }
 
@@ -191,11 +192,13 @@ impl Node {
             disk_check: config.storage.disk_check_interval,
         };
         let keeper = tokio::spawn(keeper.run(stop.subscribe()));
-        let router = api::router(make_api(config, options, shard.clone()));
+        let api = make_api(config, options, shard.clone());
+        let versions = tokio::spawn(api::docs::versions::keep(api.clone(), stop.subscribe()));
+        let router = api::router(api);
         let client_port =
             tokio::spawn(api::serve(client_port, router, serve_bounds(config), stop.subscribe()));
         let peer_port = peer::serve(peer_port, peer_config, seams, shard.clone(), raft_port);
-        Ok(Self { shard, fatal, stop, client_port, keeper, _peer_port: peer_port })
+        Ok(Self { shard, fatal, stop, client_port, keeper, versions, _peer_port: peer_port })
     }
 
     /// Turns true when everything that was committed is applied here, and stays so.
@@ -217,7 +220,7 @@ impl Node {
     /// Stops in order: no new requests, no links, then the log.
     async fn stop(self) {
         self.stop.send_replace(true);
-        for task in [self.client_port, self.keeper] {
+        for task in [self.client_port, self.keeper, self.versions] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the node failed");
             }
@@ -329,6 +332,7 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
     Api {
         shard,
         docs,
+        access: Arc::new(config.access.clone()),
         metrics: Arc::new(Metrics::default()),
         cluster: cluster_id(&config.cluster.name),
         bounds: ApiBounds {
@@ -341,6 +345,11 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
             wait_max: config.sessions.wait_max,
             request_timeout: config.limits.request_timeout,
             session: session_bounds(config),
+            versions: VersionBounds {
+                interval: config.documents.version_interval,
+                kept: count(config.documents.versions_kept),
+                named_max: count(config.documents.versions_named_max),
+            },
         },
         in_flight: Arc::new(AtomicUsize::new(0)),
         allow_faults: options.allow_faults,

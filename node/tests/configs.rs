@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use meridian::access::{Right, Shown};
 use meridian::config::{Config, node_names};
 
 fn shipped() -> Vec<PathBuf> {
@@ -32,6 +33,23 @@ fn every_shipped_file_is_valid_for_each_of_its_nodes() {
             assert_eq!(placeholder, !config.warnings.is_empty(), "a placeholder secret is warned of");
         }
     }
+}
+
+#[test]
+fn a_shipped_file_shows_how_a_space_is_closed() {
+    let config = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/three-node.toml"), "n1");
+    let right = |space: &str, token: &str| config.access.right(space, &Shown::of([token])).ok();
+    assert_eq!(right("documents", "change-me-this-token-lets-read"), Some(Right::Read));
+    assert_eq!(right("documents", "change-me-this-token-lets-write"), Some(Right::Write));
+    assert_eq!(
+        (right("documents", "no-token-of-anything"), right("default", "")),
+        (None, Some(Right::Write))
+    );
+    assert!(
+        config.warnings.iter().any(|warning| warning.contains("spaces.documents")),
+        "{:?}",
+        config.warnings
+    );
 }
 
 #[test]
@@ -65,8 +83,14 @@ fn config_check_says_what_a_file_amounts_to_or_what_is_wrong_with_it() {
     for part in ["node n1 (id 1) of DC home", "node n3 (id 3)", "heartbeat = \"150ms\"", "WARNING"] {
         assert!(out.contains(part), "{part} is not in {out}");
     }
+    assert!(out.contains("space documents   1 tokens to read, 1 to read and write"), "{out}");
+    assert!(!out.contains("lets-read") && !out.contains("lets-write"), "a token is never printed: {out}");
     let (code, out, _) = check(&file, &["--node", "n2", "--json"]);
     assert_eq!((code, out.contains("\"valid\":true")), (Some(0), true), "{out}");
+    assert!(
+        out.contains(r#""spaces":{"documents":{"read":1,"write":1}}"#) && !out.contains("lets-"),
+        "{out}"
+    );
     let folder = tempfile::tempdir().expect("a folder");
     let broken = folder.path().join("broken.toml");
     let text = std::fs::read_to_string(&file).expect("read").replace("heartbeat", "hartbeat");

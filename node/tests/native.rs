@@ -148,7 +148,7 @@ impl Client {
 }
 
 fn hello() -> Verb {
-    Verb::Hello { versions: vec![1], client: "test".into() }
+    Verb::Hello { versions: vec![1], client: "test".into(), access: Vec::new() }
 }
 
 fn key(name: &str) -> Key {
@@ -187,8 +187,10 @@ fn far_ahead_of(token: &[u8]) -> Vec<u8> {
 async fn hello_tells_who_serves_within_which_limits() {
     let node = Node::start("[limits]\nbody_max = \"64KiB\"\n[sessions]\nin_flight_max = 7").await;
     let mut client = node.raw().await;
-    let body =
-        client.ask(Verb::Hello { versions: vec![9, 1], client: "test".into() }).await.expect("welcome");
+    let body = client
+        .ask(Verb::Hello { versions: vec![9, 1], client: "test".into(), access: Vec::new() })
+        .await
+        .expect("welcome");
     assert_eq!(body["version"], Value::Int(1));
     assert_eq!(body["dc"], Value::Str("eu".into()));
     assert_eq!(body["node"], Value::Int(1));
@@ -375,7 +377,8 @@ async fn each_reason_to_close_has_its_code() {
     let mut client = node.raw().await;
     assert_eq!(client.close_code().await, close::HELLO_LATE);
     let mut client = node.raw().await;
-    let refused = client.ask(Verb::Hello { versions: vec![2, 3], client: "new".into() }).await;
+    let refused =
+        client.ask(Verb::Hello { versions: vec![2, 3], client: "new".into(), access: Vec::new() }).await;
     assert_eq!(code(&refused), ErrorCode::BadValue);
     assert_eq!(client.close_code().await, close::NO_COMMON_VERSION);
     let mut client = node.client().await;

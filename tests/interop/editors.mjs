@@ -20,13 +20,18 @@ const editor = (name) => {
 
 const text = (e) => e.doc.getText('t')
 
+// What clients warn of, such as that an edit was refused.
+const warnings = []
+console.warn = (...what) => warnings.push(what.join(' '))
+
 const actions = {
   // Opens a document at a server, with the document that the editor has already, if it has one.
-  open: ({ editor: name, server, doc }) => {
+  open: ({ editor: name, server, doc, params }) => {
     const e = editors.get(name) ?? { doc: new Y.Doc() }
     e.provider?.destroy()
     e.closed = null
     e.provider = new WebsocketProvider(server, doc, e.doc, {
+      params: params ?? {},
       WebSocketPolyfill: WebSocket,
       disableBc: true,
       maxBackoffTime: 500,
@@ -35,7 +40,7 @@ const actions = {
     editors.set(name, e)
   },
   // The same by Hocuspocus; editors who name the same socket share a connection.
-  enter: ({ editor: name, server, doc, socket: shared }) => {
+  enter: ({ editor: name, server, doc, socket: shared, token }) => {
     const e = editors.get(name) ?? { doc: new Y.Doc() }
     e.provider?.destroy()
     e.closed = null
@@ -48,7 +53,14 @@ const actions = {
       maxDelay: 500,
     })
     sockets.set(key, socket)
-    e.provider = new HocuspocusProvider({ websocketProvider: socket, name: doc, document: e.doc, token: 'anything' })
+    e.denied = null
+    e.provider = new HocuspocusProvider({
+      websocketProvider: socket,
+      name: doc,
+      document: e.doc,
+      token: token ?? 'anything',
+      onAuthenticationFailed: ({ reason }) => { e.denied = reason },
+    })
     e.provider.on('close', ({ event }) => { e.closed = { code: event.code, reason: event.reason } })
     e.provider.attach()
     editors.set(name, e)
@@ -73,6 +85,10 @@ const actions = {
   }),
   // How many edits an editor has made of which it has not heard that they are kept.
   unsynced: ({ editor: name }) => editor(name).provider.unsyncedChanges,
+  // What an editor of Hocuspocus was told when it asked to be let in.
+  scope: ({ editor: name }) => ({ scope: editor(name).provider.authorizedScope ?? null, denied: editor(name).denied }),
+  // Warnings of clients that have all of these words in them.
+  warnings: ({ words }) => warnings.filter((warning) => words.every((word) => warning.includes(word))).length,
   leave: ({ editor: name }) => editor(name).provider.destroy(),
   synced: ({ editor: name }) => editor(name).provider.synced,
   closed: ({ editor: name }) => editor(name).closed,

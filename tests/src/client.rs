@@ -52,6 +52,16 @@ impl Ask {
         Self::new(Method::GET, path.into(), None)
     }
 
+    /// Posts to any path.
+    pub fn post(path: &str, body: &Value) -> Self {
+        Self::new(Method::POST, path.into(), Some(body))
+    }
+
+    /// Puts a text of any kind to any path.
+    pub fn put(path: &str, body: &str) -> Self {
+        Self { body: Bytes::from(body.to_owned()), ..Self::new(Method::PUT, path.into(), None) }
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {

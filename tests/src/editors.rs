@@ -84,6 +84,20 @@ impl Editors {
         self.tell(editor, "open", json!({"server": server, "doc": doc})).await;
     }
 
+    /// Opens a document of any space with parameters in its address, and does not wait.
+    pub async fn begin_in(&self, space: &str, editor: &str, at: &Client, doc: &str, params: Value) {
+        let server = format!("ws://{}/v1/spaces/{space}/docs", at.server());
+        self.tell(editor, "open", json!({"server": server, "doc": doc, "params": params})).await;
+    }
+
+    /// Opens a document of any space by Hocuspocus, with an access token and on a connection of its own, and does not
+    /// wait.
+    pub async fn enter_in(&self, space: &str, editor: &str, at: &Client, doc: &str, token: &str) {
+        let server = format!("ws://{}/v1/spaces/{space}/hocuspocus", at.server());
+        let what = json!({"server": server, "doc": doc, "socket": editor, "token": token});
+        self.tell(editor, "enter", what).await;
+    }
+
     /// Opens a document by Hocuspocus, on the connection `socket`, and waits until the editor has it and the node has
     /// what the editor has.
     ///

@@ -57,7 +57,7 @@ impl Wire {
             let (socket, _) =
                 tokio_tungstenite::client_async(url, stream).await.map_err(|e| e.to_string())?;
             let mut wire = Wire { socket, next_id: 1 };
-            let hello = Verb::Hello { versions: vec![VERSION], client: "test".into() };
+            let hello = Verb::Hello { versions: vec![VERSION], client: "test".into(), access: Vec::new() };
             wire.ask(Request::new(0, hello)).await?.outcome.map_err(|e| e.to_string())?;
             Ok(wire)
         };

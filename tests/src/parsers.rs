@@ -259,6 +259,7 @@ fn entry_samples() -> Vec<Vec<u8>> {
         reads: Vec::new(),
         number: None,
         settle: false,
+        asked: None,
     };
     let name = OriginName { dc: "eu-west".into(), epoch: uuid::Uuid::from_u128(5) };
     let items = vec![
@@ -364,6 +365,7 @@ fn forward_samples() -> Vec<Vec<u8>> {
         bytes: 99,
         reads: Vec::new(),
         settle: false,
+        asked: Some(3),
     };
     let requests = [
         forward::encode(&forward::Request::Write(write)),

@@ -1,6 +1,11 @@
 //! Unmodified clients of `y-websocket` and of Hocuspocus edit documents at nodes of two datacenters: together, apart and again together,
 //! through the death of nodes, and when what they edit is deleted.
 
+#[path = "documents/access.rs"]
+mod access;
+#[path = "documents/http.rs"]
+mod http;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,7 +26,7 @@ const WORDS: usize = 60;
 async fn documents_are_edited_together_in_two_datacenters() {
     let Some(folder) = editors::install(Path::new(env!("CARGO_TARGET_TMPDIR"))).await else { return };
     let editors = Editors::start(&folder);
-    let fleet = Fleet::start(BINARY, 2, 3, LATENCY).await;
+    let fleet = Fleet::start_with(BINARY, 2, 3, LATENCY, access::CONFIG).await;
     edits_made_at_the_same_time_merge_everywhere(&fleet, &editors).await;
     those_present_at_a_node_see_each_other(&fleet, &editors).await;
     edits_made_apart_merge_when_the_editor_comes_back_to_another_datacenter(&fleet, &editors).await;
@@ -32,6 +37,11 @@ async fn documents_are_edited_together_in_two_datacenters() {
     clients_of_hocuspocus_share_a_connection_and_documents_with_others(&fleet, &editors).await;
     an_edit_that_was_acknowledged_survives_the_death_of_its_node(&fleet, &editors).await;
     what_no_client_sends_ends_its_connection_alone(&fleet, &editors).await;
+    http::what_is_put_reaches_editors_and_merges_with_what_they_type(&fleet, &editors).await;
+    http::an_acknowledgement_becomes_a_token_that_another_datacenter_waits_for(&fleet, &editors).await;
+    http::versions_are_in_every_datacenter(&fleet, &editors).await;
+    access::who_shows_no_token_is_sent_away_and_who_may_read_sees_and_is_seen(&fleet, &editors).await;
+    access::an_editor_of_hocuspocus_is_let_in_as_far_as_its_token_goes(&fleet, &editors).await;
     fleet.agreed(PATIENCE).await;
 }
 

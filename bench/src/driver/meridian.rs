@@ -34,7 +34,8 @@ impl Connection {
              sec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\n\r\n"
         )
         .into_bytes();
-        let hello = Verb::Hello { versions: vec![VERSION], client: "meridian-bench".into() };
+        let hello =
+            Verb::Hello { versions: vec![VERSION], client: "meridian-bench".into(), access: Vec::new() };
         frame(&mut wire.outgoing, BINARY, &Request::new(0, hello).encode());
         wire.flush().await?;
         let head = loop {

@@ -19,9 +19,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::transport::{Connect, Transport};
-use crate::wire::ApiError;
 use crate::wire::frame::{Frame, Request, Staleness, VERSION, Verb};
 use crate::wire::request::Document;
+use crate::wire::{AccessToken, ApiError};
 
 /// How many requests of one connection may wait for their answers; the next one waits for its turn.
 const IN_FLIGHT_MAX: usize = 256;
@@ -145,7 +145,11 @@ impl Drop for Waiting<'_> {
 
 impl Connection {
     /// Connects and says hello. The caller bounds the time.
-    pub async fn open(connector: &dyn Connect, address: &str) -> Result<Connection, String> {
+    pub async fn open(
+        connector: &dyn Connect,
+        address: &str,
+        access: &[AccessToken],
+    ) -> Result<Connection, String> {
         let stream = connector.connect(address).await.map_err(|e| format!("cannot connect: {e}"))?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -155,7 +159,7 @@ impl Connection {
         let (mut socket, _) = client_async_with_config(url, stream, Some(config))
             .await
             .map_err(|e| format!("no WebSocket there: {e}"))?;
-        let Welcome { dc, frame_bytes_max, in_flight_max } = hello(&mut socket).await?;
+        let Welcome { dc, frame_bytes_max, in_flight_max } = hello(&mut socket, access).await?;
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::new(Shared { pending: Mutex::default(), over: watch::Sender::new(false) });
         let task = tokio::spawn(drive(socket, requests, EndOnDrop(Arc::clone(&shared)))).abort_handle();
@@ -334,10 +338,11 @@ fn welcome(mut body: BTreeMap<String, Value>) -> Result<Welcome, String> {
     })
 }
 
-async fn hello(socket: &mut Socket) -> Result<Welcome, String> {
+async fn hello(socket: &mut Socket, access: &[AccessToken]) -> Result<Welcome, String> {
     let verb = Verb::Hello {
         versions: vec![VERSION],
         client: concat!("meridian-client-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
+        access: access.to_vec(),
     };
     let hello = Message::Binary(Request::new(FORGOTTEN, verb).encode().into());
     socket.send(hello).await.map_err(|e| format!("cannot say hello: {e}"))?;

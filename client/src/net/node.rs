@@ -74,7 +74,7 @@ impl Node {
     pub async fn keep(&self, dc: &str, settings: &Settings, observed: impl Fn()) {
         let mut backoff = Backoff::new(RECONNECT_FIRST, RECONNECT_MAX);
         loop {
-            let opening = Connection::open(settings.connector.as_ref(), &self.address);
+            let opening = Connection::open(settings.connector.as_ref(), &self.address, &settings.access);
             let opened = timeout(settings.probe_timeout, opening).await;
             match opened.unwrap_or_else(|_| Err("no answer to a connect in time".into())) {
                 Ok(connection) if connection.dc == dc => {

@@ -7,6 +7,8 @@ use super::client::Client;
 use super::error::Error;
 use super::home::RETURN_AFTER;
 use super::transport::{Connect, Tcp};
+use crate::wire::AccessToken;
+use crate::wire::access::ACCESS_TOKENS_MAX;
 
 /// How long a request may take in all, attempts and failover included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +45,7 @@ pub(crate) struct Settings {
     pub probe_timeout: Duration,
     pub return_after: Duration,
     pub connector: Arc<dyn Connect>,
+    pub access: Vec<AccessToken>,
 }
 
 /// Sets up a [`Client`].
@@ -82,6 +85,7 @@ impl Default for Builder {
             probe_timeout: PROBE_TIMEOUT,
             return_after: RETURN_AFTER,
             connector: Arc::new(Tcp),
+            access: Vec::new(),
         };
         Self { settings }
     }
@@ -153,6 +157,29 @@ impl Builder {
         self
     }
 
+    /// Shows an access token to every node, for spaces that not everybody may enter. Repeat it for spaces with tokens of
+    /// their own; of the tokens that a space knows the one counts that allows most.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let closed = "[spaces.shop]\nread = \"reads-the-shop-0000\"";
+    /// # let node = meridian::embedded::Setup::default().settings(closed).start("eu-west").await?;
+    /// use meridian_client::{AccessToken, Advice, Client, ErrorCode};
+    ///
+    /// let token = AccessToken::new("reads-the-shop-0000")?;
+    /// let client = Client::builder().dc("eu-west", [node.addr()]).access_token(token).connect().await?;
+    /// let shop = client.space("shop");
+    /// assert_eq!(*shop.counter("visits").value().await?, 0);
+    /// let refused = shop.counter("visits").add(1).await.expect_err("it lets its bearer read");
+    /// assert_eq!((refused.code(), refused.advice()), (Some(ErrorCode::Forbidden), Advice::Fix));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn access_token(mut self, token: AccessToken) -> Self {
+        self.settings.access.push(token);
+        self
+    }
+
     /// Opens connections in another way than by TCP.
     #[must_use]
     pub fn connector(mut self, connector: impl Connect) -> Self {
@@ -164,7 +191,8 @@ impl Builder {
     /// one's do not.
     ///
     /// # Errors
-    /// [`Error::Setup`] if no datacenter with nodes is named, or one twice; [`Error::Unavailable`] if no node answers
+    /// [`Error::Setup`] if no datacenter with nodes is named, or one twice, or more than 16 access tokens are;
+    /// [`Error::Unavailable`] if no node answers
     /// within the time.
     pub async fn connect(self) -> Result<Client, Error> {
         self.settings.check()?;
@@ -177,6 +205,9 @@ impl Settings {
         let setup = |what: String| Err(Error::Setup(what));
         if self.dcs.is_empty() {
             return setup("name at least one datacenter with dc(name, nodes)".into());
+        }
+        if self.access.len() > ACCESS_TOKENS_MAX {
+            return setup(format!("there are more than {ACCESS_TOKENS_MAX} access tokens"));
         }
         for (i, (name, nodes)) in self.dcs.iter().enumerate() {
             if nodes.is_empty() {

@@ -47,6 +47,8 @@ error_codes! {
     BadToken "bad_token" 400 "The session token is garbage or of an unknown version. Nothing changed.";
     ForeignToken "foreign_token" 400 "The session token comes from another cluster or names a life of a datacenter that this cluster does not have. Nothing changed.";
     Overflow "overflow" 400 "A counter would leave the range of 64 bits. Nothing changed.";
+    Unauthorized "unauthorized" 401 "The space takes only who shows an access token, and none that it knows was shown. Nothing changed.";
+    Forbidden "forbidden" 403 "The access token is not for this space, or lets nobody write. Nothing changed.";
     NotFound "not_found" 404 "The key has no value.";
     NoSuchRoute "no_such_route" 404 "No such path.";
     MethodNotAllowed "method_not_allowed" 405 "The path does not take this method.";

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use meridian_crdt::{Condition, Key, Mutation, Query, Value};
 
+use super::access::{ACCESS_TOKENS_MAX, AccessToken};
 use super::error::{ApiError, ErrorCode};
 use super::headers::{self, Commit, Consistency};
 use super::msgpack::{self, Borrowed};
@@ -85,6 +86,8 @@ pub enum Verb {
         versions: Vec<u64>,
         /// The client's name and version, for logs.
         client: String,
+        /// What lets it into spaces that not everybody may enter; each request is judged by all of them.
+        access: Vec<AccessToken>,
     },
     /// Which node of which datacenter this is, and whether it is ready.
     Status,
@@ -326,9 +329,13 @@ impl Verb {
         };
         match self {
             Verb::Status => {}
-            Verb::Hello { versions, client } => {
+            Verb::Hello { versions, client, access } => {
                 put("versions", Value::Array(versions.iter().map(|v| number(*v)).collect()));
                 put("client", text(client));
+                // Nodes from before there were access tokens do not know the field.
+                if !access.is_empty() {
+                    put("access", Value::Array(access.iter().map(|token| text(token.as_str())).collect()));
+                }
             }
             Verb::Read { key, query, txn, ops } => {
                 put("space", text(&key.space));
@@ -379,7 +386,11 @@ impl Verb {
 
     fn take(name: &str, fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Verb, ApiError> {
         Ok(match name {
-            "hello" => Verb::Hello { versions: take_versions(fields)?, client: fields.text("client")? },
+            "hello" => Verb::Hello {
+                versions: take_versions(fields)?,
+                client: fields.text("client")?,
+                access: take_access(fields)?,
+            },
             "status" => Verb::Status,
             "read" => take_read(fields)?,
             "list" => take_list(fields)?,
@@ -415,6 +426,13 @@ fn put_txn(put: &mut impl FnMut(&str, Value), txn: Option<u64>, ops: &[(Key, Mut
     if !ops.is_empty() {
         put("ops", request::operations_value(ops));
     }
+}
+
+fn take_access(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Vec<AccessToken>, ApiError> {
+    let wrong = || bad(format!("access is an array of at most {ACCESS_TOKENS_MAX} tokens, each a text"));
+    let Some(tokens) = fields.take_optional("access") else { return Ok(Vec::new()) };
+    let tokens = tokens.into_items().filter(|tokens| tokens.len() <= ACCESS_TOKENS_MAX).ok_or_else(wrong)?;
+    tokens.iter().map(|token| AccessToken::new(token.as_text().ok_or_else(wrong)?)).collect()
 }
 
 fn take_number(fields: &mut Fields<'_, Borrowed<'_>>, name: &str) -> Result<u64, ApiError> {

@@ -3,6 +3,7 @@
 //! One place says how a value looks in JSON, which fields a mutation has, which errors exist and what a session token
 //! is made of; the HTTP API, the CLI and the SDK all speak through it.
 
+pub mod access;
 pub mod change;
 pub mod cursor;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod msgpack;
 pub mod request;
 pub mod token;
 
+pub use access::AccessToken;
 pub use cursor::Cursor;
 pub use error::{ApiError, ErrorCode};
 pub use token::Token;

@@ -15,19 +15,19 @@ const CLIENT_END: u64 = 1 << 53;
 /// Clocks are below this, so that no sum of one leaves 32 bits.
 const CLOCK_END: u64 = 1 << 31;
 
-const HAS_ORIGIN: u8 = 0x80;
-const HAS_RIGHT_ORIGIN: u8 = 0x40;
-const HAS_PARENT_SUB: u8 = 0x20;
+pub(super) const HAS_ORIGIN: u8 = 0x80;
+pub(super) const HAS_RIGHT_ORIGIN: u8 = 0x40;
+pub(super) const HAS_PARENT_SUB: u8 = 0x20;
 
 const GC: u8 = 0;
 const DELETED: u8 = 1;
 const JSON: u8 = 2;
 const BINARY: u8 = 3;
-const STRING: u8 = 4;
+pub(super) const STRING: u8 = 4;
 const EMBED: u8 = 5;
 const FORMAT: u8 = 6;
 const TYPE: u8 = 7;
-const ANY: u8 = 8;
+pub(super) const ANY: u8 = 8;
 const SUBDOCUMENT: u8 = 9;
 const SKIP: u8 = 10;
 
@@ -63,11 +63,11 @@ pub(super) fn check_state_vector(state_vector: &[u8]) -> Result<(), UpdateError>
     Ok(walk.0.finish()?)
 }
 
-struct Walk<'a>(Reader<'a>);
+pub(super) struct Walk<'a>(pub(super) Reader<'a>);
 
 impl Walk<'_> {
     /// A number of things that take at least a byte each.
-    fn count(&mut self) -> Result<u64, UpdateError> {
+    pub(super) fn count(&mut self) -> Result<u64, UpdateError> {
         let count = self.0.varint()?;
         if count > self.0.rest().len() as u64 {
             return Err(DecodeError::Truncated.into());
@@ -80,15 +80,15 @@ impl Walk<'_> {
         if number < end { Ok(number) } else { Err(DecodeError::TooLarge.into()) }
     }
 
-    fn client_id(&mut self) -> Result<u64, UpdateError> {
+    pub(super) fn client_id(&mut self) -> Result<u64, UpdateError> {
         self.below(CLIENT_END)
     }
 
-    fn clock(&mut self) -> Result<u64, UpdateError> {
+    pub(super) fn clock(&mut self) -> Result<u64, UpdateError> {
         self.below(CLOCK_END)
     }
 
-    fn id(&mut self) -> Result<(), UpdateError> {
+    pub(super) fn id(&mut self) -> Result<(), UpdateError> {
         self.client_id()?;
         self.clock().map(drop)
     }
@@ -120,7 +120,7 @@ impl Walk<'_> {
     }
 
     /// One block; says how much clock it takes.
-    fn block(&mut self) -> Result<u64, UpdateError> {
+    pub(super) fn block(&mut self) -> Result<u64, UpdateError> {
         let info = self.0.u8()?;
         if matches!(info, GC | SKIP) {
             return self.length();
@@ -177,7 +177,7 @@ impl Walk<'_> {
     }
 
     /// A value of lib0.
-    fn any(&mut self, depth: usize) -> Result<(), UpdateError> {
+    pub(super) fn any(&mut self, depth: usize) -> Result<(), UpdateError> {
         if depth > DEPTH_MAX {
             return Err(DecodeError::TooDeep.into());
         }

@@ -27,7 +27,7 @@ pub(super) fn text<T: ReadTxn>(txn: &T, name: &str) -> String {
     }
 }
 
-fn out<T: ReadTxn>(value: Out, txn: &T, depth: usize) -> Value {
+pub(super) fn out<T: ReadTxn>(value: Out, txn: &T, depth: usize) -> Value {
     if depth > DEPTH_MAX {
         return Value::Nil;
     }
@@ -105,7 +105,7 @@ fn attributes<T: ReadTxn>(element: &XmlElementRef, txn: &T, depth: usize) -> Str
     all.concat()
 }
 
-fn any(value: &Any, depth: usize) -> Value {
+pub(super) fn any(value: &Any, depth: usize) -> Value {
     if depth > DEPTH_MAX {
         return Value::Nil;
     }

@@ -1,11 +1,11 @@
 //! Answers: JSON bodies, errors in their one shape, and the headers that carry the session.
 
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use meridian_client::wire::{ApiError, headers, json};
+use meridian_client::wire::{ApiError, ErrorCode, headers, json};
 use meridian_crdt::{Value, Vector};
 use serde_json::Value as Json;
 
@@ -50,6 +50,9 @@ impl IntoResponse for Failure {
         let mut response = json_response(status, &self.error.to_json());
         if let Some(ms) = self.error.retry_after_ms {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+        }
+        if self.error.code == ErrorCode::Unauthorized {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.headers_mut().extend(*self.headers);
         response

@@ -17,10 +17,10 @@ use meridian_crdt::{
     Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
 };
 
-use super::Api;
+use super::{Api, docs};
 use crate::shard::WriteRequest;
 use crate::storage::{StateView, StorageError};
-use crate::txn::{Answer as TxnAnswer, Numbered, OpResult, RequestId as LogId};
+use crate::txn::{Answer as TxnAnswer, ClientTxn, Numbered, OpResult, RequestId as LogId};
 
 /// The fields of an answer.
 pub type Body = BTreeMap<String, Value>;
@@ -147,7 +147,7 @@ pub async fn list(
         .map_err(|e| unreadable(StoreError::Cells(e)))?
         .map(|state| state.vector)
         .unwrap_or_default();
-    let mut body = listing_body(&listing);
+    let mut body = listing_body(&listing, prefix);
     // A watch from here misses nothing that comes after this page was read; of several pages the first one's counts.
     body.insert("watch_cursor".into(), text(Cursor::new(api.cluster, touched.clone()).to_text()));
     Ok(Done { body, touched })
@@ -190,16 +190,57 @@ async fn propose(
     ops: Vec<(Key, Mutation)>,
 ) -> Result<(Vec<OpResult>, Vector)> {
     let bytes = api.bounds.request.check(&conditions, &ops)?;
+    let asked_for = ops.len();
+    let mut request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };
+    with_versions_deleted(api, &mut request)?;
+    let (mut results, touched) = write_as(api, session, request).await?;
+    results.truncate(asked_for);
+    Ok((results, touched))
+}
+
+/// Who deletes a document deletes its versions. What was asked stays what the request id stands for.
+fn with_versions_deleted(api: &Api, request: &mut WriteRequest) -> Result<()> {
+    let deletes = |(key, op): &(Key, Mutation)| matches!(op, Mutation::Delete(_)).then(|| key.clone());
+    let deleted: Vec<Key> = request.ops.iter().filter_map(deletes).collect();
+    if deleted.is_empty() {
+        return Ok(());
+    }
+    let view = api.shard.store.view();
+    let mut more = Vec::new();
+    for key in deleted {
+        more.extend(docs::removal_of_all(&view, &key)?);
+    }
+    if !more.is_empty() {
+        let asked = ClientTxn {
+            conditions: request.conditions.clone(),
+            ops: request.ops.clone(),
+            ..ClientTxn::default()
+        };
+        let bad = |e: crate::txn::EntryError| ApiError::new(ErrorCode::BadValue, e.to_string());
+        request.asked = Some(asked.fingerprint().map_err(bad)?);
+        request.bytes += ClientTxn::encoded_bytes(&[], &more).map_err(bad)?;
+        request.ops.extend(more);
+    }
+    Ok(())
+}
+
+/// Does a write that is within its limits, on the session's terms.
+pub async fn write_as(
+    api: &Api,
+    session: &Session,
+    request: WriteRequest,
+) -> Result<(Vec<OpResult>, Vector)> {
+    let edits = |(key, op): &(Key, Mutation)| matches!(op, Mutation::Doc(_)).then(|| key.clone());
+    let edited: Vec<Key> = request.ops.iter().filter_map(edits).collect();
     let request = WriteRequest {
         id: session.request_id.clone().map(log_id),
-        conditions,
-        ops,
         session: session.dots.clone(),
         wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
-        bytes,
-        ..WriteRequest::default()
+        ..request
     };
-    committed(api, session, api.shard.write(request).await?).await
+    let written = committed(api, session, api.shard.write(request).await?).await;
+    edited.iter().for_each(|key| api.docs.was_edited(key));
+    written
 }
 
 /// What a write came to, once as many datacenters hold it as its session asks for.
@@ -248,8 +289,10 @@ pub fn results_body(results: &[OpResult]) -> Body {
     Body::from([("version".to_owned(), version), ("results".to_owned(), Value::Array(results))])
 }
 
-/// `{"keys":[{"key":..,"type":..,"version":..}],"cursor":..}`
-pub fn listing_body(listing: &meridian_crdt::Listing) -> Body {
+/// `{"keys":[{"key":..,"type":..,"version":..}],"cursor":..}`; where versions of documents are kept is left out, unless it is
+/// what is asked for. Nothing comes behind it.
+pub fn listing_body(listing: &meridian_crdt::Listing, prefix: &str) -> Body {
+    let is_shown = |key: &str| docs::is_reserved(prefix) || !docs::is_reserved(key);
     let key = |key: &meridian_crdt::Listed| {
         Value::Map(Body::from([
             ("key".to_owned(), text(&key.key)),
@@ -257,8 +300,9 @@ pub fn listing_body(listing: &meridian_crdt::Listing) -> Body {
             ("version".to_owned(), text(key.version.to_string())),
         ]))
     };
-    let mut body = Body::from([("keys".to_owned(), Value::Array(listing.keys.iter().map(key).collect()))]);
-    if let (true, Some(last)) = (listing.more, &listing.cursor) {
+    let shown = listing.keys.iter().filter(|listed| is_shown(&listed.key));
+    let mut body = Body::from([("keys".to_owned(), Value::Array(shown.map(key).collect()))]);
+    if let (true, Some(last)) = (listing.more, listing.cursor.as_ref().filter(|last| is_shown(last))) {
         body.insert("cursor".into(), text(last));
     }
     body

@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Request, State};
-use axum::http::header::HeaderName;
+use axum::http::header::{AUTHORIZATION, HeaderName};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use meridian_client::wire::access::ACCESS_TOKENS_MAX;
 use meridian_client::wire::frame::RequestId;
 use meridian_client::wire::headers::{self, Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode, Token, request};
@@ -22,6 +23,7 @@ use serde_json::Value as Json;
 use super::Api;
 use super::answer::Failure;
 use super::calls::{self, InFlight, Session};
+use crate::access::{Right, Shown};
 
 fn text<'h>(map: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError> {
     let mut values = map.get_all(name).iter();
@@ -66,7 +68,23 @@ async fn path<T: DeserializeOwned + Send>(parts: &mut Parts, api: &Api) -> Resul
     extracted.map(|Path(value)| value).map_err(|e| ApiError::new(ErrorCode::BadKey, e.body_text()))
 }
 
-/// The key that the path names.
+/// The access token of a request, if it shows one.
+fn shown_in(map: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let Some(value) = text(map, AUTHORIZATION.as_str())? else { return Ok(None) };
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()))
+}
+
+/// Refuses a request that shows no access token which lets it do in `space` what its method says.
+fn admit(parts: &Parts, api: &Api, space: &str) -> Result<(), ApiError> {
+    if api.access.is_open(space) {
+        return Ok(());
+    }
+    let wanted = if matches!(parts.method, Method::GET | Method::HEAD) { Right::Read } else { Right::Write };
+    api.access.check(space, &Shown::of(shown_in(&parts.headers)?), wanted)
+}
+
+/// The key that the path names, which the request may read, or write if that is what it does.
 pub struct KeyPath(pub Key);
 
 impl FromRequestParts<Api> for KeyPath {
@@ -74,11 +92,27 @@ impl FromRequestParts<Api> for KeyPath {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
         let (space, key): (String, String) = path(parts, api).await?;
-        Ok(KeyPath(request::key(&space, &key)?))
+        let key = request::key(&space, &key)?;
+        admit(parts, api, &key.space)?;
+        Ok(KeyPath(key))
     }
 }
 
-/// The space that the path names.
+/// The document and the version of it that the path names, which the request may read, or write if that is what it does.
+pub struct VersionPath(pub Key, pub String);
+
+impl FromRequestParts<Api> for VersionPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let (space, key, version): (String, String, String) = path(parts, api).await?;
+        let key = request::key(&space, &key)?;
+        admit(parts, api, &key.space)?;
+        Ok(VersionPath(key, version))
+    }
+}
+
+/// The space that the path names, in which the request may do what it does.
 pub struct SpacePath(pub String);
 
 impl FromRequestParts<Api> for SpacePath {
@@ -88,7 +122,48 @@ impl FromRequestParts<Api> for SpacePath {
         let space: String = path(parts, api).await?;
         // A space is checked as part of a key; any valid key will do.
         request::key(&space, "k")?;
+        admit(parts, api, &space)?;
         Ok(SpacePath(space))
+    }
+}
+
+/// What the path of an editor's handshake names, and the access tokens that came with it. Nothing is refused here: a
+/// browser cannot see why a handshake fails, so that an editor has to be told on its connection.
+pub struct EditorPath<P> {
+    /// The space, or the document.
+    pub path: P,
+    /// The tokens, from the header or the parameters `token` and `auth`.
+    pub shown: Vec<String>,
+}
+
+impl<P> EditorPath<P> {
+    fn of(path: P, parts: &Parts) -> Result<Self, Failure> {
+        let mut shown: Vec<String> = shown_in(&parts.headers)?.map(str::to_owned).into_iter().collect();
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+        // Other parameters are the application's own business, whatever they look like.
+        let pairs = pairs.map(|pairs| pairs.0).unwrap_or_default();
+        let tokens = pairs.into_iter().filter(|(name, _)| matches!(name.as_str(), "token" | "auth"));
+        shown.extend(tokens.map(|(_, token)| token).take(ACCESS_TOKENS_MAX));
+        Ok(Self { path, shown })
+    }
+}
+
+impl FromRequestParts<Api> for EditorPath<Key> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let (space, key): (String, String) = path(parts, api).await?;
+        Self::of(request::key(&space, &key)?, parts)
+    }
+}
+
+impl FromRequestParts<Api> for EditorPath<String> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Failure> {
+        let space: String = path(parts, api).await?;
+        request::key(&space, "k")?;
+        Self::of(space, parts)
     }
 }
 
@@ -172,6 +247,20 @@ impl FromRequest<Api> for JsonBody {
     type Rejection = Failure;
 
     async fn from_request(req: Request<Body>, api: &Api) -> Result<Self, Failure> {
+        let RawBody(body) = RawBody::from_request(req, api).await?;
+        let json = serde_json::from_slice(&body)
+            .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;
+        Ok(JsonBody { json })
+    }
+}
+
+/// A body of any kind within the limits of size and time.
+pub struct RawBody(pub Vec<u8>);
+
+impl FromRequest<Api> for RawBody {
+    type Rejection = Failure;
+
+    async fn from_request(req: Request<Body>, api: &Api) -> Result<Self, Failure> {
         let limit = api.bounds.body_bytes_max;
         let too_large = || {
             ApiError::new(ErrorCode::TooLarge, format!("the body is above {limit} bytes"))
@@ -199,9 +288,7 @@ impl FromRequest<Api> for JsonBody {
                 return Err(ApiError::new(ErrorCode::BadJson, message).into());
             }
         };
-        let json = serde_json::from_slice(&body)
-            .map_err(|e| ApiError::new(ErrorCode::BadJson, format!("the body is not JSON: {e}")))?;
-        Ok(JsonBody { json })
+        Ok(RawBody(body))
     }
 }
 
@@ -243,7 +330,9 @@ fn metric_route(path: &str) -> &'static str {
         "/v1/spaces/{space}/txn" => "txn",
         "/v1/session" => "session",
         "/v1/spaces/{space}/watch" => "watch",
-        "/v1/spaces/{space}/docs/{doc}" | "/v1/spaces/{space}/hocuspocus" => "docs",
+        path if path.starts_with("/v1/spaces/{space}/docs/") || path == "/v1/spaces/{space}/hocuspocus" => {
+            "docs"
+        }
         _ => "ops",
     }
 }

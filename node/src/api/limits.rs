@@ -38,6 +38,13 @@ impl RequestLimits {
         at_most("the number of operations", ops.len(), self.ops_max)?;
         at_most("the number of conditions", conditions.len(), self.ops_max)?;
         for (op, (key, mutation)) in ops.iter().enumerate() {
+            if super::docs::is_reserved(&key.key) {
+                let error = ApiError::new(
+                    ErrorCode::BadKey,
+                    "keys behind all others are kept for versions of documents",
+                );
+                return Err(if ops.len() > 1 { error.with("op", op) } else { error });
+            }
             let checked =
                 at_most("a key", key.key.len(), self.key_bytes_max).and_then(|()| self.mutation(mutation, 0));
             checked.map_err(|e| if ops.len() > 1 { e.with("op", op) } else { e })?;
@@ -93,7 +100,8 @@ impl RequestLimits {
         }
     }
 
-    fn depth(&self, value: &Value, depth: usize) -> Result<(), ApiError> {
+    /// Checks how deep a value nests.
+    pub fn depth(&self, value: &Value, depth: usize) -> Result<(), ApiError> {
         at_most("the depth", depth, self.depth_max)?;
         match value {
             Value::Array(items) => items.iter().try_for_each(|item| self.depth(item, depth + 1)),

@@ -6,7 +6,7 @@
 mod answer;
 mod calls;
 mod data;
-mod docs;
+pub(crate) mod docs;
 mod extract;
 mod limits;
 mod metrics;
@@ -24,11 +24,13 @@ use axum::Router;
 use axum::routing::{get, post};
 use meridian_client::wire::{ApiError, ErrorCode};
 
+pub use docs::versions::VersionBounds;
 pub use limits::RequestLimits;
 pub use metrics::Metrics;
 pub use native::SessionBounds;
 pub use serve::{ServeBounds, serve};
 
+use crate::access::Access;
 use crate::docs::Docs;
 use crate::shard::Shard;
 
@@ -39,6 +41,8 @@ pub struct Api {
     pub shard: Arc<Shard>,
     /// The documents that are being edited on this node.
     pub docs: Arc<Docs>,
+    /// Which spaces take only who shows an access token.
+    pub access: Arc<Access>,
     /// Counters of this process.
     pub metrics: Arc<Metrics>,
     /// The short id of the cluster, in tokens.
@@ -72,17 +76,25 @@ pub struct ApiBounds {
     pub request_timeout: std::time::Duration,
     /// Bounds of a connection of the native protocol.
     pub session: SessionBounds,
+    /// Versions of documents.
+    pub versions: VersionBounds,
 }
 
 /// All routes.
 pub fn router(api: Api) -> Router {
     let keys = "/v1/spaces/{space}/keys";
+    let doc = "/v1/spaces/{space}/docs/{doc}";
     let mut router = Router::new()
         .route(&format!("{keys}/{{key}}"), get(data::read).post(data::mutate).delete(data::delete))
         .route(&format!("{keys}/{{key}}/explain"), get(data::explain))
         .route(&format!("{keys}/"), axum::routing::any(empty_key))
         .route(keys, get(data::list))
-        .route("/v1/spaces/{space}/docs/{doc}", get(docs::open))
+        .route(doc, get(docs::open).put(docs::put))
+        .route(&format!("{doc}/token"), get(docs::token))
+        .route(&format!("{doc}/stats"), get(docs::stats))
+        .route(&format!("{doc}/versions"), get(docs::versions::list).post(docs::versions::make))
+        .route(&format!("{doc}/versions/{{id}}"), get(docs::versions::read).delete(docs::versions::delete))
+        .route(&format!("{doc}/versions/{{id}}/restore"), post(docs::versions::restore))
         .route("/v1/spaces/{space}/hocuspocus", get(docs::open_many))
         .route("/v1/spaces/{space}/txn", post(data::txn))
         .route("/v1/session", get(native::open))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use meridian_client::wire::AccessToken;
 
 use crate::config::parse_duration;
 
@@ -32,6 +33,9 @@ pub struct ClientOptions {
     /// Keeps the session token in this file, so that the next command sees what this one wrote and read
     #[arg(long, global = true, value_name = "FILE")]
     pub session: Option<PathBuf>,
+    /// The access token of the space; better given as the variable, since others may see what is typed
+    #[arg(long, global = true, value_name = "TOKEN", env = "MERIDIAN_TOKEN", hide_env_values = true)]
+    pub token: Option<AccessToken>,
     /// `eventual`, `session` or `linearizable`
     #[arg(long, global = true, value_name = "LEVEL")]
     pub consistency: Option<String>,

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use meridian_client::wire::AccessToken;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ struct Run {
     workload: Workload,
     keys: AtomicU64,
     space: String,
+    access: Option<AccessToken>,
     value: String,
     ops: AtomicU64,
     errors: AtomicU64,
@@ -47,11 +49,17 @@ struct Run {
 }
 
 impl Run {
-    fn new(workload: Workload, keys: u64, space: String, value_size: u64) -> Option<Run> {
+    fn new(
+        workload: Workload,
+        keys: u64,
+        (space, access): (String, Option<AccessToken>),
+        value_size: u64,
+    ) -> Option<Run> {
         Some(Run {
             workload,
             keys: AtomicU64::new(keys),
             space,
+            access,
             value: "v".repeat(usize::try_from(value_size).unwrap_or(usize::MAX)),
             ops: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -97,7 +105,8 @@ pub(super) async fn run(options: &ClientOptions, args: &BenchArgs) -> ExitCode {
     }
     let mut servers = request::servers(options);
     servers.extend(args.more_servers.iter().cloned());
-    let Some(run) = Run::new(args.workload, args.keys, options.space.clone(), args.value_size) else {
+    let place = (options.space.clone(), options.token.clone());
+    let Some(run) = Run::new(args.workload, args.keys, place, args.value_size) else {
         return failure(options.json, "the histogram cannot be made");
     };
     let run = Arc::new(run);
@@ -121,7 +130,7 @@ async fn preload(run: &Arc<Run>, servers: &[String], args: &BenchArgs) -> Result
         let (next, written, keys) = (next.clone(), written.clone(), args.keys);
         let transport = args.transport;
         clients.spawn(async move {
-            let mut connection = Preload::new(transport, server);
+            let mut connection = Preload::new(transport, server, run.access.clone());
             loop {
                 let key = next.fetch_add(1, Ordering::Relaxed);
                 if key >= keys || Instant::now() >= until {
@@ -157,10 +166,10 @@ enum Preload {
 }
 
 impl Preload {
-    fn new(transport: Transport, server: String) -> Self {
+    fn new(transport: Transport, server: String, access: Option<AccessToken>) -> Self {
         match transport {
             Transport::Http => Preload::Http(http::Connection::new(server)),
-            Transport::Native => Preload::Native(native::Connection::new(server)),
+            Transport::Native => Preload::Native(native::Connection::new(server, access)),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
+use meridian_client::wire::AccessToken;
 use serde_json::Value;
 
 use super::args::ClientOptions;
@@ -88,7 +89,9 @@ pub async fn ask(
     if write {
         headers.push(("Meridian-Request-Id", &request_id));
     }
+    let access = options.token.as_ref().map(AccessToken::to_header);
     for (name, value) in [
+        ("Authorization", &access),
         ("Meridian-Session", &token),
         ("Meridian-Consistency", &options.consistency),
         ("Meridian-Wait", &options.wait),

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::args::ServeArgs;
 use super::{complain, failure, out};
+use crate::access::SpaceTokens;
 use crate::config::{Config, NODE_VARIABLE, node_names};
 use crate::server::{self, ServeOptions};
 
@@ -105,10 +106,13 @@ pub(super) fn check(file: &Path, node: Option<&str>, json: bool) -> ExitCode {
 }
 
 fn summary_json(config: &Config) -> serde_json::Value {
+    let tokens = |tokens: &SpaceTokens| json!({"read": tokens.read.len(), "write": tokens.write.len()});
+    let spaces: serde_json::Map<_, _> =
+        config.access.spaces.iter().map(|(space, all)| (space.clone(), tokens(all))).collect();
     json!({"cluster": config.cluster.name, "dc": config.dc, "node": config.node.name, "id": config.node.id,
            "data_dir": config.node.data_dir, "client_listen": config.node.client_listen,
            "peer_listen": config.node.peer_listen, "peers": config.peers, "clients": config.client_addrs,
-           "remotes": config.remotes, "warnings": config.warnings})
+           "remotes": config.remotes, "spaces": spaces, "warnings": config.warnings})
 }
 
 /// What a configuration amounts to, for people.
@@ -136,6 +140,10 @@ fn summary(config: &Config) -> String {
     }
     for (dc, peers) in &config.remotes {
         writeln!(text, "  DC {dc}   {}", addresses(peers)).ok();
+    }
+    for (space, tokens) in &config.access.spaces {
+        let (read, write) = (tokens.read.len(), tokens.write.len());
+        writeln!(text, "  space {space}   {read} tokens to read, {write} to read and write").ok();
     }
     for (section, settings) in config.show_settings() {
         let settings: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();

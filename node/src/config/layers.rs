@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use config::{FileFormat, Source, Value, ValueKind};
 
+use super::access::SPACE_KEYS;
 use super::error::{ConfigError, Problem};
 use super::reader::{Findings, suggestion};
 use super::settings::{
-    ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
-    TransactionsConfig, WatchConfig,
+    ClockConfig, DocumentsConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
+    StorageConfig, TransactionsConfig, WatchConfig,
 };
 use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback, split_address};
 
@@ -20,7 +21,7 @@ use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback
 const PREFIX: &str = "MERIDIAN__";
 
 /// Sections whose keys are fixed.
-const PLAIN: [(&str, &[&str]); 11] = [
+const PLAIN: [(&str, &[&str]); 12] = [
     ("cluster", CLUSTER_KEYS),
     ("dc", DC_KEYS),
     (RaftConfig::SECTION, RaftConfig::KEYS),
@@ -30,12 +31,13 @@ const PLAIN: [(&str, &[&str]); 11] = [
     (SessionsConfig::SECTION, SessionsConfig::KEYS),
     (TransactionsConfig::SECTION, TransactionsConfig::KEYS),
     (WatchConfig::SECTION, WatchConfig::KEYS),
+    (DocumentsConfig::SECTION, DocumentsConfig::KEYS),
     (ClockConfig::SECTION, ClockConfig::KEYS),
     (LogConfig::SECTION, LogConfig::KEYS),
 ];
 
 /// Sections whose tables are named by the operator, and the keys within each.
-const NAMED: [(&str, &[&str]); 2] = [("nodes", NODE_KEYS), ("remotes", REMOTE_KEYS)];
+const NAMED: [(&str, &[&str]); 3] = [("nodes", NODE_KEYS), ("remotes", REMOTE_KEYS), ("spaces", SPACE_KEYS)];
 
 /// The merged tree, and which layer set each overridden key.
 pub(super) struct Layers {
@@ -85,7 +87,7 @@ pub(super) fn merge(
             Ok(path) => {
                 // A later layer that gives the secret in one form replaces an earlier one that gave it in the other.
                 if let Some(other) = other_secret(&path) {
-                    builder = set(builder, other, ValueKind::Nil, name)?;
+                    builder = set(builder, &other, ValueKind::Nil, name)?;
                 }
                 builder = set(builder, &path, ValueKind::String(value.clone()), name)?;
                 origins.insert(path, place);
@@ -98,11 +100,18 @@ pub(super) fn merge(
     let merged = builder.build().and_then(|c| c.collect());
     let merged = merged.map_err(|e| one(name, "", format!("the layers do not fit together: {e}"), ""))?;
     let mut root: BTreeMap<String, Value> = merged.into_iter().collect();
-    if let Some(ValueKind::Table(table)) = root.get_mut("cluster").map(|v| &mut v.kind) {
-        table.retain(|_, v| v.kind != ValueKind::Nil);
+    for section in ["cluster", "spaces"] {
+        drop_replaced(root.get_mut(section));
     }
     drop_unreachable_advertisements(&mut root, &origins);
     Ok(Layers { root, origins })
+}
+
+/// Takes out what was set to nothing because another form of it was given, in this table and those within it.
+fn drop_replaced(section: Option<&mut Value>) {
+    let Some(ValueKind::Table(table)) = section.map(|v| &mut v.kind) else { return };
+    table.retain(|_, v| v.kind != ValueKind::Nil);
+    table.values_mut().for_each(|v| drop_replaced(Some(v)));
 }
 
 /// A node that a variable or flag moves to loopback is not reachable at the address that the file advertises; unless
@@ -136,12 +145,18 @@ fn set(builder: Builder, path: &str, kind: ValueKind, file: &str) -> Result<Buil
         .map_err(|e| one(file, path, e.to_string(), "use letters, digits, - and _ in names"))
 }
 
-fn other_secret(path: &str) -> Option<&'static str> {
-    match path {
-        "cluster.secret" => Some("cluster.secret_file"),
-        "cluster.secret_file" => Some("cluster.secret"),
-        _ => None,
+fn other_secret(path: &str) -> Option<String> {
+    let secrets = ["secret", "read", "write"];
+    let (section, key) = path.rsplit_once('.')?;
+    if section != "cluster" && !section.starts_with("spaces.") {
+        return None;
     }
+    let other = match key.strip_suffix("_file") {
+        Some(inline) if secrets.contains(&inline) => inline.to_owned(),
+        None if secrets.contains(&key) => format!("{key}_file"),
+        _ => return None,
+    };
+    Some(format!("{section}.{other}"))
 }
 
 fn one(place: &str, key: &str, wrong: impl Into<String>, right: impl Into<String>) -> ConfigError {
@@ -237,6 +252,13 @@ impl Names {
             self.tables.get(section.as_str()).into_iter().flatten().map(String::as_str).collect();
         let keys = NAMED.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, keys)| keys);
         let table = pick(table, &names, &format!("table [{section}.NAME] called"))?;
+        if table.contains('.') {
+            // In a path of settings the dot would divide the name.
+            return Err(problem(
+                format!("the table {table:?} has a dot in its name and cannot be overridden"),
+                "write its settings into the file, or name files there".into(),
+            ));
+        }
         Ok(format!("{section}.{table}.{}", pick(key, keys, "key")?))
     }
 

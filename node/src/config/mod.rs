@@ -3,6 +3,7 @@
 //! It exists so that a mistake is found before anything starts, with a message that says what would be right. It reads
 //! the configuration file and the secret's file and nothing else; what a setting does is not its business.
 
+mod access;
 mod error;
 mod layers;
 mod reader;
@@ -16,12 +17,13 @@ use std::path::Path;
 pub use error::{ConfigError, Problem, nearest};
 pub use reader::Setting;
 pub use settings::{
-    ClockConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig, StorageConfig,
-    TransactionsConfig, WatchConfig,
+    ClockConfig, DocumentsConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
+    StorageConfig, TransactionsConfig, WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};
 pub use units::{ByteSize, format_duration, parse_duration};
 
+use crate::access::Access;
 use reader::{Findings, Reader};
 
 /// The variable that chooses the node when a file describes several.
@@ -42,6 +44,8 @@ pub struct Config {
     pub client_addrs: BTreeMap<u64, String>,
     /// The peer addresses of every other DC, by its name and the node's id there.
     pub remotes: BTreeMap<String, BTreeMap<u64, String>>,
+    /// Which spaces take only who shows an access token, from `[spaces.NAME]`.
+    pub access: Access,
     /// How the nodes of this DC agree.
     pub raft: RaftConfig,
     /// The files of this node.
@@ -56,6 +60,8 @@ pub struct Config {
     pub transactions: TransactionsConfig,
     /// Streams of changes.
     pub watch: WatchConfig,
+    /// Versions of documents.
+    pub documents: DocumentsConfig,
     /// How far clocks are trusted.
     pub clock: ClockConfig,
     /// What the process writes about itself.
@@ -124,6 +130,7 @@ impl Config {
             (SessionsConfig::SECTION, self.sessions.show()),
             (TransactionsConfig::SECTION, self.transactions.show()),
             (WatchConfig::SECTION, self.watch.show()),
+            (DocumentsConfig::SECTION, self.documents.show()),
             (ClockConfig::SECTION, self.clock.show()),
             (LogConfig::SECTION, self.log.show()),
         ]
@@ -151,6 +158,7 @@ impl Config {
         let sessions = settings!(SessionsConfig);
         let transactions = settings!(TransactionsConfig);
         let watch = settings!(WatchConfig);
+        let documents = settings!(DocumentsConfig);
         let clock = settings!(ClockConfig);
         let log = settings!(LogConfig);
         settings::check_pairs(&raft, &gossip, &limits, &sessions, findings);
@@ -161,6 +169,8 @@ impl Config {
         let nodes = layers::tables("nodes", root.remove("nodes"), findings);
         let remotes = layers::tables("remotes", root.remove("remotes"), findings);
         let remotes = topology::read_remotes(remotes, &dc, findings);
+        let spaces = layers::tables("spaces", root.remove("spaces"), findings);
+        let access = access::read_spaces(spaces, &mut warnings, findings);
         for key in root.keys() {
             findings.unknown(key, key, layers::section_names());
         }
@@ -173,6 +183,7 @@ impl Config {
             peers: own.peers,
             client_addrs: own.client_addrs,
             remotes,
+            access,
             raft,
             storage,
             gossip,
@@ -180,6 +191,7 @@ impl Config {
             sessions,
             transactions,
             watch,
+            documents,
             clock,
             log,
             warnings,

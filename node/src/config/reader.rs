@@ -188,6 +188,11 @@ impl<'r, 'a> Reader<'r, 'a> {
         format!("{}.{key}", self.section)
     }
 
+    /// The setting as it stands, for those that are read in a way of their own.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+        self.table.remove(key)
+    }
+
     /// The setting if it is given and readable.
     pub(super) fn optional<T: Setting>(&mut self, key: &str) -> Option<T> {
         let value = self.table.remove(key)?;

@@ -240,6 +240,19 @@ section! {
 }
 
 section! {
+    /// `[documents]`: versions of documents.
+    DocumentsConfig = "documents" {
+        /// How long after its first edit, or after the last version, a version is made of a document that is edited by way of
+        /// this node. 0 to 365 d, default 0: none is made by itself. A version is a whole copy of the document.
+        version_interval: Duration = ms(0), ms(0) => secs(365 * 86_400);
+        /// How many versions that were made by themselves are kept of a document; then the oldest goes. 1 to 500, default 24.
+        versions_kept: u64 = 24, 1 => 500;
+        /// How many versions of one document people may make; then `too_large`. 1 to 500, default 100.
+        versions_named_max: u64 = 100, 1 => 500;
+    }
+}
+
+section! {
     /// `[clock]`: how far clocks are trusted.
     ClockConfig = "clock" {
         /// How far a clock may be off the others' before it is not believed. 10 ms to 10 min, default 5 s: NTP keeps

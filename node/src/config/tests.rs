@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::access::{Right, Shown};
 
 const THREE: &str = r#"
 [cluster]
@@ -246,4 +247,76 @@ fn text_that_is_not_toml_and_a_file_that_is_absent_are_told_apart() {
     let absent =
         Config::load(Path::new("/nonexistent.toml"), None, std::iter::empty(), &[]).expect_err("absent");
     assert!(absent.to_string().contains("/nonexistent.toml: the file cannot be read"), "{absent}");
+}
+
+const SPACES: &str = "[spaces.shop]\nread = [\"reader-one-of-shop\", \"reader-two-of-shop\"]\n\
+                      [spaces.\"a.B\"]\nwrite = \"writer-one-of-ab, writer-two-of-ab\"\n";
+
+fn right(config: &Config, space: &str, token: &str) -> Option<Right> {
+    config.access.right(space, &Shown::of([token])).ok()
+}
+
+#[test]
+fn spaces_have_tokens_from_the_file_from_other_files_and_from_variables() {
+    let text = format!("{ONE}{SPACES}");
+    let config = parse(&text, None, &[], &[]).expect("valid");
+    assert_eq!(right(&config, "shop", "reader-two-of-shop"), Some(Right::Read));
+    assert_eq!(right(&config, "a.B", "writer-two-of-ab"), Some(Right::Write));
+    assert_eq!(right(&config, "shop", "writer-two-of-ab"), None);
+    assert_eq!(right(&config, "elsewhere", ""), Some(Right::Write), "open");
+    // A variable replaces what the file says of the same right, and leaves the rest.
+    let env = [
+        ("MERIDIAN__SPACES__SHOP__READ", "reader-of-a-variable"),
+        ("MERIDIAN__SPACES__SHOP__WRITE", "w-of-a-variable-0, w-of-a-variable-1"),
+    ];
+    let config = parse(&text, None, &env, &[]).expect("valid");
+    assert_eq!(right(&config, "shop", "reader-two-of-shop"), None);
+    assert_eq!(right(&config, "shop", "reader-of-a-variable"), Some(Right::Read));
+    assert_eq!(right(&config, "shop", "w-of-a-variable-1"), Some(Right::Write));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tokens");
+    std::fs::write(&path, "# of the reader\nreader-of-a-file-0\n\n  reader-of-a-file-1  \n")
+        .expect("written");
+    let file = path.display().to_string();
+    let config = parse(&text, None, &[], &[("spaces.shop.read_file", &file)]).expect("valid");
+    for token in ["reader-of-a-file-0", "reader-of-a-file-1"] {
+        assert_eq!(right(&config, "shop", token), Some(Right::Read));
+    }
+    assert_eq!(right(&config, "shop", "reader-two-of-shop"), None, "the flag gives it in another form");
+}
+
+#[test]
+fn tokens_are_never_repeated_and_a_closed_space_does_not_come_open() {
+    let wrong = |toml: &str| parse(&format!("{ONE}{toml}"), None, &[], &[]).expect_err("wrong");
+    for (toml, told) in [
+        ("[spaces.shop]\n", "spaces.shop: the space has no tokens"),
+        ("[spaces.shop]\nread = \"\"\n", "spaces.shop.read: it holds no token"),
+        ("[spaces.shop]\nread = \"s3cret\"\n", "a token has 6 bytes, and at least 16"),
+        ("[spaces.shop]\nread = \"s3cret with spaces in it\"\n", "an access token is 1 to 512 of"),
+        ("[spaces.shop]\nread = 5331234567890123456\n", "neither text nor a list"),
+        ("[spaces.shop]\nread = [[\"s3cret-s3cret-s3cret\"]]\n", "neither text nor a list"),
+        (
+            "[spaces.shop]\nread = \"s3cret-s3cret-s3cret\"\nwrite = \"s3cret-s3cret-s3cret\"\n",
+            "under read and under write",
+        ),
+        ("[spaces.shop]\nread = \"s3cret-s3cret-s3cret\"\nread_file = \"/x\"\n", "both read and read_file"),
+        ("[spaces.shop]\nread_file = \"/nonexistent/tokens\"\n", "/nonexistent/tokens cannot be read"),
+        ("[spaces.\"a b\"]\nread = \"s3cret-s3cret-s3cret\"\n", "this is not the name of a space"),
+        ("[spaces.shop]\nreader = \"s3cret-s3cret-s3cret\"\n", "did you mean \"read\"?"),
+    ] {
+        let message = wrong(toml);
+        assert!(message.contains(told), "{told} is not in {message}");
+        assert!(!message.contains("s3cret") && !message.contains("533123"), "{message}");
+    }
+    let dotted = ("MERIDIAN__SPACES__A.B__WRITE", "writer-of-a-variable");
+    let message = parse(&format!("{ONE}{SPACES}"), None, &[dotted], &[]).expect_err("a dot");
+    assert!(message.contains("cannot be overridden") && !message.contains("writer-of"), "{message}");
+    let absent = ("MERIDIAN__SPACES__BANK__WRITE", "writer-of-a-variable");
+    let message = parse(&format!("{ONE}{SPACES}"), None, &[absent], &[]).expect_err("no such table");
+    assert!(message.contains("bank") && !message.contains("writer-of"), "{message}");
+    let shown = format!("{:?}", parse(&format!("{ONE}{SPACES}"), None, &[], &[]).expect("valid"));
+    assert!(!shown.contains("of-shop") && !shown.contains("of-ab"), "{shown}");
+    let placeholder = "[spaces.shop]\nwrite = \"change-me-change-me\"\n";
+    let config = parse(&format!("{ONE}{placeholder}"), None, &[], &[]).expect("valid");
+    assert!(config.warnings.iter().any(|warning| warning.contains("spaces.shop")), "{:?}", config.warnings);
 }

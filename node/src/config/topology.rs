@@ -16,7 +16,7 @@ const SECRET_BYTES_MIN: usize = 16;
 /// Longest name of a cluster, DC or node.
 const NAME_BYTES_MAX: usize = 64;
 /// What the secrets in the files shipped with the project start with.
-const PLACEHOLDER_SECRET: &str = "change-me";
+pub(super) const PLACEHOLDER_SECRET: &str = "change-me";
 
 pub(super) const CLUSTER_KEYS: &[&str] = &["name", "secret", "secret_file", "insecure"];
 pub(super) const DC_KEYS: &[&str] = &["name"];

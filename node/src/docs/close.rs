@@ -37,6 +37,10 @@ impl Close {
     pub const BAD_UPDATE: Close = Close::new(4400, "an update does not decode, or holds what is not taken");
     /// States of those present that are none.
     pub const BAD_AWARENESS: Close = Close::new(4400, "the states of those present are not taken");
+    /// The space takes only who shows an access token.
+    pub const UNAUTHORIZED: Close = Close::new(4401, "the space takes only who shows an access token of it");
+    /// The access token is for something else.
+    pub const FORBIDDEN: Close = Close::new(4403, "the access token is not for this space");
     /// The document was deleted while the editor had it open.
     pub const DELETED: Close = Close::new(4404, "the document was deleted");
     /// The key holds something else.
@@ -51,7 +55,7 @@ impl Close {
         (4400..4500).contains(&self.code)
     }
 
-    /// What an error of a write means for the editors whose edits it held.
+    /// What an error means for the editors whom it concerns: of a write, for those whose edits it held.
     pub fn of(error: &ApiError) -> Close {
         match error.code {
             ErrorCode::WrongType => Close::WRONG_TYPE,
@@ -59,6 +63,8 @@ impl Close {
             ErrorCode::BadValue => Close::BAD_UPDATE,
             // The only condition of an edit is that the document still exists.
             ErrorCode::PreconditionFailed => Close::DELETED,
+            ErrorCode::Unauthorized => Close::UNAUTHORIZED,
+            ErrorCode::Forbidden => Close::FORBIDDEN,
             ErrorCode::Internal => Close::INTERNAL,
             ErrorCode::ShuttingDown => Close::STOPPING,
             ErrorCode::Overloaded => Close::BUSY,

@@ -88,6 +88,8 @@ pub struct Docs {
     pub counts: DocCounts,
     feeds: Arc<Feeds>,
     rooms: Mutex<BTreeMap<Key, Entry>>,
+    /// Documents that were edited by way of this node, and since when: what a version is to be made of.
+    edited: Mutex<BTreeMap<Key, u64>>,
     last: AtomicU64,
 }
 
@@ -128,6 +130,7 @@ impl Docs {
             counts: DocCounts::default(),
             feeds: Arc::default(),
             rooms: Mutex::default(),
+            edited: Mutex::default(),
             last: AtomicU64::new(0),
         })
     }
@@ -135,6 +138,32 @@ impl Docs {
     /// How many rooms are open.
     pub fn rooms_open(&self) -> usize {
         self.rooms().len()
+    }
+
+    /// Notes that a document was edited by way of this node. Of more than may be open at once none is noted.
+    pub fn was_edited(&self, key: &Key) {
+        let mut edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner);
+        if !edited.contains_key(key) && edited.len() < self.bounds.rooms_max {
+            edited.insert(key.clone(), self.shard.0.seams.clock.monotonic_ms());
+        }
+    }
+
+    /// Takes out the documents whose first noted edit is at least `age_ms` old.
+    pub fn take_edited(&self, age_ms: u64) -> Vec<Key> {
+        let now_ms = self.shard.0.seams.clock.monotonic_ms();
+        let mut edited = self.edited.lock().unwrap_or_else(PoisonError::into_inner);
+        let ripe: Vec<Key> = edited
+            .iter()
+            .filter(|(_, since_ms)| now_ms.saturating_sub(**since_ms) >= age_ms)
+            .map(|(key, _)| key.clone())
+            .collect();
+        edited.retain(|key, _| ripe.binary_search(key).is_err());
+        ripe
+    }
+
+    /// How many editors have a document open on this node.
+    pub fn editors_of(&self, key: &Key) -> usize {
+        self.rooms().get(key).map_or(0, |entry| entry.editors)
     }
 
     /// Takes an editor into the room of `key`, which is opened if it is not. What goes wrong while it opens is told

@@ -225,6 +225,7 @@ impl Room {
         let Err(error) = outcome else {
             self.docs.counts.updates.fetch_add(edits.len() as u64, Ordering::Relaxed);
             edits.iter().for_each(|edit| self.tell_kept(edit.member));
+            self.docs.was_edited(&self.key);
             return ControlFlow::Continue(());
         };
         let close = Close::of(&error);
@@ -276,12 +277,12 @@ impl Room {
                 self.check(&update)?;
                 // Editors who come back send all deletions there ever were: most of the time nothing is new.
                 let is_new = self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)?;
-                self.edit(member, update, is_new);
+                self.edit(member, update, is_new)?;
             }
             Message::Update(update) => {
                 self.check(&update)?;
                 let is_new = update != NOTHING;
-                self.edit(member, update, is_new);
+                self.edit(member, update, is_new)?;
             }
             Message::Awareness(states) => {
                 let now_ms = self.now_ms();
@@ -306,12 +307,25 @@ impl Room {
     }
 
     /// Takes an edit on its way into the log. What is in the document already came from there.
-    fn edit(&mut self, member: u64, update: Bytes, is_new: bool) {
-        if is_new {
+    fn edit(&mut self, member: u64, update: Bytes, is_new: bool) -> Result<(), Close> {
+        if let Some(refusal) = is_new.then(|| self.refusal(member)).flatten() {
+            if self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)? {
+                self.post(member, &refusal);
+            } else {
+                self.tell_kept(member);
+            }
+        } else if is_new {
             self.edits.push(Edit { member, update });
         } else {
             self.tell_kept(member);
         }
+        Ok(())
+    }
+
+    /// How an editor is told that what it has made is refused, if it may only read.
+    fn refusal(&self, member: u64) -> Option<Bytes> {
+        let seat = &self.members.get(&member)?.seat;
+        seat.reads_only().then(|| seat.refusal())
     }
 
     /// Tells an editor who wants to know that one of its edits is kept.

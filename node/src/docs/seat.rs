@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::close::Close;
 use super::wire;
+use crate::access::Right;
 
 /// Frames that wait for one connection.
 pub const FRAMES_MAX: usize = 1024;
@@ -51,6 +52,7 @@ pub struct Outlet {
 pub struct Seat {
     outlet: Outlet,
     name: Bytes,
+    right: Right,
     /// Whether the editor has heard that it is over, or needs not.
     parted: bool,
 }
@@ -73,8 +75,8 @@ pub fn outlet() -> (Outlet, Inbox) {
 
 impl Outlet {
     /// A seat in a room. `name` is what stands before each message: nothing for `y-websocket`.
-    pub fn seat(&self, name: Bytes) -> Seat {
-        Seat { outlet: self.clone(), name, parted: false }
+    pub fn seat(&self, name: Bytes, right: Right) -> Seat {
+        Seat { outlet: self.clone(), name, right, parted: false }
     }
 
     /// Queues a frame; `false` if there is no room for it, or nobody takes frames any more.
@@ -104,6 +106,21 @@ impl Seat {
     /// its edits are kept.
     pub fn is_hocuspocus(&self) -> bool {
         !self.name.is_empty()
+    }
+
+    /// Whether the editor may see the document and not change it.
+    pub fn reads_only(&self) -> bool {
+        self.right < Right::Write
+    }
+
+    /// The message that says that an edit is refused, since the editor may only read. One of `y-websocket` goes on
+    /// seeing the document.
+    pub fn refusal(&self) -> Bytes {
+        if self.is_hocuspocus() {
+            wire::not_kept()
+        } else {
+            wire::denied("you may read this document, not edit it")
+        }
     }
 
     /// Queues a frame; `false` if there is no room for it, or nobody takes frames any more.
@@ -173,7 +190,7 @@ mod tests {
 
     fn alone() -> (Seat, Inbox) {
         let (outlet, inbox) = outlet();
-        (outlet.seat(Bytes::new()), inbox)
+        (outlet.seat(Bytes::new(), Right::Write), inbox)
     }
 
     const X: Bytes = Bytes::from_static(b"x");
@@ -212,8 +229,8 @@ mod tests {
     async fn one_of_several_documents_ends_alone_if_it_ends_for_good() {
         let (outlet, mut inbox) = outlet();
         let name = |name: &'static [u8]| Bytes::from_static(name);
-        let (one, two, three) =
-            (outlet.seat(name(b"\x01a")), outlet.seat(name(b"\x01b")), outlet.seat(name(b"\x01c")));
+        let [one, two, three] =
+            [b"\x01a", b"\x01b", b"\x01c"].map(|bytes| outlet.seat(name(bytes), Right::Write));
         one.close(Close::DELETED);
         let told = inbox.next().await.expect("a frame").into_frame();
         assert_eq!(told[..3], *b"\x01a\x07");

@@ -5,6 +5,7 @@
 //! 00 01  bytes(update)          the answer
 //! 00 02  bytes(update)          an edit
 //! 01     bytes(awareness)       who is present
+//! 02 00  text                   to an editor who may only read: an edit of it is refused
 //! 03                            who is present?
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! ```text
 //! 07     text                   the document is over for you
 //! 08 01                         one of your messages with an update is kept
+//! 08 00                         one of your messages with an update is refused
 //! ```
 //!
 //! Numbers are LEB128 and bytes carry their length, as everywhere in this program. It is pure.
@@ -22,6 +24,7 @@ use meridian_crdt::codec::{DecodeError, Reader, Writer};
 
 const SYNC: u8 = 0;
 const AWARENESS: u8 = 1;
+const AUTH: u8 = 2;
 const QUERY_AWARENESS: u8 = 3;
 
 const LEAVE: u8 = 7;
@@ -33,6 +36,8 @@ pub const FROM_NOTHING: &[u8] = &[0];
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
 const UPDATE: u8 = 2;
+
+const PERMISSION_DENIED: u8 = 0;
 
 /// What an editor says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +108,16 @@ pub fn kept() -> Bytes {
     Bytes::from_static(&[SYNC_STATUS, 1])
 }
 
+/// The message that says that one message with an update is refused.
+pub fn not_kept() -> Bytes {
+    Bytes::from_static(&[SYNC_STATUS, 0])
+}
+
+/// The frame that tells an editor of `y-websocket` that something is refused.
+pub fn denied(reason: &str) -> Bytes {
+    frame(&[AUTH, PERMISSION_DENIED], reason.as_bytes())
+}
+
 fn frame(head: &[u8], body: &[u8]) -> Bytes {
     let mut out = Writer::new();
     out.raw(head);
@@ -131,6 +146,10 @@ mod tests {
         assert_eq!(update(&body), [0, 2, 2, 0, 0][..]);
         assert_eq!(awareness(&[0]), [1, 1, 0][..]);
         assert_eq!((leave("x"), kept()), (Bytes::from_static(&[7, 1, b'x']), Bytes::from_static(&[8, 1])));
+        assert_eq!(
+            (denied("x"), not_kept()),
+            (Bytes::from_static(&[2, 0, 1, b'x']), Bytes::from_static(&[8, 0]))
+        );
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub struct WriteRequest {
     /// Nothing is asked but what became of the request of this id.
     #[serde(default)]
     pub settle: bool,
+    /// A hash of what the client has asked, where the operations were worked out from it.
+    #[serde(default)]
+    pub asked: Option<u64>,
 }
 
 impl WriteRequest {
@@ -44,8 +47,8 @@ impl WriteRequest {
             Some(RequestId::Numbered(number)) => (None, Some(number)),
             None => (None, None),
         };
-        let WriteRequest { conditions, ops, reads, settle, .. } = self;
-        ClientTxn { id, number, hlc: 0, conditions, ops, reads, settle }
+        let WriteRequest { conditions, ops, reads, settle, asked, .. } = self;
+        ClientTxn { id, number, hlc: 0, conditions, ops, reads, settle, asked }
     }
 }
 

@@ -94,6 +94,10 @@ pub struct ClientTxn {
     /// Nothing is asked but what became of the request of this id. One that has not been applied yet never will be.
     #[serde(default)]
     pub settle: bool,
+    /// A hash of what the client has asked, where the node has worked out the operations from it: a retry may come to
+    /// other operations, and is the same request.
+    #[serde(default)]
+    pub asked: Option<u64>,
 }
 
 /// A request id of a client that counts its requests.
@@ -163,6 +167,9 @@ impl ClientTxn {
     pub fn fingerprint(&self) -> Result<u64, EntryError> {
         if self.settle {
             return Ok(SETTLED);
+        }
+        if let Some(asked) = self.asked {
+            return Ok(asked.max(SETTLED + 1));
         }
         let bytes = if self.reads.is_empty() {
             rmp_serde::to_vec(&(&self.conditions, &self.ops))
@@ -303,6 +310,7 @@ mod tests {
             reads: Vec::new(),
             number: None,
             settle: false,
+            asked: None,
         };
         Entry { now_ms: 7, items: vec![Item::Client(txn), Item::Tidy { rows_max: 3 }] }
     }
@@ -312,16 +320,29 @@ mod tests {
         let entry = sample();
         let bytes = entry.encode().expect("encodes");
         assert_eq!(Entry::decode(&bytes).expect("decodes"), entry);
-        assert_eq!(hex(&bytes), golden("97", "90c0c2"));
+        assert_eq!(hex(&bytes), golden("98", "90c0c2c0"));
         assert!(Entry::decode(&[2]).is_err() && Entry::decode(&[]).is_err());
     }
 
     #[test]
-    fn entries_that_were_written_before_there_were_reads_and_numbers_still_decode() {
-        let old = golden("94", "");
-        let byte = |at: usize| u8::from_str_radix(&old[at..at + 2], 16).expect("hexadecimal");
-        let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();
-        assert_eq!(Entry::decode(&old).expect("decodes"), sample());
+    fn entries_that_were_written_before_there_were_all_fields_still_decode() {
+        for old in [golden("94", ""), golden("97", "90c0c2")] {
+            let byte = |at: usize| u8::from_str_radix(&old[at..at + 2], 16).expect("hexadecimal");
+            let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();
+            assert_eq!(Entry::decode(&old).expect("decodes"), sample());
+        }
+    }
+
+    #[test]
+    fn what_was_asked_stands_for_the_operations_that_it_came_to() {
+        let Item::Client(txn) = sample().items.remove(0) else { panic!("a client's") };
+        let other = ClientTxn { ops: Vec::new(), conditions: Vec::new(), ..txn.clone() };
+        assert_ne!(txn.fingerprint().expect("encodes"), other.fingerprint().expect("encodes"));
+        let asked =
+            |txn: &ClientTxn, asked| ClientTxn { asked, ..txn.clone() }.fingerprint().expect("encodes");
+        assert_eq!(asked(&txn, Some(7)), asked(&other, Some(7)));
+        assert_ne!(asked(&txn, Some(7)), asked(&txn, Some(8)));
+        assert_ne!(asked(&txn, Some(SETTLED)), SETTLED);
     }
 
     #[test]

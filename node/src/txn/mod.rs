@@ -41,8 +41,8 @@ mod world_tests;
 
 pub use apply::apply_entry;
 pub use entry::{
-    Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, Item, Numbered, OpResult, Outcome, RemoteOutcome, Reply,
-    RequestId,
+    Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, EntryError, Item, Numbered, OpResult, Outcome, RemoteOutcome,
+    Reply, RequestId,
 };
 pub use interactive::{Commit, Interactive, InteractiveBounds, InteractiveError, Isolation};
 pub use reads::ReadCheck;

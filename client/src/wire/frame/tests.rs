@@ -24,7 +24,12 @@ fn verbs() -> Vec<Verb> {
         (key("c"), Condition::Contains(Value::Str("x".into()))),
     ];
     vec![
-        Verb::Hello { versions: vec![1, 2], client: "test".into() },
+        Verb::Hello { versions: vec![1, 2], client: "test".into(), access: Vec::new() },
+        Verb::Hello {
+            versions: vec![1],
+            client: "test".into(),
+            access: vec![AccessToken::new("a-secret").expect("a token")],
+        },
         Verb::Status,
         Verb::Read { key: key("é"), query: query.clone(), txn: None, ops: vec![] },
         Verb::Read { key: key("k"), query, txn: Some(9), ops: ops() },

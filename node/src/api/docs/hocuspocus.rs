@@ -6,19 +6,22 @@
 //! 2       0 str(token) [str(version)]                 answered with 2 2 str(scope), or 2 1 str(reason)
 //! 5       a message of the application                7   the client leaves the document
 //! 8 1     to the client: one of its messages with an update is kept by a majority of this datacenter
+//! 8 0     to the client: one of its messages with an update is refused, since it may only read
 //! 9 10    alone, without a name: ping and pong
 //! ```
 //!
 //! A name may have a NUL and what tells two providers of one document apart behind it; the document is what stands before.
-//! There are no tokens to check yet: whoever asks is let in.
+//! In a space without access tokens whoever asks is let in; in another one, who shows a token of it: in the message, or with
+//! the handshake of the connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use meridian_crdt::Key;
 use meridian_crdt::codec::{DecodeError, Reader, Writer};
 
 use super::connection::Ears;
+use crate::access::{Right, Shown};
 use crate::api::Api;
 use crate::docs::wire::Message;
 use crate::docs::{Close, Editor, Outlet, Posted};
@@ -40,20 +43,37 @@ const TOKEN: u64 = 0;
 const DENIED: u8 = 1;
 const ACCEPTED: u8 = 2;
 /// What an editor may do who was let in.
-const SCOPE: &str = "read-write";
+fn scope(right: Right) -> &'static str {
+    match right {
+        Right::Read => "readonly",
+        Right::Write => "read-write",
+    }
+}
 
 /// The editors of a connection, by the names that they use.
 pub struct Many {
     api: Api,
     space: String,
+    /// The access tokens that came with the handshake.
+    shown: Vec<String>,
     outlet: Outlet,
     editors: BTreeMap<Bytes, Editor>,
+    /// Names of those who were not let in, up to [`DOCUMENTS_MAX`]: they have said more meanwhile, and have been told why.
+    denied: BTreeSet<Bytes>,
 }
 
 impl Many {
     /// Nobody is in any document yet.
-    pub fn new(api: Api, space: String, outlet: Outlet) -> Self {
-        Self { api, space, outlet, editors: BTreeMap::new() }
+    pub fn new(api: Api, space: String, shown: Vec<String>, outlet: Outlet) -> Self {
+        Self { api, space, shown, outlet, editors: BTreeMap::new(), denied: BTreeSet::new() }
+    }
+
+    /// Does not let somebody in.
+    fn deny(&mut self, name: Bytes, reason: &str) -> Result<(), Close> {
+        if self.denied.len() < DOCUMENTS_MAX {
+            self.denied.insert(name.clone());
+        }
+        self.post(name, auth(DENIED, reason))
     }
 
     fn post(&self, name: Bytes, message: Bytes) -> Result<(), Close> {
@@ -61,31 +81,37 @@ impl Many {
     }
 
     /// Somebody asks to be let in, or again.
-    async fn enter(&mut self, said: &Said) -> Result<(), Close> {
+    async fn enter(&mut self, said: &Said, token: &str) -> Result<(), Close> {
         let name = said.encoded_name();
         let document = said.name.split('\0').next().unwrap_or_default();
         let Ok(key) = Key::new(self.space.as_str(), document) else {
-            return self.post(name, auth(DENIED, "the name of a document is 1 to 1024 bytes"));
+            return self.deny(name, "the name of a document is 1 to 1024 bytes");
         };
         // One who asks again, after its document was closed, enters anew.
         self.editors.remove(&name);
         if self.editors.len() >= DOCUMENTS_MAX {
-            return self.post(name, auth(DENIED, "too many documents on one connection"));
+            return self.deny(name, "too many documents on one connection");
         }
-        self.post(name.clone(), auth(ACCEPTED, SCOPE))?;
-        let editor = self.api.docs.enter(key, self.outlet.seat(name.clone())).await?;
+        let shown = self.shown.iter().map(String::as_str).chain([token]).filter(|token| !token.is_empty());
+        let right = match self.api.access.right(&self.space, &Shown::of(shown)) {
+            Ok(right) => right,
+            Err(error) => return self.deny(name, &error.message),
+        };
+        self.denied.remove(&name);
+        self.post(name.clone(), auth(ACCEPTED, scope(right)))?;
+        let editor = self.api.docs.enter(key, self.outlet.seat(name.clone(), right)).await?;
         self.editors.insert(name, editor);
         Ok(())
     }
 
     async fn say(&mut self, said: &Said, message: Message) -> Result<(), Close> {
-        match self.editors.get(&said.encoded_name()) {
-            Some(editor) => {
-                editor.say(message).await;
-                Ok(())
-            }
-            None => self.post(said.encoded_name(), auth(DENIED, "ask to be let in first")),
+        let name = said.encoded_name();
+        match self.editors.get(&name) {
+            Some(editor) => editor.say(message).await,
+            None if self.denied.contains(&name) => {}
+            None => return self.post(name, auth(DENIED, "ask to be let in first")),
         }
+        Ok(())
     }
 }
 
@@ -107,7 +133,10 @@ impl Ears for Many {
                 let message = said.as_sync().map_err(|_| Close::BAD_MESSAGE)?;
                 self.say(&said, message).await
             }
-            AUTH if said.asks_to_enter() => self.enter(&said).await,
+            AUTH => match said.token() {
+                Some(token) => self.enter(&said, token).await,
+                None => Err(Close::BAD_MESSAGE),
+            },
             LEAVE => {
                 self.editors.remove(&said.encoded_name());
                 Ok(())
@@ -152,9 +181,13 @@ impl Said {
         }
     }
 
-    fn asks_to_enter(&self) -> bool {
+    /// The token of one who asks to be let in.
+    fn token(&self) -> Option<&str> {
         let mut input = Reader::new(&self.message);
-        matches!((input.varint(), input.varint(), input.str()), (Ok(AUTH), Ok(TOKEN), Ok(_)))
+        match (input.varint(), input.varint(), input.str()) {
+            (Ok(AUTH), Ok(TOKEN), Ok(token)) => Some(token),
+            _ => None,
+        }
     }
 }
 
@@ -178,16 +211,17 @@ mod tests {
     #[test]
     fn frames_are_those_that_unmodified_providers_send() {
         let asks = said(b"\x01d\x02\x00\x05token\x054.8.0");
-        assert_eq!((asks.name.as_str(), asks.kind, asks.asks_to_enter()), ("d", AUTH, true));
-        assert!(said(b"\x01d\x02\x00\x00").asks_to_enter());
-        assert!(!said(b"\x01d\x02\x01\x00").asks_to_enter(), "what only a node says");
+        assert_eq!((asks.name.as_str(), asks.kind, asks.token()), ("d", AUTH, Some("token")));
+        assert_eq!(said(b"\x01d\x02\x00\x00").token(), Some(""));
+        assert_eq!(said(b"\x01d\x02\x01\x00").token(), None, "what only a node says");
         let step = said(b"\x01d\x00\x00\x01\x00");
         assert_eq!(Message::decode(&step.message), Ok(Message::Step1(Bytes::from_static(&[0]))));
         assert_eq!(step.encoded_name(), b"\x01d"[..]);
         let reply = said(b"\x01d\x04\x01\x02\x00\x00");
         assert_eq!(reply.as_sync(), Ok(Message::Step2(Bytes::from_static(&[0, 0]))));
         assert!(said(b"\x01d\x04\x00\x01\x00").as_sync().is_err(), "a question as an answer");
-        assert_eq!(auth(ACCEPTED, SCOPE), b"\x02\x02\x0aread-write"[..]);
+        assert_eq!(auth(ACCEPTED, scope(Right::Write)), b"\x02\x02\x0aread-write"[..]);
+        assert_eq!(auth(ACCEPTED, scope(Right::Read)), b"\x02\x02\x08readonly"[..]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::stream::SplitStream;
 use futures_util::{FutureExt, StreamExt};
 use meridian_client::wire::frame::{self, Request, Verb, close};
-use meridian_client::wire::{ApiError, ErrorCode};
+use meridian_client::wire::{AccessToken, ApiError, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use super::outbox::{self, Outbox};
 use super::transactions::Owned;
 use super::{verbs, watches};
+use crate::access::Shown;
 use crate::api::Api;
 use crate::api::serve::{Port, told_to_stop};
 use crate::api::upgrade::{DISCARD_TIME_MAX, Socket, linger};
@@ -96,6 +97,8 @@ type Doing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Connection {
     api: Api,
+    /// The access tokens that the client has shown at hello.
+    shown: Arc<Shown>,
     outbox: Outbox,
     port: Port,
     ids: Ids,
@@ -117,6 +120,7 @@ impl Connection {
         Self {
             slots: Arc::new(Semaphore::new(api.bounds.session.in_flight_max)),
             api,
+            shown: Arc::default(),
             outbox,
             port: port.clone(),
             ids: Ids::default(),
@@ -234,8 +238,9 @@ impl Connection {
         let frame = frame.map_err(|_| End::Close(close::HELLO_LATE, "no hello came in time"))??;
         let first = End::Close(close::HELLO_FIRST, "the first request is not hello");
         let (id, versions) = match Request::decode(&frame) {
-            Ok(Request { id, verb: Verb::Hello { versions, client }, .. }) => {
+            Ok(Request { id, verb: Verb::Hello { versions, client, access }, .. }) => {
                 tracing::debug!(client, "a session opens");
+                self.shown = Arc::new(Shown::of(access.iter().map(AccessToken::as_str)));
                 (id, versions)
             }
             Ok(_) => return Err(first),
@@ -275,7 +280,7 @@ impl Connection {
         let request = if self.is_stopping() || self.ids.is_taken(request.id) {
             request
         } else {
-            match verbs::answer_at_once(&self.api, request) {
+            match verbs::answer_at_once(&self.api, &self.shown, request) {
                 Ok(answer) => {
                     self.answers.push(answer);
                     return Ok(());
@@ -308,12 +313,12 @@ impl Connection {
 
     /// One request from its start to its answer's place in the queue.
     fn doing(&self, request: Request, taken: TakenId, slot: OwnedSemaphorePermit) -> Doing {
-        let (api, outbox) = (self.api.clone(), self.outbox.clone());
+        let (api, outbox, shown) = (self.api.clone(), self.outbox.clone(), self.shown.clone());
         match request.verb {
             Verb::Watch { .. } => {
                 let place = self.watches.place(request.id);
                 Box::pin(async move {
-                    let last = watches::run(&api, &outbox, request, &place, slot).await;
+                    let last = watches::run(&api, &shown, &outbox, request, &place, slot).await;
                     drop((place, taken));
                     // A client that is gone needs no answer.
                     outbox.send(last).await.ok();
@@ -330,7 +335,7 @@ impl Connection {
             _ => {
                 let txns = self.txns.clone();
                 Box::pin(async move {
-                    let answer = verbs::answer(&api, &txns, request).await;
+                    let answer = verbs::answer(&api, &shown, &txns, request).await;
                     // The client may use the id again as soon as it has the answer.
                     drop(taken);
                     outbox.send(answer).await.ok();

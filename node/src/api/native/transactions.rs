@@ -138,7 +138,7 @@ impl Owned {
         let _turn = lane.lock().await;
         self.write(api, id, ops)?;
         let listed = api.shard.txn_scan(id, space, prefix, after, limit)?;
-        Ok(Done { body: calls::listing_body(&listed.seen), touched: listed.touched })
+        Ok(Done { body: calls::listing_body(&listed.seen, prefix), touched: listed.touched })
     }
 
     /// Commits one, after adding operations to it.

@@ -8,6 +8,7 @@ use meridian_crdt::{Value, Vector};
 
 use super::ANSWER_BYTES_MAX;
 use super::transactions::Owned;
+use crate::access::{Right, Shown};
 use crate::api::calls::{self, Body, Done, InFlight, Refused, Session};
 use crate::api::{Api, ops};
 
@@ -15,10 +16,10 @@ use crate::api::{Api, ops};
 const METHOD: &str = "NATIVE";
 
 /// Does the request and returns its answer, encoded.
-pub async fn answer(api: &Api, txns: &Owned, request: Request) -> Vec<u8> {
+pub async fn answer(api: &Api, shown: &Shown, txns: &Owned, request: Request) -> Vec<u8> {
     let id = request.id;
     let done = accounted(api, request, |api, request, own| async move {
-        match call(&api, txns, request, own).await {
+        match call(&api, shown, txns, request, own).await {
             frame @ Frame::Answer { outcome: Err(_), .. } => Err(Box::new(frame)),
             frame => Ok(frame),
         }
@@ -27,14 +28,15 @@ pub async fn answer(api: &Api, txns: &Owned, request: Request) -> Vec<u8> {
 }
 
 /// Answers a read that this node can do as it is, without waiting for anything; all other requests come back.
-pub fn answer_at_once(api: &Api, mut request: Request) -> Result<Vec<u8>, Box<Request>> {
+pub fn answer_at_once(api: &Api, shown: &Shown, mut request: Request) -> Result<Vec<u8>, Box<Request>> {
     let Verb::Read { query, txn: None, .. } = &mut request.verb else {
         return Err(Box::new(request));
     };
     query.limit = query.limit.min(api.bounds.page_max);
     let started_ms = api.shard.seams.clock.monotonic_ms();
     // What cannot be done is refused where all requests are.
-    let terms = session(api, &request).ok().zip(InFlight::enter(api).ok());
+    let terms = admit(api, shown, &request.verb).and_then(|()| session(api, &request));
+    let terms = terms.ok().zip(InFlight::enter(api).ok());
     let view = terms.and_then(|(session, counted)| {
         let view = api.shard.read_now(session.consistency, &session.dots)?;
         Some((session, counted, view))
@@ -109,18 +111,35 @@ pub fn refusal(id: u64, error: ApiError, session: Option<Vec<u8>>) -> Frame {
     Frame::Answer { id, outcome: Err(error), session, staleness: Vec::new() }
 }
 
-async fn call(api: &Api, txns: &Owned, request: Request, own: Option<Vec<u8>>) -> Frame {
+async fn call(api: &Api, shown: &Shown, txns: &Owned, request: Request, own: Option<Vec<u8>>) -> Frame {
     let id = request.id;
     if request.verb == Verb::Status {
         let outcome = status(api);
         return Frame::Answer { id, outcome, session: own, staleness: Vec::new() };
     }
-    let session = match session(api, &request) {
+    let session = match admit(api, shown, &request.verb).and_then(|()| session(api, &request)) {
         Ok(session) => session,
         Err(error) => return refusal(id, error, own),
     };
     let outcome = about_data(api, txns, &session, request.verb).await;
     data_answer(api, id, &session, outcome)
+}
+
+/// Refuses what the access tokens of a connection do not allow. What an open transaction holds was judged when it came in.
+pub fn admit(api: &Api, shown: &Shown, verb: &Verb) -> Result<(), ApiError> {
+    let (read, write) = match verb {
+        Verb::Read { key, ops, .. } => (Some(&key.space), &ops[..]),
+        Verb::List { space, ops, .. } => (Some(space), &ops[..]),
+        Verb::Watch { space, .. } => (Some(space), &[][..]),
+        Verb::Write { key, .. } => return api.access.check(&key.space, shown, Right::Write),
+        Verb::Txn { space, .. } => return api.access.check(space, shown, Right::Write),
+        Verb::Commit { ops, .. } => (None, &ops[..]),
+        Verb::Hello { .. } | Verb::Status | Verb::Begin { .. } | Verb::Abort { .. } | Verb::Stop { .. } => {
+            return Ok(());
+        }
+    };
+    read.map_or(Ok(()), |space| api.access.check(space, shown, Right::Read))?;
+    write.iter().try_for_each(|(key, _)| api.access.check(&key.space, shown, Right::Write))
 }
 
 /// The terms that a request names.

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::outbox::{Gone, Outbox};
 use super::verbs;
+use crate::access::Shown;
 use crate::api::Api;
 use crate::api::calls::{self, Body};
 use crate::watch::walk::What;
@@ -65,10 +66,17 @@ struct Told {
 
 /// Opens a watch and streams its events; returns its last frame. `slot` is the request's place among those in
 /// flight, which it gives back once the watch is open.
-pub async fn run<S>(api: &Api, outbox: &Outbox, request: Request, place: &Place, slot: S) -> Vec<u8> {
+pub async fn run<S>(
+    api: &Api,
+    shown: &Shown,
+    outbox: &Outbox,
+    request: Request,
+    place: &Place,
+    slot: S,
+) -> Vec<u8> {
     let id = request.id;
     let opened = verbs::accounted(api, request, |api, request, own| async move {
-        match open(&api, &request).await {
+        match open(&api, shown, &request).await {
             Ok(watch) => Ok(watch),
             Err(error) => Err(Box::new(verbs::refusal(id, error, own))),
         }
@@ -97,7 +105,8 @@ pub async fn run<S>(api: &Api, outbox: &Outbox, request: Request, place: &Place,
     Frame::Answer { id, outcome, session, staleness: Vec::new() }.encode()
 }
 
-async fn open(api: &Api, request: &Request) -> Result<Watch, ApiError> {
+async fn open(api: &Api, shown: &Shown, request: &Request) -> Result<Watch, ApiError> {
+    verbs::admit(api, shown, &request.verb)?;
     let session = verbs::session(api, request)?;
     let Verb::Watch { space, watched, from, values } = &request.verb else {
         return Err(ApiError::new(ErrorCode::Internal, "the request is no watch"));

@@ -33,22 +33,27 @@ impl Connection {
         use std::io::Write;
         self.request.clear();
         let (space, server, value) = (encode(&run.space), &self.server, &run.value);
+        let access = run
+            .access
+            .as_ref()
+            .map(|token| format!("\r\nauthorization: {}", token.to_header()))
+            .unwrap_or_default();
         // Writing into a vector does not fail.
         match workload {
             Workload::Get | Workload::Mix => write!(
                 self.request,
-                "GET /v1/spaces/{space}/keys/bench-put-{key} HTTP/1.1\r\nhost: {server}\r\n\r\n"
+                "GET /v1/spaces/{space}/keys/bench-put-{key} HTTP/1.1\r\nhost: {server}{access}\r\n\r\n"
             ),
             Workload::Put => write!(
                 self.request,
-                "POST /v1/spaces/{space}/keys/bench-put-{key} HTTP/1.1\r\nhost: {server}\r\n\
+                "POST /v1/spaces/{space}/keys/bench-put-{key} HTTP/1.1\r\nhost: {server}{access}\r\n\
                  content-type: application/json\r\ncontent-length: {}\r\n\r\n\
                  {{\"type\":\"register\",\"op\":\"set\",\"value\":\"{value}\"}}",
                 value.len() + r#"{"type":"register","op":"set","value":""}"#.len(),
             ),
             Workload::Counter => write!(
                 self.request,
-                "POST /v1/spaces/{space}/keys/bench-counter-{key} HTTP/1.1\r\nhost: {server}\r\n\
+                "POST /v1/spaces/{space}/keys/bench-counter-{key} HTTP/1.1\r\nhost: {server}{access}\r\n\
                  content-type: application/json\r\ncontent-length: 38\r\n\r\n\
                  {{\"type\":\"counter\",\"op\":\"add\",\"by\":1}}  "
             ),
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_lengths_of_formed_bodies_are_right() {
-        let run = Run::new(Workload::Put, 1, "default".into(), 2).expect("valid");
+        let run = Run::new(Workload::Put, 1, ("default".into(), None), 2).expect("valid");
         let mut connection = Connection::new("a:1".into());
         for workload in [Workload::Put, Workload::Counter] {
             connection.form(&run, workload, 7);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use meridian_client::wire::AccessToken;
 use meridian_client::wire::frame::{Frame, Request, VERSION, Verb};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -23,6 +24,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub(super) struct Connection {
     /// Where to.
     pub server: String,
+    access: Option<AccessToken>,
     stream: Option<TcpStream>,
     outgoing: Vec<u8>,
     /// One request, before it is framed.
@@ -33,9 +35,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub fn new(server: String) -> Self {
+    pub fn new(server: String, access: Option<AccessToken>) -> Self {
         let (outgoing, request, incoming) = (Vec::new(), Vec::new(), Vec::new());
-        Self { server, stream: None, outgoing, request, incoming, taken: 0 }
+        Self { server, access, stream: None, outgoing, request, incoming, taken: 0 }
     }
 
     /// Adds a request to those that the next exchange sends.
@@ -136,7 +138,8 @@ impl Connection {
             self.server
         )
         .into_bytes();
-        let verb = Verb::Hello { versions: vec![VERSION], client: "meridian-bench".into() };
+        let access = self.access.iter().cloned().collect();
+        let verb = Verb::Hello { versions: vec![VERSION], client: "meridian-bench".into(), access };
         frame(&mut hello, BINARY, &Request::new(0, verb).encode());
         stream.write_all(&hello).await.map_err(|e| e.to_string())?;
         self.incoming.clear();
@@ -203,7 +206,7 @@ pub(super) async fn client_loop(
     pipeline: u64,
     end: Instant,
 ) -> Option<String> {
-    let mut connection = Connection::new(server);
+    let mut connection = Connection::new(server, run.access.clone());
     let mut random = Xorshift::new(client);
     let mut last_error = None;
     let mut turn = client;
@@ -256,11 +259,11 @@ mod tests {
 
     #[test]
     fn what_is_formed_is_what_the_protocol_reads() {
-        let run = Run::new(Workload::Put, 1, "default".into(), 40).expect("valid");
+        let run = Run::new(Workload::Put, 1, ("default".into(), None), 40).expect("valid");
         for (workload, verb) in
             [(Workload::Put, "write"), (Workload::Counter, "write"), (Workload::Get, "read")]
         {
-            let mut connection = Connection::new("a:1".into());
+            let mut connection = Connection::new("a:1".into(), None);
             connection.form(&run, workload, 7, 3);
             let request = Request::decode(&connection.request).expect("a request");
             assert_eq!((request.id, request.verb.name()), (3, verb));
