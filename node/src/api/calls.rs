@@ -15,6 +15,7 @@ use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
 use meridian_crdt::{Condition, Content, Key, Mutation, Query as ReadQuery, StoreError, Value, Vector};
 
 use super::Api;
+use crate::docs;
 use crate::shard::WriteRequest;
 use crate::storage::{StateView, StorageError};
 use crate::txn::{Answer as TxnAnswer, Numbered, OpResult, RequestId as LogId};
@@ -182,6 +183,7 @@ async fn propose(
     ops: Vec<(Key, Mutation)>,
 ) -> Result<(Vec<OpResult>, Vector)> {
     let bytes = api.bounds.request.check(&conditions, &ops)?;
+    docs::check_nesting(&api.shard, &ops)?;
     let request = WriteRequest {
         id: session.request_id.clone().map(log_id),
         conditions,

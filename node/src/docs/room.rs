@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_crdt::{
-    DocOp, Document, Dot, Key, Mutation, Vector, YrsDocument, check_update, doc_glance, doc_state,
+    DocCounts, DocOp, Document, Dot, Key, Mutation, Snapshot, UpdateError, Vector, YrsDocument, doc_glance,
+    doc_state,
 };
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -99,7 +100,7 @@ struct Room {
     id: u64,
     attached: Attached,
     document: YrsDocument,
-    /// Bytes of all updates.
+    /// Bytes of all snapshots and updates.
     bytes: usize,
     /// What the document was read at.
     read_at: Vector,
@@ -126,7 +127,8 @@ impl Room {
         let read_at = state.map_err(|e| unreadable(&key, e))?.vector;
         let state = doc_state(&view, &key).map_err(|e| unreadable(&key, e))?;
         drop(view);
-        let bytes: usize = state.updates.iter().map(|update| update.bytes.len()).sum();
+        let content = state.content();
+        let bytes = content.bytes();
         if bytes > docs.bounds.doc_bytes_max {
             return Err(Close::TOO_LARGE);
         }
@@ -145,8 +147,14 @@ impl Room {
             awareness: Awareness::default(),
             edits: Edits::default(),
         };
-        for chunk in state.updates.chunks(INTEGRATED_AT_ONCE) {
-            chunk.iter().for_each(|update| room.integrate(&update.bytes));
+        for snapshot in &content.snapshots {
+            let snapshot = Snapshot::decode(snapshot).map_err(|e| unreadable(&room.key, e))?;
+            room.whole = None;
+            room.document.load(&snapshot).map_err(|error| room.unusable(&error))?;
+            tokio::task::yield_now().await;
+        }
+        for chunk in content.updates.chunks(INTEGRATED_AT_ONCE) {
+            chunk.iter().try_for_each(|update| room.integrate(update))?;
             tokio::task::yield_now().await;
         }
         Ok(room)
@@ -180,13 +188,24 @@ impl Room {
         self.docs.shard.0.seams.clock.monotonic_ms()
     }
 
-    /// Puts in an update that counts.
-    fn integrate(&mut self, update: &[u8]) {
+    /// Puts in an update that counts. The room ends if the document cannot be held with it.
+    fn integrate(&mut self, update: &[u8]) -> Result<(), Close> {
         self.whole = None;
-        if let Err(error) = self.document.integrate(update) {
-            // Another version of this program has taken it in. It counts, and whoever can read it does.
-            tracing::warn!(key = %self.key, %error, "an update of a document cannot be read by this version");
+        match self.document.integrate(update) {
+            Ok(()) => Ok(()),
+            Err(UpdateError::TooDeep) => Err(self.unusable(&UpdateError::TooDeep)),
+            Err(error) => {
+                // Another version of this program has taken it in. It counts, and whoever can read it does.
+                tracing::warn!(key = %self.key, %error, "an update of a document cannot be read by this version");
+                Ok(())
+            }
         }
+    }
+
+    /// Why editors are sent away of whose document there is no use.
+    fn unusable(&self, error: &UpdateError) -> Close {
+        tracing::warn!(key = %self.key, %error, "a document cannot be edited");
+        if *error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::INTERNAL }
     }
 
     /// A txn has touched the key.
@@ -203,16 +222,21 @@ impl Room {
         if self.incarnations.iter().any(|dot| !living.contains(dot)) {
             return ControlFlow::Break(Close::DELETED);
         }
-        // An update whose incarnation had ended elsewhere before it came is told, and does not count.
-        if !counts {
-            return ControlFlow::Continue(());
+        match counts {
+            DocCounts::Yes => {}
+            // An update whose incarnation had ended elsewhere before it came is told, and does not count.
+            DocCounts::No => return ControlFlow::Continue(()),
+            // The room is so far behind that the document was compacted meanwhile. Whoever opens it anew is not.
+            DocCounts::Perhaps => return ControlFlow::Break(Close::GONE),
         }
         self.incarnations = living;
         let updates =
             event.ops.iter().filter_map(|op| if let Mutation::Doc(op) = op { Some(op) } else { None });
         for update in updates.flat_map(DocOp::updates) {
             self.bytes += update.len();
-            self.integrate(update);
+            if let Err(close) = self.integrate(update) {
+                return ControlFlow::Break(close);
+            }
             let made_by = self.edits.came_back(update);
             self.tell(&wire::update(update), made_by);
         }
@@ -340,9 +364,9 @@ impl Room {
         if update.len() > update_bytes_max || self.bytes + update.len() > doc_bytes_max {
             return Err(Close::TOO_LARGE);
         }
-        check_update(update).map_err(|error| {
+        self.document.check(update).map_err(|error| {
             tracing::debug!(key = %self.key, %error, "an editor sent an update that is not taken");
-            Close::BAD_UPDATE
+            if error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::BAD_UPDATE }
         })
     }
 

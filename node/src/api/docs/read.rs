@@ -30,7 +30,13 @@ pub async fn read(api: &Api, session: &Session, key: &Key, mut query: Query) -> 
         let error = calls::not_found(key);
         return Err(answer::data_error(api, session, Refused { error, touched }));
     }
-    let (document, _) = YrsDocument::of(state.updates.iter().map(|update| &update.bytes));
+    let (document, _) = match YrsDocument::of(&state.content()) {
+        Ok(read) => read,
+        Err(error) => {
+            let error = ApiError::new(ErrorCode::TooLarge, error.to_string());
+            return Err(answer::data_error(api, session, Refused { error, touched }));
+        }
+    };
     let mut response = match (format.as_str(), root) {
         ("json", None) => {
             let value = json::from_value(&document.to_value());
