@@ -63,6 +63,9 @@ pub trait Document {
     /// Edits that wait count as if each were inside the one before.
     fn check(&self, edit: &[u8]) -> Result<(), UpdateError>;
 
+    /// How deep an edit may come to nest that builds on others which are under way.
+    fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError>;
+
     /// What is here, as Yjs' state vector in encoding v1.
     fn state_vector(&self) -> Vec<u8>;
 
@@ -81,6 +84,15 @@ pub trait Document {
 
     /// The text of one root type, without its formatting; empty if there is no such type.
     fn text(&self, root: &str) -> String;
+}
+
+/// How deep an edit may come to nest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// How deep its own types nest within each other; 0 if it has none.
+    pub height: usize,
+    /// Where it builds on something that is not here, the depth of everything that is here or waits.
+    pub above: Option<usize>,
 }
 
 /// The identity of a document that never writes.
@@ -241,6 +253,14 @@ impl Document for YrsDocument {
             Err(why) => return Err(why.into()),
         }
         Update::decode_v1(edit).map(drop).map_err(refused)
+    }
+
+    fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError> {
+        let structure = check::structure(edit)?;
+        let height = nesting::height(&structure)?;
+        let is_missing = matches!(self.nesting.place(&structure, NESTING_MAX), Err(Unplaced::Missing(_)));
+        let above = is_missing.then(|| self.nesting.deepest() + self.waiting.height());
+        Ok(Reach { height, above })
     }
 
     fn state_vector(&self) -> Vec<u8> {

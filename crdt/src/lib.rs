@@ -49,7 +49,7 @@ pub use condition::{Condition, check};
 pub use describe::describe;
 pub use digest::{BUCKETS, bucket_digests, digest};
 pub use document::{
-    Document, NESTING_MAX, NESTING_READ_MAX, Snapshot, UpdateError, YrsDocument, check_update,
+    Document, NESTING_MAX, NESTING_READ_MAX, Reach, Snapshot, UpdateError, YrsDocument, check_update,
     nests_elsewhere,
 };
 pub use error::StoreError;

@@ -84,7 +84,7 @@ fn beside(level: u64) -> Vec<u8> {
     let before = (2 * level).checked_sub(1);
     let at = match before {
         None => At::Root,
-        Some(clock) if level % 2 == 0 => At::RightOf(clock),
+        Some(clock) if level.is_multiple_of(2) => At::RightOf(clock),
         Some(clock) => At::LeftOf(clock),
     };
     update(2 * level, &[(at, TYPE), (At::In(2 * level), CHARACTER)])
@@ -221,7 +221,7 @@ type Step = (usize, u8, prop::sample::Index);
 
 /// Lets three editors change a tree at random, and gives their updates.
 fn edited(steps: &[Step]) -> (Vec<Vec<u8>>, Doc) {
-    let docs: Vec<Doc> = (1..4u64).map(|client| Doc::with_client_id(client)).collect();
+    let docs: Vec<Doc> = (1..4u64).map(Doc::with_client_id).collect();
     let mut updates: Vec<Vec<u8>> = Vec::new();
     for (who, what, at) in steps {
         let doc = &docs[who % docs.len()];

@@ -222,3 +222,68 @@ async fn a_quarter_of_a_million_keystrokes_open_at_once() {
     );
     node.stop().await.expect("stops");
 }
+
+/// The `level`-th type of a chain, inside the one before; all small, and each by itself nothing unusual.
+fn nested(level: u64) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.raw(&[1, 1, 1]);
+    out.varint(level);
+    match level.checked_sub(1) {
+        None => out.raw(&[7, 1, 1, b'r', 0]),
+        Some(before) => {
+            out.raw(&[7, 0, 1]);
+            out.varint(before);
+            out.u8(0);
+        }
+    }
+    out.u8(0);
+    out.finish()
+}
+
+/// Sends frames at once and waits for the code that the connection is closed with.
+async fn closed_with(addr: &str, doc: &str, frames: impl IntoIterator<Item = Vec<u8>>) -> u16 {
+    let stream = tokio::net::TcpStream::connect(addr).await.expect("connects");
+    let url = format!("ws://{addr}/v1/spaces/default/docs/{doc}");
+    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("is let in");
+    for update in frames {
+        let mut frame = Writer::new();
+        frame.raw(&[0, 2]);
+        frame.bytes(&update);
+        // The node may have closed the connection already; what it said is read below.
+        if socket.send(Message::Binary(frame.finish().into())).await.is_err() {
+            break;
+        }
+    }
+    loop {
+        match socket.next().await.expect("a word of parting").expect("a frame") {
+            Message::Close(Some(close)) => return close.code.into(),
+            Message::Close(None) => panic!("no code"),
+            _ => {}
+        }
+    }
+}
+
+/// Story: a program sends types that nest a hundred thousand deep, faster than its edits come back from the log; and the same by
+/// HTTP. Both are refused at 64, and the node goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_that_nest_without_end_are_refused_however_they_come() {
+    let node = Setup::default().start("eu-west").await.expect("starts");
+    let client = Client::new(HttpClient::new(), node.addr().parse().expect("an address"));
+    let code = closed_with(node.addr(), "sent", (0..10_000).map(nested)).await;
+    assert_eq!(code, 4422);
+    let text = client.ask(Ask::get("/v1/spaces/default/docs/sent?format=json")).await.ok();
+    assert!(text.body["value"]["r"].is_array(), "{}", text.body);
+    let update = |level| json!({"type": "doc", "op": "update", "update": as_bytes(&nested(level))});
+    for level in 0..64 {
+        client.write("posted", update(level)).await.ok();
+    }
+    assert_eq!(client.write("posted", update(64)).await.code(), "too_large");
+    // Edits that wait for what has not come are no way around.
+    let mut taken = 0;
+    for level in (1..200).rev() {
+        taken += u64::from(client.write("backwards", update(level)).await.done());
+    }
+    assert!((32..=64).contains(&taken), "{taken} edits that wait were taken");
+    assert_eq!(client.value("backwards").await, json!({}));
+    node.stop().await.expect("stops");
+}

@@ -343,15 +343,15 @@ impl<'n, 'u> Placing<'n, 'u> {
         match stand {
             Stand::Root => Ok(Ok(0)),
             Stand::In(parent) => match self.known(parent) {
-                Ok((_, Kind::Other)) => Err(Unplaced::NoParent),
-                Ok((depth, _)) => Ok(Ok(depth + 1)),
+                Ok(Some((_, Kind::Other))) => Err(Unplaced::NoParent),
+                Ok(parent) => Ok(Ok(parent.map_or(0, |(depth, _)| depth + 1))),
                 Err(needs) => Ok(Err(needs)),
             },
             Stand::Beside(left, right) => {
                 let mut deepest = 0;
                 for id in [left, right].into_iter().flatten() {
                     match self.known(id) {
-                        Ok((depth, _)) => deepest = deepest.max(depth),
+                        Ok(beside) => deepest = deepest.max(beside.map_or(0, |(depth, _)| depth)),
                         Err(needs) => return Ok(Err(needs)),
                     }
                 }
@@ -360,9 +360,10 @@ impl<'n, 'u> Placing<'n, 'u> {
         }
     }
 
-    fn known(&self, id: Id) -> Result<(u16, Kind), Id> {
+    /// Where something is, or nothing if it is elsewhere and that does not matter.
+    fn known(&self, id: Id) -> Result<Option<(u16, Kind)>, Id> {
         if let Some(at) = self.at(id) {
-            return Ok(at);
+            return Ok(Some(at));
         }
         if !self.loose {
             return Err(id);
@@ -376,7 +377,7 @@ impl<'n, 'u> Placing<'n, 'u> {
         };
         match found.ok().and_then(|at| self.sections.get(at)) {
             Some(section) if brings(section) => Err(id),
-            _ => Ok((0, Kind::Type)),
+            _ => Ok(None),
         }
     }
 }

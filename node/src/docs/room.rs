@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_crdt::{
-    DocCounts, DocOp, Document, Dot, Key, Mutation, Snapshot, UpdateError, Vector, YrsDocument, doc_glance,
-    doc_state,
+    DocCounts, DocOp, Document, Dot, Key, Mutation, NESTING_MAX, Reach, Snapshot, UpdateError, Vector,
+    YrsDocument, doc_glance, doc_state,
 };
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -35,6 +35,8 @@ const INTEGRATED_AT_ONCE: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// An editor to whom nothing was sent for so long is sent an empty frame: after 30 s it would give up.
 const KEEP_ALIVE_MS: u64 = 20_000;
+/// How long an edit is held for the sake of others under way: as long as these are tried for.
+const HELD_MS_MAX: u64 = 16_000;
 /// An update that says nothing.
 const NOTHING: &[u8] = &[0, 0];
 
@@ -111,6 +113,8 @@ struct Room {
     members: BTreeMap<u64, Member>,
     awareness: Awareness,
     edits: Edits,
+    /// What an editor has said that has to wait for the edits under way, and since when. Nobody is listened to meanwhile.
+    held: Option<(u64, Message, u64)>,
     /// Since when there has been nobody.
     empty_since_ms: u64,
 }
@@ -146,6 +150,7 @@ impl Room {
             members: BTreeMap::new(),
             awareness: Awareness::default(),
             edits: Edits::default(),
+            held: None,
         };
         for snapshot in &content.snapshots {
             let snapshot = Snapshot::decode(snapshot).map_err(|e| unreadable(&room.key, e))?;
@@ -171,7 +176,7 @@ impl Room {
                     None => ControlFlow::Break(Close::GONE),
                 },
                 written = self.edits.written() => self.written(written),
-                ask = door.recv(), if self.edits.have_room() => match ask {
+                ask = door.recv(), if self.edits.have_room() && self.held.is_none() => match ask {
                     Some(ask) => self.ask(ask),
                     None => ControlFlow::Break(Close::GONE),
                 },
@@ -180,6 +185,7 @@ impl Room {
             if let ControlFlow::Break(close) = flow {
                 return close;
             }
+            self.release();
             self.edits.write(&self.docs.shard.0, &self.key, !self.incarnations.is_empty());
         }
     }
@@ -286,7 +292,38 @@ impl Room {
         ControlFlow::Continue(())
     }
 
+    /// Hears what was held once nothing is under way; one for which it takes too long is sent away.
+    fn release(&mut self) {
+        let Some((member, message, since_ms)) = self.held.take() else { return };
+        if self.edits.are_settled() {
+            if self.members.contains_key(&member)
+                && let Err(close) = self.say(member, message)
+            {
+                self.close(member, close);
+            }
+        } else if self.now_ms().saturating_sub(since_ms) >= HELD_MS_MAX {
+            self.close(member, Close::NOT_KEPT);
+        } else {
+            self.held = Some((member, message, since_ms));
+        }
+    }
+
+    /// Whether an edit builds on others under way, so that with all of these it might nest too deep. How deep it does is known
+    /// when they have come back.
+    fn must_wait(&self, edit: &[u8]) -> Result<bool, Close> {
+        let Reach { height, above } = self.document.reach(edit).map_err(|error| self.not_taken(&error))?;
+        let deepest = above.map_or(0, |above| above + self.edits.height() + height);
+        Ok(height > 0 && deepest > NESTING_MAX && !self.edits.are_settled())
+    }
+
     fn say(&mut self, member: u64, message: Message) -> Result<(), Close> {
+        if let Message::Step2(update) | Message::Update(update) = &message {
+            self.check_size(update)?;
+            if self.must_wait(update)? {
+                self.held = Some((member, message, self.now_ms()));
+                return Ok(());
+            }
+        }
         match message {
             Message::Step1(state_vector) => {
                 let frame = self.lacking(&state_vector)?;
@@ -332,7 +369,9 @@ impl Room {
     /// Takes an edit on its way into the log. What is in the document already came from there.
     fn edit(&mut self, member: u64, update: Bytes, is_new: bool) {
         if is_new {
-            self.edits.push(Edit { member, update });
+            // It has been checked, so its height is known.
+            let height = self.document.reach(&update).map_or(0, |reach| reach.height);
+            self.edits.push(Edit { member, update, height });
         } else {
             self.tell_kept(member);
         }
@@ -360,14 +399,20 @@ impl Room {
 
     /// Whether an edit may be taken.
     fn check(&self, update: &[u8]) -> Result<(), Close> {
+        self.document.check(update).map_err(|error| self.not_taken(&error))
+    }
+
+    fn not_taken(&self, error: &UpdateError) -> Close {
+        tracing::debug!(key = %self.key, %error, "an editor sent an update that is not taken");
+        if *error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::BAD_UPDATE }
+    }
+
+    fn check_size(&self, update: &[u8]) -> Result<(), Close> {
         let DocBounds { update_bytes_max, doc_bytes_max, .. } = self.docs.bounds;
         if update.len() > update_bytes_max || self.bytes + update.len() > doc_bytes_max {
             return Err(Close::TOO_LARGE);
         }
-        self.document.check(update).map_err(|error| {
-            tracing::debug!(key = %self.key, %error, "an editor sent an update that is not taken");
-            if error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::BAD_UPDATE }
-        })
+        Ok(())
     }
 
     fn tick(&mut self) -> ControlFlow<Close> {

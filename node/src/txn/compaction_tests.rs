@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Content, DocCompaction, DocContent, DocOp, Key, Mutation, ReadValue, Snapshot, Table, doc_state, doc_tail,
+    Content, DocCompaction, DocContent, DocCounts, DocOp, Dot, Key, Mutation, ReadValue, Snapshot, Table,
+    doc_glance, doc_state, doc_tail,
 };
 
 use super::bounds::STAGED_KEPT_MS;
@@ -90,6 +91,11 @@ fn a_long_tail_becomes_a_few_rows_and_nothing_else_changes() {
     assert_eq!(dc.apply(vec![Item::Compact { key: key.clone(), compaction }]), [Outcome::Done]);
     let state = doc_state(dc.cells(), &key).expect("memory");
     assert_eq!((state.snapshots.len(), state.updates.len()), (1, 40));
+    let counts = |seq| {
+        let dot = Dot::new(dc.name.origin(), seq);
+        doc_glance(dc.cells(), &key, dot).expect("memory").1
+    };
+    assert_eq!([1, 100, 101].map(counts), [DocCounts::Perhaps, DocCounts::Yes, DocCounts::No]);
     write(&mut dc, 0);
     let (key, compaction) = stage(&mut dc, "d", 60, 1_000).expect("updates");
     assert_eq!(dc.apply(vec![Item::Compact { key: key.clone(), compaction }]), [Outcome::Done]);
