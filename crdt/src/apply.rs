@@ -220,7 +220,8 @@ fn whole_collection(header: &Header, prefix: &[u8], ctx: &Ctx<'_>, observed: Obs
     (rows > 0 && floors == 0 && alone && all_observed && ctx.deps.covers_all(ctx.stable)).then_some(ty)
 }
 
-/// Drops what is observed from every cell below a prefix. Floors stand: what they take out may still be on its way.
+/// Drops what is observed from every cell below a prefix. Floors stand: what they take out may still be on its way. What a
+/// document has in snapshots goes with its incarnations.
 fn remove_below<C: Cells>(
     edit: &mut KeyEdit<'_, C>,
     prefix: &[u8],
@@ -237,7 +238,8 @@ fn remove_below<C: Cells>(
             &from,
             end.as_deref(),
             &mut |path, stored| {
-                if stored.cell.dots.iter().any(|held| observed.covers(held.dot)) {
+                let is_observed = stored.cell.dots.iter().any(|held| observed.covers(held.dot));
+                if is_observed && !doc::is_kept_apart(path) {
                     paths.push(path.to_vec());
                 }
                 if paths.len() < PREFIX_CHUNK { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::codec::{DecodeError, Reader, Writer, varint_bytes};
 use crate::id::{Dot, Origin};
 use crate::types::Type;
-use crate::types::counter;
+use crate::types::{counter, doc};
 
 const VERSION: u8 = 1;
 
@@ -154,10 +154,14 @@ impl Stored {
 /// What a cell adds to the digest of its key; 0 if it reads as nothing.
 ///
 /// Of a counter's cell only what is above its floor counts, so that stability may drop the floor of a dead run, and of
-/// a remove-wins cell nothing counts while a removal stands in it, so that stability may drop it whole.
+/// a remove-wins cell nothing counts while a removal stands in it, so that stability may drop it whole. What of a document
+/// stands in snapshots adds what its updates added, so that compaction changes nothing.
 pub(crate) fn observe(key_row: &[u8], path: &[u8], ty: Type, cell: &Cell, floor: &Cell) -> u128 {
     if !cell.is_visible(ty) {
         return 0;
+    }
+    if ty == Type::Doc && doc::is_kept_apart(path) {
+        return doc::observed(path, cell);
     }
     let payloads: usize = cell.dots.iter().map(|held| OBSERVED_DOT_BYTES + held.payload.len()).sum();
     let mut out = Writer::with_capacity(key_row.len() + path.len() + payloads);

@@ -8,23 +8,32 @@
 
 mod check;
 mod compare;
+mod nesting;
 mod render;
 mod rewrite;
+mod snapshot;
 mod split;
 mod tree;
+mod waiting;
 
 use bytes::Bytes;
 use thiserror::Error;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
-use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
+use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update, merge_updates_v1};
 
 use crate::codec::DecodeError;
+use crate::types::doc::DocContent;
 use crate::value::Value;
 
-pub use check::check_update;
+pub use check::{check_update, nests_elsewhere};
+pub use nesting::{NESTING_MAX, NESTING_READ_MAX};
 pub use rewrite::{Content, RewriteError, Rewritten};
+pub use snapshot::Snapshot;
 pub use split::split_update;
+
+use nesting::{Nesting, Unplaced};
+use waiting::Waiting;
 
 /// Why an update, or a state vector, is not taken. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -39,18 +48,40 @@ pub enum UpdateError {
     /// The decoder does not take it.
     #[error("the update cannot be put into a document: {0}")]
     Refused(String),
+    /// An edit nests shared types deeper than [`NESTING_MAX`], or a document deeper than [`NESTING_READ_MAX`].
+    #[error(
+        "shared types nest too deeply: at most {NESTING_MAX} in an edit, {NESTING_READ_MAX} in a document"
+    )]
+    TooDeep,
 }
 
 /// A document that updates are put into, in any order and as often as one likes, and that is read.
+///
+/// Once an update has failed with [`UpdateError::TooDeep`], so does everything else that is asked of the document: all of its
+/// updates count, and it is not shown without some of them.
 pub trait Document {
-    /// Puts an update in. What it builds on may come later.
+    /// Puts an update in. One of which the foundations are not here waits until they come.
     fn integrate(&mut self, update: &[u8]) -> Result<(), UpdateError>;
+
+    /// Puts in everything that a snapshot holds.
+    fn load(&mut self, snapshot: &Snapshot) -> Result<(), UpdateError>;
+
+    /// Whether an edit may be taken in: [`check_update`], and that it nests no deeper than [`NESTING_MAX`] where it goes.
+    /// Edits that wait count as if each were inside the one before.
+    fn check(&self, edit: &[u8]) -> Result<(), UpdateError>;
+
+    /// How deep an edit may come to nest that builds on others which are under way.
+    fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError>;
 
     /// What is here, as Yjs' state vector in encoding v1.
     fn state_vector(&self) -> Vec<u8>;
 
-    /// An update in encoding v1 with everything that is here and is not in the state vector, with all deletions.
+    /// An update in encoding v1 with everything that is here and is not in the state vector, with all deletions, and with
+    /// all that waits.
     fn diff(&self, state_vector: &[u8]) -> Result<Vec<u8>, UpdateError>;
+
+    /// Everything that is here.
+    fn snapshot(&self) -> Result<Snapshot, UpdateError>;
 
     /// Whether an update brings anything that is not here.
     fn lacks(&self, update: &[u8]) -> Result<bool, UpdateError>;
@@ -64,14 +95,31 @@ pub trait Document {
 
 /// The state vector of who has nothing.
 const FROM_NOTHING: &[u8] = &[0];
+/// How deep an edit may come to nest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// How deep its own types nest within each other; 0 if it has none.
+    pub height: usize,
+    /// Where it builds on something that is not here, the depth of everything that is here or waits.
+    pub above: Option<usize>,
+}
 
 /// The identity of a document that never writes.
 const READER: ClientID = ClientID::new(0);
 
 /// [`Document`] by the crate `yrs`.
+///
+/// The decoder gets nothing of which it does not have the foundations: what waits does so here. So the decoder's state and
+/// what [`nesting`] knows are of the same updates in the same order, and no identity stands elsewhere than is known.
 #[derive(Debug)]
 pub struct YrsDocument {
     doc: Doc,
+    nesting: Nesting,
+    waiting: Waiting,
+    /// Updates that waited, and that the decoder then did not take.
+    refused: Vec<Bytes>,
+    /// Why the document is not to be used any more.
+    broken: Option<UpdateError>,
 }
 
 impl Default for YrsDocument {
@@ -79,17 +127,93 @@ impl Default for YrsDocument {
         let mut options = Options::with_guid_and_client_id("".into(), READER);
         // Yjs counts as JavaScript does.
         options.offset_kind = OffsetKind::Utf16;
-        Self { doc: Doc::with_options(options) }
+        Self {
+            doc: Doc::with_options(options),
+            nesting: Nesting::default(),
+            waiting: Waiting::default(),
+            refused: Vec::new(),
+            broken: None,
+        }
     }
 }
 
 impl YrsDocument {
-    /// A document of these updates, and how many of them were not taken: those that another version of this program
-    /// has let in.
-    pub fn of<'u>(updates: impl IntoIterator<Item = &'u Bytes>) -> (Self, usize) {
+    /// A document of these snapshots and updates; and the updates that were not taken: those that another version of this
+    /// program has let in.
+    pub fn of(content: &DocContent) -> Result<(Self, Vec<Bytes>), UpdateError> {
         let mut document = Self::default();
-        let refused = updates.into_iter().filter(|update| document.integrate(update).is_err()).count();
-        (document, refused)
+        let mut refused = Vec::new();
+        for snapshot in &content.snapshots {
+            document.load(&Snapshot::decode(snapshot)?)?;
+        }
+        for update in &content.updates {
+            if document.integrate(update).is_err() {
+                document.is_sound()?;
+                refused.push(update.clone());
+            }
+        }
+        Ok((document, refused))
+    }
+
+    fn is_sound(&self) -> Result<(), UpdateError> {
+        self.broken.clone().map_or(Ok(()), Err)
+    }
+
+    /// Nothing more is to be had of this document.
+    fn breaks(&mut self, why: UpdateError) -> UpdateError {
+        self.broken = Some(why.clone());
+        why
+    }
+
+    /// Puts an update in, or takes it on among those that wait. Says how far each client is known, if it was put in.
+    fn put(&mut self, update: &[u8]) -> Result<Vec<(u64, u32, u32)>, UpdateError> {
+        let structure = check::structure(update)?;
+        let placed = match self.nesting.place(&structure, NESTING_READ_MAX) {
+            Ok(placed) => placed,
+            Err(Unplaced::Missing(id)) => {
+                let height = match nesting::height(&structure) {
+                    Err(Unplaced::TooDeep) => NESTING_MAX,
+                    height => height?,
+                };
+                Update::decode_v1(update).map_err(refused)?;
+                self.waiting.add(id, height, Bytes::copy_from_slice(update));
+                return Ok(Vec::new());
+            }
+            Err(Unplaced::TooDeep) => return Err(self.breaks(UpdateError::TooDeep)),
+            Err(other) => return Err(other.into()),
+        };
+        let update = Update::decode_v1(update).map_err(refused)?;
+        self.apply(update)?;
+        Ok(self.nesting.keep(placed))
+    }
+
+    /// Gives the decoder what it has the foundations of. That it does not take it would leave it where nobody knows.
+    fn apply(&mut self, update: Update) -> Result<(), UpdateError> {
+        // One transaction for each update: a large one is quadratic.
+        let applied = self.doc.transact_mut().apply_update(update).map_err(refused);
+        applied.map_err(|why| self.breaks(why))?;
+        if self.doc.transact().has_missing_updates() {
+            let why = UpdateError::Refused("the decoder does not have what is here".to_owned());
+            return Err(self.breaks(why));
+        }
+        Ok(())
+    }
+
+    /// Puts in what waited for what has come, and what waited for that.
+    fn release(&mut self, mut grown: Vec<(u64, u32, u32)>) -> Result<(), UpdateError> {
+        while let Some((client, from, to)) = grown.pop() {
+            for update in self.waiting.take(client, from, to) {
+                match self.put(&update) {
+                    Ok(more) => grown.extend(more),
+                    Err(why) => {
+                        self.is_sound()?;
+                        debug_assert_ne!(why, UpdateError::TooDeep);
+                        self.refused.push(update);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -120,10 +244,53 @@ fn refused(error: impl std::fmt::Display) -> UpdateError {
 
 impl Document for YrsDocument {
     fn integrate(&mut self, update: &[u8]) -> Result<(), UpdateError> {
-        check::check_structure(update)?;
-        let update = Update::decode_v1(update).map_err(refused)?;
-        // One transaction for each update: a large one is quadratic.
-        self.doc.transact_mut().apply_update(update).map_err(refused)
+        self.is_sound()?;
+        let grown = self.put(update)?;
+        self.release(grown)
+    }
+
+    fn load(&mut self, snapshot: &Snapshot) -> Result<(), UpdateError> {
+        self.is_sound()?;
+        if !snapshot.merged.is_empty() {
+            if snapshot.nesting.deepest() > NESTING_READ_MAX {
+                return Err(self.breaks(UpdateError::TooDeep));
+            }
+            let update = Update::decode_v2(&snapshot.merged).map_err(refused)?;
+            self.apply(update)?;
+            let grown = self.nesting.absorb(snapshot.nesting.clone());
+            self.release(grown)?;
+        }
+        for update in &snapshot.apart {
+            if self.integrate(update).is_err() {
+                self.is_sound()?;
+                self.refused.push(update.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, edit: &[u8]) -> Result<(), UpdateError> {
+        self.is_sound()?;
+        let structure = check::structure(edit)?;
+        let within = |is: bool| if is { Ok(()) } else { Err(UpdateError::TooDeep) };
+        let height = nesting::height(&structure)?;
+        let below = self.waiting.height();
+        match self.nesting.place(&structure, NESTING_MAX) {
+            Ok(placed) if placed.deepest == 0 => {}
+            Ok(placed) => within(placed.deepest + below <= NESTING_MAX)?,
+            Err(Unplaced::Missing(_)) if height == 0 => {}
+            Err(Unplaced::Missing(_)) => within(self.nesting.deepest() + below + height <= NESTING_MAX)?,
+            Err(why) => return Err(why.into()),
+        }
+        Update::decode_v1(edit).map(drop).map_err(refused)
+    }
+
+    fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError> {
+        let structure = check::structure(edit)?;
+        let height = nesting::height(&structure)?;
+        let is_missing = matches!(self.nesting.place(&structure, NESTING_MAX), Err(Unplaced::Missing(_)));
+        let above = is_missing.then(|| self.nesting.deepest() + self.waiting.height());
+        Ok(Reach { height, above })
     }
 
     fn state_vector(&self) -> Vec<u8> {
@@ -131,13 +298,28 @@ impl Document for YrsDocument {
     }
 
     fn diff(&self, state_vector: &[u8]) -> Result<Vec<u8>, UpdateError> {
+        self.is_sound()?;
         check::check_state_vector(state_vector)?;
         let theirs = StateVector::decode_v1(state_vector).map_err(refused)?;
-        Ok(self.doc.transact().encode_state_as_update_v1(&theirs))
+        let here = self.doc.transact().encode_state_as_update_v1(&theirs);
+        if self.waiting.is_empty() {
+            return Ok(here);
+        }
+        let all: Vec<&[u8]> =
+            std::iter::once(&here[..]).chain(self.waiting.updates().map(|update| &update[..])).collect();
+        merge_updates_v1(all).map_err(refused)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, UpdateError> {
+        self.is_sound()?;
+        let merged = self.doc.transact().encode_state_as_update_v2(&StateVector::default());
+        let apart = self.waiting.updates().chain(&self.refused).cloned().collect();
+        Ok(Snapshot { merged: merged.into(), apart, nesting: self.nesting.clone() })
     }
 
     fn lacks(&self, update: &[u8]) -> Result<bool, UpdateError> {
-        check::check_structure(update)?;
+        self.is_sound()?;
+        check::structure(update)?;
         let update = Update::decode_v1(update).map_err(refused)?;
         let here = self.doc.transact().snapshot();
         let inserts = update.insertions(true);
@@ -158,9 +340,12 @@ impl Document for YrsDocument {
     }
 }
 
-/// What a document of these updates reads as.
-pub(crate) fn to_value(updates: &[Bytes]) -> Value {
-    YrsDocument::of(updates).0.to_value()
+/// What a document of these parts reads as: nothing, if it nests too deep to be read.
+pub(crate) fn to_value(content: &DocContent) -> Value {
+    match YrsDocument::of(content) {
+        Ok((document, _)) => document.to_value(),
+        Err(_) => Value::Nil,
+    }
 }
 
 #[cfg(test)]
@@ -175,10 +360,13 @@ mod tests {
         vec![1, 1, client, clock, 0x84, client, clock - 1, 1, c, 0]
     }
 
+    fn content(updates: impl IntoIterator<Item = Vec<u8>>) -> DocContent {
+        DocContent { updates: updates.into_iter().map(Bytes::from).collect(), ..DocContent::default() }
+    }
+
     fn text_of(updates: &[Vec<u8>]) -> String {
-        let updates: Vec<Bytes> = updates.iter().cloned().map(Bytes::from).collect();
-        let (document, refused) = YrsDocument::of(&updates);
-        assert_eq!(refused, 0);
+        let (document, refused) = YrsDocument::of(&content(updates.to_vec())).expect("a shallow document");
+        assert_eq!(refused.len(), 0);
         document.text("t")
     }
 
@@ -217,10 +405,47 @@ mod tests {
 
     #[test]
     fn what_the_decoder_does_not_take_leaves_the_rest_readable() {
-        let updates = [typed(1, 0, b'a'), vec![0xff], typed(1, 1, b'b')].map(Bytes::from);
-        let (document, refused) = YrsDocument::of(&updates);
-        assert_eq!((document.text("t").as_str(), refused), ("ab", 1));
+        let updates = content([typed(1, 0, b'a'), vec![0xff], typed(1, 1, b'b')]);
+        let (document, refused) = YrsDocument::of(&updates).expect("a shallow document");
+        assert_eq!((document.text("t").as_str(), refused), ("ab", vec![Bytes::from_static(&[0xff])]));
         let expected = Value::Map([("t".to_owned(), Value::Str("ab".into()))].into());
         assert_eq!(to_value(&updates), expected);
+    }
+
+    #[test]
+    fn what_waits_is_given_on_and_is_put_in_when_its_foundations_come() {
+        let mut document = YrsDocument::default();
+        document.integrate(&typed(1, 1, b'b')).expect("it waits");
+        document.integrate(&typed(1, 2, b'c')).expect("it waits");
+        // A deletion of something that is not here.
+        document.integrate(&[0, 1, 1, 1, 1, 1]).expect("it waits");
+        assert_eq!((document.text("t").as_str(), document.state_vector()), ("", vec![0]));
+        let mut other = YrsDocument::default();
+        other.integrate(&document.diff(&[0]).expect("a difference")).expect("it waits there too");
+        let mut third = YrsDocument::default();
+        third.load(&document.snapshot().expect("a snapshot")).expect("an own snapshot");
+        for document in [&mut document, &mut other, &mut third] {
+            document.integrate(&typed(1, 0, b'a')).expect("an update");
+            assert_eq!(document.text("t"), "ac");
+            assert!(document.waiting.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_what_its_updates_were_however_it_is_put_together() {
+        let updates: Vec<Vec<u8>> =
+            (0..8).flat_map(|clock| [typed(1, clock, b'a' + clock), typed(2, clock, b'A' + clock)]).collect();
+        let of = |updates: &[Vec<u8>]| {
+            let (document, _) = YrsDocument::of(&content(updates.to_vec())).expect("a shallow document");
+            document.snapshot().expect("a snapshot").encode()
+        };
+        let all = text_of(&updates);
+        for cut in 0..updates.len() {
+            let snapshots = vec![of(&updates[cut..]), of(&updates[..cut + 1])];
+            let (document, _) =
+                YrsDocument::of(&DocContent { snapshots, updates: Vec::new() }).expect("a shallow document");
+            assert_eq!(document.text("t"), all);
+            assert_eq!(document.diff(&document.state_vector()), Ok(vec![0, 0]));
+        }
     }
 }

@@ -26,12 +26,12 @@ pub struct Explained {
     pub truncated: bool,
 }
 
-/// One cell, or the cells of all origins of one counter.
+/// One cell, the cells of all origins of one counter, or all updates of a document that name the same incarnations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExplainedCell {
     /// The type of the cell.
     pub ty: Type,
-    /// The fields that lead to it, and the element of a set.
+    /// The fields that lead to it, and the element of a set; of a document which incarnation, or the updates to which.
     pub path: Vec<Value>,
     /// What it holds.
     pub dots: Vec<ExplainedDot>,
@@ -44,8 +44,8 @@ pub struct ExplainedDot {
     pub dot: Dot,
     /// Its stamp.
     pub hlc: u64,
-    /// A register's value; what an origin adds to a counter; how many bytes an update of a document has; false for a
-    /// removal that wins, true for the rest.
+    /// A register's value; what an origin adds to a counter; of an origin's updates of a document how many there are, and
+    /// how many bytes of these; false for a removal that wins, true for the rest.
     pub value: Value,
     /// Whether it is part of what the key reads as.
     pub visible: bool,
@@ -58,7 +58,9 @@ pub fn explain<C: ReadCells>(
     limit: usize,
 ) -> Result<Option<Explained>, StoreError<C::Error>> {
     let view = KeyView::open(cells, key)?;
-    let Page { items, stopped } = collect(&view, &[], None, limit, &mut |_| true)?;
+    // What a document has is told by itself: of compacted updates there is no single one.
+    let documents = path::of_type(&[], Type::Doc);
+    let Page { items, stopped } = collect(&view, &[], Some(&documents), limit, &mut |_| true)?;
     let ty = view.header.shown();
     if items.is_empty() && ty.is_none() {
         return Ok(None);
@@ -74,7 +76,13 @@ pub fn explain<C: ReadCells>(
         let cell = explain_cell(group, visible).map_err(StoreError::corrupt(Table::CELL, &first.path))?;
         explained.push(cell);
     }
-    Ok(Some(Explained { ty, cells: explained, conflicts, truncated: stopped.is_some() }))
+    let mut truncated = stopped.is_some();
+    if !truncated && view.header.collection(Type::Doc).rows > 0 {
+        explained.extend(doc::explained(&view, ty == Some(Type::Doc))?);
+        truncated = explained.len() > limit;
+        explained.truncate(limit);
+    }
+    Ok(Some(Explained { ty, cells: explained, conflicts, truncated }))
 }
 
 fn contradicts(item: &Item) -> bool {
@@ -91,9 +99,6 @@ fn explain_cell(group: &[Item], visible: bool) -> Result<ExplainedCell, DecodeEr
     let Item { path, leaf, cell, .. } = &group[0];
     let mut segments: Vec<Value> =
         path::fields(path)?.into_iter().map(|(name, _)| Value::Str(name)).collect();
-    if leaf.ty == Type::Doc {
-        segments.extend(doc::segments(path)?);
-    }
     if matches!(leaf.ty, Type::Set | Type::RwSet) {
         segments.push(Value::from_bytes(&path[leaf.base..])?);
     }
@@ -116,7 +121,6 @@ fn dot_value(ty: Type, held: &Held, item: &Item) -> Result<Value, DecodeError> {
             let net = counter::net(ty, held, &item.floor).map_or(0, |(_, net)| net);
             Value::Int(counter::saturate(net))
         }
-        Type::Doc => doc::explained(&item.path, held)?,
         ty if ty.remove_wins() => Value::Bool(held.payload == PLUS),
         _ => Value::Bool(true),
     })

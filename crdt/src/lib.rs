@@ -50,8 +50,8 @@ pub use condition::{Condition, check};
 pub use describe::describe;
 pub use digest::{BUCKETS, bucket_digests, digest};
 pub use document::{
-    Content as DocContent, Document, RewriteError, Rewritten, UpdateError, YrsDocument, check_update,
-    split_update,
+    Content as DocWanted, Document, NESTING_MAX, NESTING_READ_MAX, Reach, RewriteError, Rewritten, Snapshot,
+    UpdateError, YrsDocument, check_update, nests_elsewhere, split_update,
 };
 pub use error::StoreError;
 pub use execute::{Ctx, ExecuteError, Executed, Limits, Refusal, execute, prepare};
@@ -67,7 +67,11 @@ pub use prepared::Prepared;
 pub use read::{Content, Query, ReadValue, Reading, read};
 pub use sweep::{Swept, sweep, sweep_pending};
 pub use txn::{Add, KeyEffect, Removal, Txn, TxnHead, txn_hash};
-pub use types::doc::{DocState, DocUpdate, doc_glance, doc_state};
+pub use types::doc::{
+    CompactRefusal, DOC_PART_BYTES_MAX, DOC_PARTS_MAX, DocCompaction, DocContent, DocCounts, DocSnapshot,
+    DocState, DocTail, DocUpdate, compact_doc, doc_glance, doc_long_tails, doc_state, doc_tail,
+    stage_doc_part, unstage_doc_parts,
+};
 pub use types::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
 pub use value::Value;
 pub use vector::Vector;

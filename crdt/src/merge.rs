@@ -94,6 +94,7 @@ fn merge_key<A: ReadCells<Error = B::Error>, B: Cells>(
             changed |= *unit != before;
         })?;
     }
+    changed |= doc::merge_apart(&theirs, &mut edit)?;
     changed |= doc::drop_orphans(&mut edit, &doc::whole())?;
     if changed {
         edit.header.changed = index;
@@ -102,11 +103,12 @@ fn merge_key<A: ReadCells<Error = B::Error>, B: Cells>(
     Ok(0)
 }
 
-/// The paths of a key's cells, and for floors those of the cells they belong to.
+/// The paths of a key's cells, and for floors those of the cells they belong to; without what a document has kept apart.
 fn unit_paths<C: ReadCells>(view: &KeyView<'_, C>) -> Result<BTreeSet<Vec<u8>>, StoreError<C::Error>> {
     let mut units = BTreeSet::new();
     let mut failed = None;
     view.scan(&[], None, &mut |path, _| match path::parse(path) {
+        Ok(_) if doc::is_kept_apart(path) => ControlFlow::Continue(()),
         Ok(leaf) => {
             let end = path.len() - usize::from(leaf.floor);
             units.insert(path[..end].to_vec());

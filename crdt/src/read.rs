@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use crate::cell::Cell;
 use crate::cells::{ReadCells, Table, prefix_end};
 use crate::codec::{DecodeError, Reader, Writer};
@@ -16,6 +14,7 @@ use crate::error::StoreError;
 use crate::header::Version;
 use crate::keys::Key;
 use crate::path;
+use crate::types::doc::DocContent;
 use crate::types::{Type, counter, doc};
 use crate::value::Value;
 use crate::vector::Vector;
@@ -81,12 +80,13 @@ pub enum ReadValue {
     Set(Vec<Value>),
     /// The fields.
     Map(BTreeMap<String, (Type, ReadValue)>),
-    /// The updates that count, by (hlc, origin, seq) and in the order in which their txn has them.
-    Doc(Vec<Bytes>),
+    /// What a document says.
+    Doc(DocContent),
 }
 
 impl ReadValue {
-    /// As one value: sets as arrays, map fields as `{type, value}`, a document as its root types by name.
+    /// As one value: sets as arrays, map fields as `{type, value}`, a document as its root types by name, and as nothing if
+    /// it nests deeper than [`NESTING_READ_MAX`](crate::NESTING_READ_MAX).
     pub fn to_value(&self) -> Value {
         match self {
             ReadValue::Register(value) => value.clone(),
@@ -101,7 +101,7 @@ impl ReadValue {
                 };
                 Value::Map(fields.iter().map(field).collect())
             }
-            ReadValue::Doc(updates) => document::to_value(updates),
+            ReadValue::Doc(content) => document::to_value(content),
         }
     }
 
@@ -113,7 +113,7 @@ impl ReadValue {
             Type::Flag | Type::DwFlag => ReadValue::Flag(false),
             Type::Set | Type::RwSet => ReadValue::Set(Vec::new()),
             Type::Map => ReadValue::Map(BTreeMap::new()),
-            Type::Doc => ReadValue::Doc(Vec::new()),
+            Type::Doc => ReadValue::Doc(DocContent::default()),
         }
     }
 }
@@ -142,8 +142,7 @@ fn read_as<C: ReadCells>(
     let mut content = Content { ty, version, value: ReadValue::empty(ty), size, cursor: None, present: None };
     match (&query.element, size) {
         _ if ty == Type::Doc => {
-            let updates = doc::updates(view)?;
-            content.value = ReadValue::Doc(updates.into_iter().map(|update| update.bytes).collect());
+            content.value = ReadValue::Doc(doc::content(view)?);
         }
         (Some(element), Some(_)) => content.present = Some(is_present(view, ty, element)?),
         _ => (content.value, content.cursor) = read_page(view, ty, query)?,

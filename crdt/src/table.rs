@@ -8,6 +8,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use crate::document;
+use crate::types::doc::DocContent;
 use crate::types::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
 use crate::value::Value;
 
@@ -319,7 +320,13 @@ fn describe(mutation: &Mutation) -> String {
         Mutation::Map(MapOp::Remove { field }) => format!("{ty} {name} `{field}`"),
         Mutation::Doc(op) => {
             // Shown as what a document of these updates alone reads as.
-            format!("{ty} {name} `{}`", literal(&document::to_value(op.updates())))
+            format!(
+                "{ty} {name} `{}`",
+                literal(&document::to_value(&DocContent {
+                    updates: op.updates().to_vec(),
+                    ..DocContent::default()
+                }))
+            )
         }
         Mutation::Delete(_) => name.to_owned(),
         _ => format!("{ty} {name}"),

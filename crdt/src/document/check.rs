@@ -35,22 +35,85 @@ const TYPE_XML_ELEMENT: u8 = 3;
 const TYPE_XML_HOOK: u8 = 5;
 const TYPE_XML_TEXT: u8 = 6;
 
-/// Whether `update` may be kept as an update of a document: it is what Yjs writes in encoding v1, all of it, and the
-/// decoder takes it too.
+/// What an item is, as far as others may stand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Deleted, or collected: what stood in it is gone.
+    Gone,
+    /// A shared type.
+    Type,
+    /// Anything else. Nothing can stand in it.
+    Other,
+}
+
+/// Who made something, and when by its own count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    pub client: u64,
+    pub clock: u32,
+}
+
+/// Where an item stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stand {
+    /// In a root type; or nowhere, since it was collected.
+    Root,
+    /// In a shared type.
+    In(Id),
+    /// Where the item on its left stands, or that on its right; at least one is named.
+    Beside(Option<Id>, Option<Id>),
+}
+
+/// A block of an update; `None` for a gap that the update leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub clock: u32,
+    pub length: u32,
+    pub is: Option<(Kind, Stand)>,
+}
+
+/// The structure of an update: what is where, and nothing of what it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Structure {
+    /// The blocks of each client, whose clocks follow upon each other; sorted by client.
+    pub clients: Vec<(u64, Vec<Block>)>,
+    /// Of each deleted range the client, and the clock behind its end.
+    pub deletions: Vec<(u64, u32)>,
+}
+
+/// Whether `update` may be kept as an update of a document: it is what Yjs writes in encoding v1, all of it, the decoder
+/// takes it too, and its own types nest no deeper than [`NESTING_MAX`](super::NESTING_MAX).
 pub fn check_update(update: &[u8]) -> Result<(), UpdateError> {
     use yrs::updates::decoder::Decode;
-    check_structure(update)?;
+    let structure = structure(update)?;
+    super::nesting::height(&structure)?;
     yrs::Update::decode_v1(update).map(drop).map_err(super::refused)
 }
 
+/// Whether an update puts a shared type where only its document can tell how deep that is.
+pub fn nests_elsewhere(update: &[u8]) -> Result<bool, UpdateError> {
+    let structure = structure(update)?;
+    let types = structure.clients.iter().flat_map(|(_, blocks)| blocks).filter_map(|block| block.is);
+    let mut stands = types.filter(|(kind, _)| *kind == Kind::Type).map(|(_, stand)| stand);
+    Ok(stands.any(|stand| stand != Stand::Root))
+}
+
 /// The walk alone.
-pub(super) fn check_structure(update: &[u8]) -> Result<(), UpdateError> {
+pub(super) fn structure(update: &[u8]) -> Result<Structure, UpdateError> {
     let mut walk = Walk(Reader::new(update));
+    let mut structure = Structure::default();
     for _ in 0..walk.count()? {
-        walk.client()?;
+        let client = walk.client()?;
+        structure.clients.push(client);
     }
-    walk.deletions()?;
-    Ok(walk.0.finish()?)
+    structure.clients.sort_by_key(|(client, _)| *client);
+    // Decoders differ in which of them they take.
+    if structure.clients.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(DecodeError::Malformed.into());
+    }
+    walk.deletions(&mut structure.deletions)?;
+    walk.0.finish()?;
+    Ok(structure)
 }
 
 /// Whether `state_vector` is one in encoding v1.
@@ -88,9 +151,10 @@ impl Walk<'_> {
         self.below(CLOCK_END)
     }
 
-    pub(super) fn id(&mut self) -> Result<(), UpdateError> {
-        self.client_id()?;
-        self.clock().map(drop)
+    pub(super) fn id(&mut self) -> Result<Id, UpdateError> {
+        let client = self.client_id()?;
+        // Below the bound of clocks, so it fits.
+        Ok(Id { client, clock: self.clock()? as u32 })
     }
 
     /// The length of something that takes up clock.
@@ -106,42 +170,49 @@ impl Walk<'_> {
     }
 
     /// The blocks of one client.
-    fn client(&mut self) -> Result<(), UpdateError> {
-        let blocks = self.count()?;
-        self.client_id()?;
+    fn client(&mut self) -> Result<(u64, Vec<Block>), UpdateError> {
+        let count = self.count()?;
+        let client = self.client_id()?;
         let mut clock = self.clock()?;
-        for _ in 0..blocks {
-            clock += self.block()?;
+        let mut blocks = Vec::new();
+        for _ in 0..count {
+            let (length, is) = self.block()?;
+            let block = Block { clock: clock as u32, length: length as u32, is };
+            clock += length;
             if clock >= CLOCK_END {
                 return Err(DecodeError::TooLarge.into());
             }
+            blocks.push(block);
         }
-        Ok(())
+        Ok((client, blocks))
     }
 
-    /// One block; says how much clock it takes.
-    pub(super) fn block(&mut self) -> Result<u64, UpdateError> {
+    /// One block: how much clock it takes, and what it is.
+    pub(super) fn block(&mut self) -> Result<(u64, Option<(Kind, Stand)>), UpdateError> {
         let info = self.0.u8()?;
         if matches!(info, GC | SKIP) {
-            return self.length();
+            return Ok((self.length()?, (info == GC).then_some((Kind::Gone, Stand::Root))));
         }
-        if info & HAS_ORIGIN != 0 {
-            self.id()?;
-        }
-        if info & HAS_RIGHT_ORIGIN != 0 {
-            self.id()?;
-        }
-        if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
-            match self.0.varint()? {
-                0 => self.id()?,
-                1 => drop(self.text()?),
+        let left = if info & HAS_ORIGIN == 0 { None } else { Some(self.id()?) };
+        let right = if info & HAS_RIGHT_ORIGIN == 0 { None } else { Some(self.id()?) };
+        let mut stand = Stand::Beside(left, right);
+        if left.is_none() && right.is_none() {
+            stand = match self.0.varint()? {
+                0 => Stand::In(self.id()?),
+                1 => self.text().map(|_| Stand::Root)?,
                 _ => return Err(DecodeError::Malformed.into()),
-            }
+            };
             if info & HAS_PARENT_SUB != 0 {
                 self.text()?;
             }
         }
-        self.content(info & 0x1f)
+        let content = info & 0x1f;
+        let kind = match content {
+            DELETED => Kind::Gone,
+            TYPE => Kind::Type,
+            _ => Kind::Other,
+        };
+        Ok((self.content(content)?, Some((kind, stand))))
     }
 
     fn content(&mut self, kind: u8) -> Result<u64, UpdateError> {
@@ -206,14 +277,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn deletions(&mut self) -> Result<(), UpdateError> {
+    fn deletions(&mut self, ends: &mut Vec<(u64, u32)>) -> Result<(), UpdateError> {
         for _ in 0..self.count()? {
-            self.client_id()?;
+            let client = self.client_id()?;
             for _ in 0..self.count()? {
-                let (clock, length) = (self.clock()?, self.length()?);
-                if clock + length >= CLOCK_END {
+                let end = self.clock()? + self.length()?;
+                if end >= CLOCK_END {
                     return Err(DecodeError::TooLarge.into());
                 }
+                ends.push((client, end as u32));
             }
         }
         Ok(())

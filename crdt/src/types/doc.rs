@@ -1,12 +1,5 @@
 //! The document: updates of Yjs under the incarnations that they were made in.
 //!
-//! ```text
-//! path     9 | 0 | origin u32 | seq u64                an incarnation, by the dot of the txn that began it
-//!          9 | 1 | origin u32 | seq u64 | index u32    an update, by the dot of its txn and its place there
-//! payload  of an incarnation: nothing
-//!          of an update: count varint | (origin u32, seq varint) ... | the update, byte for byte as it came
-//! ```
-//!
 //! An update names the incarnations that lived where it was made; if none did, its txn begins one. It counts while all
 //! of them live, so a delete, which ends the incarnations that it observed, wins over the updates to them that it did
 //! not observe. Incarnations that were begun concurrently are read together.
@@ -15,18 +8,25 @@
 //! they have been applied before; one that is not there has ended, for ever, since dots are not used twice. An update of
 //! an ended incarnation is dropped on arrival, and the end of an incarnation drops those that are there.
 //!
-//! Nothing here knows what an update says.
+//! `place` says where all of it is kept, and `compact` how many updates become one snapshot. Nothing here knows what an
+//! update says.
 
+mod compact;
+mod explained;
+mod place;
+
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::cell::Held;
 use crate::cells::{Cells, ReadCells, Table};
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::DecodeError;
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
-use crate::id::{Dot, Origin};
+use crate::id::Dot;
 use crate::keys::Key;
 use crate::path::{self, Leaf};
 use crate::plan::{PlanError, Planner, Refusal, at_most};
@@ -35,94 +35,14 @@ use crate::types::{DocOp, Type};
 use crate::value::Value;
 use crate::view::{KeyView, scan_cells};
 
-const INCARNATION: u8 = 0;
-const UPDATE: u8 = 1;
-
-/// What a cell of a document is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    Incarnation(Dot),
-    Update(Dot, u32),
-}
-
-impl Place {
-    /// Reads what follows the type's code.
-    pub fn take(input: &mut Reader<'_>) -> Result<Place, DecodeError> {
-        let kind = input.u8()?;
-        let dot = Dot::new(Origin(input.u32()?), input.u64()?);
-        match kind {
-            INCARNATION => Ok(Place::Incarnation(dot)),
-            UPDATE => Ok(Place::Update(dot, input.u32()?)),
-            _ => Err(DecodeError::Malformed),
-        }
-    }
-
-    /// Reads a whole path of a document's cell.
-    fn of(path: &[u8]) -> Result<Place, DecodeError> {
-        Place::take(&mut Reader::new(path.get(1..).unwrap_or_default()))
-    }
-
-    fn dot(self) -> Dot {
-        match self {
-            Place::Incarnation(dot) | Place::Update(dot, _) => dot,
-        }
-    }
-
-    fn path(self) -> Vec<u8> {
-        let mut out = Writer::new();
-        out.u8(Type::Doc.code());
-        out.u8(if matches!(self, Place::Incarnation(_)) { INCARNATION } else { UPDATE });
-        out.u32(self.dot().origin.0);
-        out.u64(self.dot().seq);
-        if let Place::Update(_, index) = self {
-            out.u32(index);
-        }
-        out.finish()
-    }
-}
-
-/// Where the cells of one kind are.
-fn kind_prefix(kind: u8) -> [u8; 2] {
-    [Type::Doc.code(), kind]
-}
-
-/// What the cell of an update holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Payload {
-    /// The incarnations that lived where it was made, sorted; at least one.
-    of: Vec<Dot>,
-    update: Bytes,
-}
-
-impl Payload {
-    fn encode(of: &[Dot], update: &[u8]) -> Vec<u8> {
-        let mut out = Writer::new();
-        out.varint(of.len() as u64);
-        for dot in of {
-            out.u32(dot.origin.0);
-            out.varint(dot.seq);
-        }
-        out.raw(update);
-        out.finish()
-    }
-
-    /// The update stays a slice of `payload`.
-    fn decode(payload: &Bytes) -> Result<Payload, DecodeError> {
-        let mut input = Reader::new(payload);
-        let mut of: Vec<Dot> = Vec::new();
-        for _ in 0..input.varint()? {
-            let dot = Dot::new(Origin(input.u32()?), input.varint()?);
-            if of.last().is_some_and(|last| *last >= dot) {
-                return Err(DecodeError::Malformed);
-            }
-            of.push(dot);
-        }
-        if of.is_empty() || input.is_empty() {
-            return Err(DecodeError::Malformed);
-        }
-        Ok(Payload { of, update: payload.slice_ref(input.rest()) })
-    }
-}
+pub use compact::{
+    CompactRefusal, DOC_PART_BYTES_MAX, DOC_PARTS_MAX, DocCompaction, DocSnapshot, DocTail, compact_doc,
+    doc_long_tails, doc_tail, stage_doc_part, unstage_doc_parts,
+};
+pub(crate) use compact::{merge_apart, observed};
+pub(crate) use explained::explained;
+use place::{INCARNATION, Payload, UPDATE, kind_prefix};
+pub(crate) use place::{Place, is_kept_apart};
 
 /// One update of a document, as it came from its editor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +53,8 @@ pub struct DocUpdate {
     pub index: u32,
     /// The stamp of that txn.
     pub hlc: u64,
+    /// The incarnations that it names.
+    pub of: Arc<[Dot]>,
     /// The update, in Yjs' encoding v1.
     pub bytes: Bytes,
 }
@@ -142,14 +64,67 @@ pub struct DocUpdate {
 pub struct DocState {
     /// The incarnations that live, sorted. None: the document does not exist.
     pub incarnations: Vec<Dot>,
-    /// The updates that count, by (hlc, origin, seq, index), which is nearly the order in which they were made.
+    /// What was compacted.
+    pub snapshots: Vec<DocSnapshot>,
+    /// The updates that count and were not compacted, by (hlc, origin, seq, index), which is nearly the order in which they
+    /// were made.
     pub updates: Vec<DocUpdate>,
+}
+
+impl DocState {
+    /// What it says, and how it came to say that left out.
+    pub fn content(&self) -> DocContent {
+        DocContent {
+            snapshots: self.snapshots.iter().map(|snapshot| snapshot.bytes.clone()).collect(),
+            updates: self.updates.iter().map(|update| update.bytes.clone()).collect(),
+        }
+    }
+}
+
+/// What a document says: all of these together, in any order and each as often as one likes. How much of it stands in
+/// snapshots depends on where it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DocContent {
+    /// Encoded [`Snapshot`](crate::Snapshot)s.
+    pub snapshots: Vec<Bytes>,
+    /// Updates, by (hlc, origin, seq) and in the order in which their txn has them.
+    pub updates: Vec<Bytes>,
+}
+
+impl DocContent {
+    /// Bytes of all of it.
+    pub fn bytes(&self) -> usize {
+        self.snapshots.iter().chain(&self.updates).map(Bytes::len).sum()
+    }
+}
+
+/// Whether a txn has brought an update to a document that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocCounts {
+    /// It has.
+    Yes,
+    /// It has not: there is none, or its incarnation has ended.
+    No,
+    /// If it has, the update stands in a snapshot by now.
+    Perhaps,
 }
 
 /// All of a document, whatever else lives under its key. The cost is that of reading every update.
 pub fn doc_state<C: ReadCells>(cells: &C, key: &Key) -> Result<DocState, StoreError<C::Error>> {
-    let view = KeyView::open(cells, key)?;
-    Ok(DocState { incarnations: incarnations(&view)?, updates: updates(&view)? })
+    state_of(&KeyView::open(cells, key)?)
+}
+
+fn state_of<C: ReadCells>(view: &KeyView<'_, C>) -> Result<DocState, StoreError<C::Error>> {
+    Ok(DocState {
+        incarnations: incarnations(view)?,
+        snapshots: compact::snapshots(view)?,
+        updates: updates(view)?,
+    })
+}
+
+/// What a key that is a document says.
+pub(crate) fn content<C: ReadCells>(view: &KeyView<'_, C>) -> Result<DocContent, StoreError<C::Error>> {
+    Ok(state_of(view)?.content())
 }
 
 /// The incarnations of a document that live, and whether the txn `dot` has brought an update to it that counts. The
@@ -158,10 +133,17 @@ pub fn doc_glance<C: ReadCells>(
     cells: &C,
     key: &Key,
     dot: Dot,
-) -> Result<(Vec<Dot>, bool), StoreError<C::Error>> {
+) -> Result<(Vec<Dot>, DocCounts), StoreError<C::Error>> {
     let view = KeyView::open(cells, key)?;
-    let counts = view.get(&Place::Update(dot, 0).path())?.is_some();
-    Ok((incarnations(&view)?, counts))
+    let incarnations = incarnations(&view)?;
+    let counts = if view.get(&Place::Update(dot, 0).path())?.is_some() {
+        DocCounts::Yes
+    } else if compact::covers(&view, dot)? {
+        DocCounts::Perhaps
+    } else {
+        DocCounts::No
+    };
+    Ok((incarnations, counts))
 }
 
 pub(crate) fn plan<C: ReadCells>(
@@ -226,10 +208,11 @@ fn incarnations<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<Dot>, StoreEr
     let mut dots = Vec::new();
     let mut failed = None;
     view.scan_prefix(&kind_prefix(INCARNATION), &mut |path, _| match Place::of(path) {
-        Ok(place) => {
-            dots.push(place.dot());
+        Ok(Place::Incarnation(dot)) => {
+            dots.push(dot);
             ControlFlow::Continue(())
         }
+        Ok(_) => ControlFlow::Continue(()),
         Err(why) => {
             failed = Some(StoreError::corrupt(Table::CELL, path)(why));
             ControlFlow::Break(())
@@ -238,13 +221,15 @@ fn incarnations<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<Dot>, StoreEr
     failed.map_or(Ok(dots), Err)
 }
 
-/// The updates that count, in the order of [`DocState::updates`].
-pub(crate) fn updates<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<DocUpdate>, StoreError<C::Error>> {
-    let mut updates = Vec::new();
+/// The updates that count and stand by themselves, in the order of [`DocState::updates`].
+fn updates<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<DocUpdate>, StoreError<C::Error>> {
+    let mut updates: Vec<DocUpdate> = Vec::new();
+    // Nearly all name the same incarnations.
+    let mut sets: BTreeSet<Arc<[Dot]>> = BTreeSet::new();
     let mut failed = None;
     view.scan_prefix(&kind_prefix(UPDATE), &mut |path, stored| {
         for held in &stored.cell.dots {
-            match update_of(path, held) {
+            match update_of(path, held, &mut sets) {
                 Ok(update) => updates.push(update),
                 Err(why) => failed = Some(StoreError::corrupt(Table::CELL, path)(why)),
             }
@@ -255,20 +240,27 @@ pub(crate) fn updates<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<DocUpda
     failed.map_or(Ok(updates), Err)
 }
 
-fn update_of(path: &[u8], held: &Held) -> Result<DocUpdate, DecodeError> {
+fn update_of(path: &[u8], held: &Held, sets: &mut BTreeSet<Arc<[Dot]>>) -> Result<DocUpdate, DecodeError> {
     let Place::Update(dot, index) = Place::of(path)? else { return Err(DecodeError::Malformed) };
-    let bytes = Payload::decode(&held.payload)?.update;
-    Ok(DocUpdate { dot, index, hlc: held.hlc, bytes })
+    let Payload { of, update } = Payload::decode(&held.payload)?;
+    let of = match sets.get(&of[..]) {
+        Some(same) => same.clone(),
+        None => {
+            let of: Arc<[Dot]> = of.into();
+            sets.insert(of.clone());
+            of
+        }
+    };
+    Ok(DocUpdate { dot, index, hlc: held.hlc, of, bytes: update })
 }
 
 /// Whether an add to a document is one that an origin writes in the txn `dot`.
 pub(crate) fn check_add(path: &[u8], payload: &Bytes, dot: Dot) -> Result<bool, DecodeError> {
-    let place = Place::of(path)?;
-    let fits = match place {
-        Place::Incarnation(_) => payload.is_empty(),
-        Place::Update(..) => Payload::decode(payload).map(|_| true)?,
-    };
-    Ok(fits && place.dot() == dot)
+    Ok(match Place::of(path)? {
+        Place::Incarnation(own) => payload.is_empty() && own == dot,
+        Place::Update(own, _) => Payload::decode(payload).map(|_| own == dot)?,
+        Place::Sums(_) | Place::Snapshot(..) | Place::Part(..) => false,
+    })
 }
 
 /// Cells of a document are removed all at once only.
@@ -289,7 +281,7 @@ pub(crate) fn counts<C: Cells>(
             Ok(payload) => all_live(edit, &payload.of),
             Err(_) => Ok(false),
         },
-        Err(_) => Ok(false),
+        Ok(Place::Sums(_) | Place::Snapshot(..) | Place::Part(..)) | Err(_) => Ok(false),
     }
 }
 
@@ -302,7 +294,7 @@ fn all_live<C: Cells>(edit: &KeyEdit<'_, C>, of: &[Dot]) -> Result<bool, StoreEr
     Ok(true)
 }
 
-/// Drops the updates of incarnations that have ended, if what was removed can have ended any. Says whether there were
+/// Drops the updates and snapshots of incarnations that have ended, if what was removed can have ended any. Says whether there were
 /// some.
 pub(crate) fn drop_orphans<C: Cells>(
     edit: &mut KeyEdit<'_, C>,
@@ -315,7 +307,8 @@ pub(crate) fn drop_orphans<C: Cells>(
     let mut failed = None;
     let from = kind_prefix(UPDATE);
     let prefix = edit.cell_prefix().to_vec();
-    scan_cells(edit.cells, &edit.header, &prefix, &from, None, &mut |path, stored| {
+    let to = kind_prefix(UPDATE + 1);
+    scan_cells(edit.cells, &edit.header, &prefix, &from, Some(&to), &mut |path, stored| {
         for held in &stored.cell.dots {
             match Payload::decode(&held.payload) {
                 Ok(payload) => named.push((path.to_vec(), payload.of)),
@@ -327,7 +320,7 @@ pub(crate) fn drop_orphans<C: Cells>(
     if let Some(error) = failed {
         return Err(error);
     }
-    let mut any = false;
+    let mut any = compact::drop_ended(edit)?;
     for (path, of) in named {
         if !all_live(edit, &of)? {
             edit.unit(&path, |unit| unit.cell.dots.clear())?;
@@ -337,33 +330,11 @@ pub(crate) fn drop_orphans<C: Cells>(
     Ok(any)
 }
 
-/// How `explain` names a cell.
-pub(crate) fn segments(path: &[u8]) -> Result<Vec<Value>, DecodeError> {
-    let text = |text: &str| Value::Str(text.to_owned());
-    Ok(match Place::of(path)? {
-        Place::Incarnation(dot) => vec![text("incarnation"), text(&dot.to_string())],
-        Place::Update(dot, index) => {
-            vec![text("update"), text(&dot.to_string()), Value::Int(i64::from(index))]
-        }
-    })
-}
-
-/// What `explain` says of a cell's dot.
-pub(crate) fn explained(path: &[u8], held: &Held) -> Result<Value, DecodeError> {
-    match Place::of(path)? {
-        Place::Incarnation(_) => Ok(Value::Bool(true)),
-        Place::Update(..) => {
-            let bytes = Payload::decode(&held.payload)?.update.len();
-            Ok(Value::Int(i64::try_from(bytes).unwrap_or(i64::MAX)))
-        }
-    }
-}
-
 /// The update that an add puts in; nothing for the incarnation that stands beside it.
 pub(crate) fn told(path: &[u8], payload: &Bytes) -> Result<Option<Bytes>, DecodeError> {
     match Place::of(path)? {
-        Place::Incarnation(_) => Ok(None),
         Place::Update(..) => Ok(Some(Payload::decode(payload)?.update)),
+        Place::Incarnation(_) | Place::Sums(_) | Place::Snapshot(..) | Place::Part(..) => Ok(None),
     }
 }
 
@@ -376,7 +347,7 @@ pub(crate) fn whole() -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::testkit::{Replica, key, text};
-    use crate::{MapOp, Mutation, RegisterOp, Txn, merge_state};
+    use crate::{MapOp, Mutation, Origin, RegisterOp, Txn, merge_state};
 
     const DELETE: Mutation = Mutation::Delete(None);
 
@@ -400,33 +371,15 @@ mod tests {
     }
 
     #[test]
-    fn golden_bytes_do_not_change() {
-        let dot = Dot::new(Origin(7), 0x0102);
-        let incarnation = [9, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 1, 2];
-        assert_eq!(Place::Incarnation(dot).path(), incarnation);
-        let update = [9, 1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3];
-        assert_eq!(Place::Update(dot, 3).path(), update);
-        for path in [&incarnation[..], &update] {
-            assert_eq!(Place::of(path).map(Place::path), Ok(path.to_vec()));
-            assert_eq!(path::parse(path).map(|leaf| leaf.ty), Ok(Type::Doc));
-            assert!(path::parse(&path[..path.len() - 1]).is_err());
-        }
-        let payload = Payload::encode(&[dot], &[0, 0]);
-        assert_eq!(payload, [1, 0, 0, 0, 7, 0x82, 2, 0, 0]);
-        let decoded = Payload { of: vec![dot], update: Bytes::from_static(&[0, 0]) };
-        assert_eq!(Payload::decode(&payload.into()), Ok(decoded));
-    }
-
-    #[test]
     fn an_update_that_arrives_after_the_end_of_its_incarnation_is_not_kept() {
         let (mut a, mut b) = (Replica::new(1), Replica::new(2));
         let made = a.write(1, update(1, b'a'));
         b.receive(&made);
         let (gone, late) = (a.write(2, DELETE), b.write(3, update(2, b'b')));
         let glance = |r: &Replica| doc_glance(&r.cells, &key(), late.head.dot).expect("memory");
-        assert_eq!(glance(&b), (vec![made.head.dot], true));
+        assert_eq!(glance(&b), (vec![made.head.dot], DocCounts::Yes));
         a.receive(&late);
-        assert_eq!(glance(&a), (vec![], false));
+        assert_eq!(glance(&a), (vec![], DocCounts::No));
         // The delete was of all that there was, so its rows are left to the sweep.
         assert_eq!((a.value(), a.digest()), (None, 0));
         a.settle();

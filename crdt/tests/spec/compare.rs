@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use meridian_crdt::{
-    Condition, Content, ExecuteError, Executed, ExplainedDot, Key, Query, ReadValue, Reading, Table, Type,
-    Value, Version, bucket_digests, check, digest, explain, list, read, sweep_pending,
+    Condition, Content, DocContent, ExecuteError, Executed, ExplainedDot, Key, Query, ReadValue, Reading,
+    Snapshot, Table, Type, Value, Version, bucket_digests, check, digest, explain, list, read, sweep_pending,
 };
 
 use super::draw::Subject;
@@ -23,9 +23,19 @@ fn reading(replica: &Replica, key: &Key, query: &Query) -> Reading {
     read(&replica.cells, key, query).expect("memory does not fail")
 }
 
-/// The whole content of a key.
+/// The whole content of a key; of a document that which does not depend on what of it was compacted.
 pub fn content(replica: &Replica, key: &Key) -> Option<Content> {
-    reading(replica, key, &Query::default()).content
+    let content = reading(replica, key, &Query::default()).content?;
+    Some(Content { value: told(content.value), ..content })
+}
+
+/// A document as the set of its updates: a snapshot of the tests holds updates as they came, and may hold those of several
+/// sets of incarnations.
+fn told(value: ReadValue) -> ReadValue {
+    let ReadValue::Doc(DocContent { snapshots, updates }) = value else { return value };
+    let apart = snapshots.iter().flat_map(|bytes| Snapshot::decode(bytes).expect("a snapshot").apart);
+    let updates: BTreeSet<_> = updates.into_iter().chain(apart).collect();
+    ReadValue::Doc(DocContent { updates: updates.into_iter().collect(), ..DocContent::default() })
 }
 
 /// Everything that can be seen of one key.
@@ -33,6 +43,8 @@ pub fn compare_key(who: &str, replica: &Replica, history: &History, key: &Key) {
     let expected = expected(replica, history, key);
     let content = content(replica, key);
     let shown = content.as_ref().map(|content| (content.ty, content.value.clone()));
+    let exactly = expected.clone().map(|(_, value)| value);
+    let expected = expected.map(|(ty, value)| (ty, told(value)));
     if shown != expected {
         let story = story(replica, history, key);
         panic!("{who}: {key} reads\n  {shown:?}, must read\n  {expected:?}, after\n{story}");
@@ -44,7 +56,7 @@ pub fn compare_key(who: &str, replica: &Replica, history: &History, key: &Key) {
         elements(&who, replica, key, content);
     }
     conditions(&who, replica, key, content.as_ref());
-    explained(&who, replica, key, content.as_ref());
+    explained(&who, replica, key, content.as_ref(), exactly.as_ref());
     touched(&who, replica, history, key);
 }
 
@@ -78,9 +90,10 @@ fn pages(who: &str, replica: &Replica, key: &Key, whole: &Content) {
             let page = reading(replica, key, &Query { limit, cursor, element: None });
             let page = page.content.expect("it is there");
             assert_eq!((page.ty, page.version, page.size), (whole.ty, whole.version, whole.size), "{who}");
+            let value = told(page.value);
             match &mut sum {
-                Some(sum) => add_page(sum, page.value),
-                None => sum = Some(page.value),
+                Some(sum) => add_page(sum, value),
+                None => sum = Some(value),
             }
             cursor = page.cursor;
             if cursor.is_none() {
@@ -148,7 +161,13 @@ fn conditions(who: &str, replica: &Replica, key: &Key, content: Option<&Content>
 }
 
 /// What `explain` calls visible is what is read; and it names no dot that the replica has not applied.
-fn explained(who: &str, replica: &Replica, key: &Key, content: Option<&Content>) {
+fn explained(
+    who: &str,
+    replica: &Replica,
+    key: &Key,
+    content: Option<&Content>,
+    exactly: Option<&ReadValue>,
+) {
     let explained = explain(&replica.cells, key, 10_000).expect("memory does not fail");
     let cells = explained.as_ref().map_or(&[][..], |explained| &explained.cells);
     assert_eq!(explained.as_ref().and_then(|e| e.ty), content.map(|content| content.ty), "{who}");
@@ -163,7 +182,7 @@ fn explained(who: &str, replica: &Replica, key: &Key, content: Option<&Content>)
     let shown: Vec<_> = shown.into_iter().filter(|(_, dots)| !dots.is_empty()).collect();
     let values = || shown.iter().flat_map(|(_, dots)| dots.iter().map(|dot| dot.value.clone()));
     let heads = || shown.iter().filter_map(|(cell, _)| cell.path.first().cloned());
-    match content.map(|content| &content.value) {
+    match exactly {
         None => assert!(shown.is_empty(), "{who}: {shown:?}"),
         Some(ReadValue::Register(value)) => {
             assert!(values().eq([value.clone()]), "{who}: {value:?}")
@@ -179,12 +198,15 @@ fn explained(who: &str, replica: &Replica, key: &Key, content: Option<&Content>)
             assert!(huge || parts.iter().sum::<i128>() == i128::from(*read), "{who}: {parts:?}");
         }
         Some(ReadValue::Doc(read)) => {
-            let bytes = |value| if let Value::Int(bytes) = value { Some(bytes) } else { None };
-            let mut explained: Vec<_> = values().filter_map(bytes).collect();
-            let mut read: Vec<_> = read.iter().map(|update| update.len() as i64).collect();
-            explained.sort();
-            read.sort();
-            assert_eq!(explained, read, "{who}");
+            let (mut count, mut bytes) = (0, 0);
+            for value in values() {
+                let Value::Map(sums) = value else { continue };
+                let [Value::Int(more), Value::Int(updates)] = [&sums["bytes"], &sums["count"]] else {
+                    panic!("{who}: {sums:?}")
+                };
+                (count, bytes) = (count + *updates as usize, bytes + *more as usize);
+            }
+            assert_eq!((count, bytes), (read.updates.len(), read.bytes()), "{who}");
         }
         Some(ReadValue::Flag(read)) => assert_eq!(*read, !shown.is_empty(), "{who}"),
         Some(ReadValue::Set(read)) => assert_eq!(heads().collect::<Vec<_>>(), *read, "{who}"),
@@ -264,6 +286,13 @@ pub fn equal(who: &str, one: &Replica, other: &Replica, subject: &Subject) {
     assert_eq!(one.vector, other.vector, "{who}");
     for (key, _) in &subject.keys {
         assert_eq!(content(one, key), content(other, key), "{who}: {key}");
+        let explained =
+            |replica: &Replica| explain(&replica.cells, key, 10_000).expect("memory does not fail");
+        let docs = |replica: &Replica| -> Vec<_> {
+            let cells = explained(replica).map(|told| told.cells).unwrap_or_default();
+            cells.into_iter().filter(|cell| cell.ty == Type::Doc).collect()
+        };
+        assert_eq!(docs(one), docs(other), "{who}: {key}");
     }
     let digest = |replica: &Replica| digest(&replica.cells).expect("memory does not fail");
     assert_eq!(digest(one), digest(other), "{who}");
@@ -309,6 +338,9 @@ pub fn nothing_left(who: &str, replica: &Replica, subject: &Subject) {
             continue;
         };
         for cell in explained.cells {
+            if cell.ty == Type::Doc {
+                continue;
+            }
             let remove_wins = matches!(cell.ty, Type::RwSet | Type::DwFlag);
             assert!(
                 !remove_wins || cell.dots.iter().all(|dot| dot.value == Value::Bool(true)),
@@ -320,6 +352,16 @@ pub fn nothing_left(who: &str, replica: &Replica, subject: &Subject) {
             floors_max += if is_row && cell.ty == Type::Counter { parts } else { 0 };
         }
     }
-    let rows = replica.cells.count(Table::CELL);
+    let mut rows = 0;
+    for (_, row, _) in replica.cells.iter().filter(|(table, ..)| *table == Table::CELL) {
+        let (key, rest) = Key::from_cell_row(row).expect("an own row");
+        let path = &rest[1 + usize::from(rest[0])..];
+        if path[0] == Type::Doc.code() {
+            // How many rows a document has depends on what of it was compacted.
+            assert!(content(replica, &key).is_some(), "{who}: a row of {key}, which is gone");
+        } else {
+            rows += 1;
+        }
+    }
     assert!((cells..=cells + floors_max).contains(&rows), "{who}: {rows} rows for {cells} cells");
 }

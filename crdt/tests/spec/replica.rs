@@ -6,8 +6,9 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Applied, Ctx, Dot, ExecuteError, Executed, Key, Limits, MemCells, Mutation, Origin, Query, Swept, Table,
-    Txn, TxnHead, Vector, Version, apply, execute, merge_state, read, sweep, txn_hash, validate,
+    Applied, Ctx, DocCompaction, Dot, ExecuteError, Executed, Key, Limits, MemCells, Mutation, Origin, Query,
+    Snapshot, Swept, Table, Txn, TxnHead, Vector, Version, apply, compact_doc, doc_tail, execute,
+    merge_state, read, stage_doc_part, sweep, txn_hash, unstage_doc_parts, validate,
 };
 
 /// The last txn of an origin that a replica has applied: enough to check the next and to complete its deps.
@@ -156,6 +157,42 @@ impl Replica {
         }
         self.vector.join(&donor.vector);
         self.count_reports();
+    }
+
+    /// Stages a snapshot of some updates of a document, if it has any. It holds them as they came.
+    pub fn stage(&mut self, key: &Key, updates_max: usize, part_bytes: usize) -> Option<DocCompaction> {
+        let tail = doc_tail(&self.cells, key, 1, updates_max).expect("memory does not fail")?;
+        let mut snapshot = Snapshot::default();
+        for bytes in &tail.content.snapshots {
+            snapshot.apart.extend(Snapshot::decode(bytes).expect("an own encoding").apart);
+        }
+        snapshot.apart.extend(tail.content.updates);
+        let bytes = snapshot.encode();
+        let mut compaction = tail.compaction;
+        compaction.bytes = bytes.len() as u64;
+        for part in bytes.chunks(part_bytes.max(bytes.len() / 1000)) {
+            let part = Bytes::copy_from_slice(part);
+            let DocCompaction { of, number, parts, .. } = &compaction;
+            let staged = stage_doc_part(&mut self.cells, key, of, *number, *parts, &part);
+            staged.expect("memory does not fail").expect("its incarnations live");
+            compaction.parts += 1;
+        }
+        Some(compaction)
+    }
+
+    /// Ends a compaction, or gives it up.
+    pub fn compact(&mut self, key: &Key, compaction: &DocCompaction) {
+        let before = self.cells.clone();
+        let refused = compact_doc(&mut self.cells, key, compaction).expect("memory does not fail").is_err();
+        if refused {
+            assert_eq!(self.cells, before, "what is refused changes nothing");
+            unstage_doc_parts(&mut self.cells, key, &compaction.of, compaction.number)
+                .expect("memory does not fail");
+        } else {
+            // A second time it is refused.
+            let again = compact_doc(&mut self.cells, key, compaction).expect("memory does not fail");
+            assert!(again.is_err());
+        }
     }
 
     /// Another member says where it stands, or stood.

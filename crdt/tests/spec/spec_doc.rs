@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use meridian_crdt::{Dot, Mutation, ReadValue};
+use meridian_crdt::{DocContent, Dot, Mutation, ReadValue};
 
 use super::history::Act;
 
@@ -15,7 +15,7 @@ pub fn doc(acts: &[Act<'_>]) -> Option<ReadValue> {
     // Within a txn in the order in which they were asked for.
     counting.sort_by_key(|act| (act.rank(), act.place()));
     let updates: Vec<Bytes> = counting.iter().flat_map(|act| bytes(act.mutation)).cloned().collect();
-    (!updates.is_empty()).then_some(ReadValue::Doc(updates))
+    (!updates.is_empty()).then_some(ReadValue::Doc(DocContent { updates, ..DocContent::default() }))
 }
 
 fn bytes(mutation: &Mutation) -> &[Bytes] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use meridian_crdt::{Dot, Key, Mutation, Origin, TxnHead, Vector};
+use meridian_crdt::{DocCompaction, Dot, Key, Mutation, Origin, TxnHead, Vector};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,6 +23,8 @@ struct Habits {
     report: u32,
     stabilize: u32,
     sweep: u32,
+    /// Somebody begins to compact a document, or goes on to the end.
+    compact: u32,
     /// Everybody reports, stabilizes and sweeps at once.
     collect: u32,
     /// A replica that hears nothing until the end of the round.
@@ -46,6 +48,7 @@ impl Habits {
             report: rng.random_range(5..80),
             stabilize: rng.random_range(2..40),
             sweep: rng.random_range(1..40),
+            compact: if rng.random_bool(0.7) { rng.random_range(1..40) } else { 0 },
             collect: if rng.random_bool(0.7) { rng.random_range(1..40) } else { 0 },
             laggard,
             withheld,
@@ -64,6 +67,8 @@ pub struct World {
     now: u64,
     /// Reports of vectors under way: to whom, from whom, what.
     mail: Vec<(usize, Origin, Vector)>,
+    /// Compactions under way: where, of what; much may happen before they end.
+    compacting: Vec<(usize, Key, DocCompaction)>,
 }
 
 /// Rounds of a run. Each ends with everything delivered, stable and swept, and the next begins from there.
@@ -98,6 +103,7 @@ impl World {
             rng,
             now: 100,
             mail: Vec::new(),
+            compacting: Vec::new(),
         }
     }
 
@@ -135,8 +141,9 @@ impl World {
 
     fn step(&mut self) {
         self.now += self.rng.random_range(0..4);
-        let Habits { write, deliver, repeat, merge, report, stabilize, sweep, collect, .. } = self.habits;
-        let all = write + deliver + repeat + merge + report + stabilize + sweep + collect;
+        let Habits { write, deliver, repeat, merge, report, stabilize, sweep, compact, collect, .. } =
+            self.habits;
+        let all = write + deliver + repeat + merge + report + stabilize + sweep + compact + collect;
         let mut choice = self.rng.random_range(0..all);
         let mut is = |weight: u32| {
             let hit = choice < weight;
@@ -161,6 +168,8 @@ impl World {
             None
         } else if is(sweep) {
             Some(self.sweep())
+        } else if is(compact) {
+            Some(self.compact())
         } else {
             self.collect();
             None
@@ -286,6 +295,25 @@ impl World {
         let limit = self.rng.random_range(1..8);
         for _ in 0..self.rng.random_range(1..4) {
             self.replicas[at].sweep(keep, limit);
+        }
+        at
+    }
+
+    /// Begins to compact a document, or ends what was begun, wherever its document has come to since. What cannot be done any
+    /// more is given up; nothing that can be observed changes in any case.
+    fn compact(&mut self) -> usize {
+        let begun = (!self.compacting.is_empty() && self.rng.random_bool(0.6))
+            .then(|| self.rng.random_range(0..self.compacting.len()));
+        if let Some(begun) = begun {
+            let (at, key, compaction) = self.compacting.swap_remove(begun);
+            self.replicas[at].compact(&key, &compaction);
+            return at;
+        }
+        let at = self.any();
+        let (key, _) = self.subject.keys[self.rng.random_range(0..self.subject.keys.len())].clone();
+        let (updates_max, part_bytes) = (self.rng.random_range(1..6), self.rng.random_range(1..40));
+        if let Some(compaction) = self.replicas[at].stage(&key, updates_max, part_bytes) {
+            self.compacting.push((at, key, compaction));
         }
         at
     }

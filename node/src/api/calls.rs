@@ -18,6 +18,7 @@ use meridian_crdt::{
 };
 
 use super::{Api, docs};
+use crate::docs::check_nesting;
 use crate::shard::WriteRequest;
 use crate::storage::{StateView, StorageError};
 use crate::txn::{Answer as TxnAnswer, ClientTxn, Numbered, OpResult, RequestId as LogId};
@@ -230,6 +231,7 @@ pub async fn write_as(
     session: &Session,
     request: WriteRequest,
 ) -> Result<(Vec<OpResult>, Vector)> {
+    check_nesting(&api.shard, &request.ops)?;
     let edits = |(key, op): &(Key, Mutation)| matches!(op, Mutation::Doc(_)).then(|| key.clone());
     let edited: Vec<Key> = request.ops.iter().filter_map(edits).collect();
     let request = WriteRequest {

@@ -283,6 +283,11 @@ fn render_health(shard: &Shard, page: &mut Page) {
     let health = &shard.health;
     let counters = [
         ("meridian_scrubbed_rows_total", "Rows that the scrubber has verified.", &health.scrubbed_rows),
+        (
+            "meridian_doc_updates_compacted_total",
+            "Updates of documents that this node, as the leader, has had put into snapshots.",
+            &health.compacted_updates,
+        ),
         ("meridian_scrub_laps_total", "Times that the scrubber has read everything.", &health.scrub_laps),
         (
             "meridian_digest_checks_total",

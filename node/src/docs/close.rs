@@ -47,6 +47,8 @@ impl Close {
     pub const WRONG_TYPE: Close = Close::new(4409, "the key holds a value of another type");
     /// An update, or the document, is above its limit.
     pub const TOO_LARGE: Close = Close::new(4413, "an update or the document is above its limit");
+    /// An edit, or the document, nests too deep.
+    pub const TOO_DEEP: Close = Close::new(4422, "shared types nest too deep");
     /// A message of text.
     pub const TEXT: Close = Close::new(4415, "messages are binary");
 

@@ -34,6 +34,8 @@ pub struct Edit {
     pub member: u64,
     /// The update.
     pub update: Bytes,
+    /// How deep its shared types nest within each other.
+    pub height: usize,
 }
 
 /// What a write came to.
@@ -67,6 +69,16 @@ impl Edits {
     /// Whether there is room for more.
     pub fn have_room(&self) -> bool {
         self.waiting_bytes < WAITING_BYTES_MAX
+    }
+
+    /// Whether all that has been taken in has come back by the oplog.
+    pub fn are_settled(&self) -> bool {
+        self.are_done() && self.under_way.is_empty()
+    }
+
+    /// How deep the shared types of all that is under way nest, if each is inside the one before.
+    pub fn height(&self) -> usize {
+        self.waiting.iter().chain(&self.under_way).map(|edit| edit.height).sum()
     }
 
     /// Whether nothing waits and nothing is being written.

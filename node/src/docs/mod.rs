@@ -12,6 +12,7 @@ mod awareness;
 mod close;
 mod edits;
 mod feed;
+mod intake;
 mod room;
 mod seat;
 pub mod wire;
@@ -25,6 +26,7 @@ use meridian_crdt::Key;
 use tokio::sync::mpsc;
 
 pub use close::Close;
+pub use intake::check_nesting;
 pub use seat::{Inbox, Outlet, Posted, Seat, outlet};
 
 use crate::shard::Shard;

@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_crdt::{
-    DocOp, Document, Dot, Key, Mutation, Vector, YrsDocument, check_update, doc_glance, doc_state,
+    DocCounts, DocOp, Document, Dot, Key, Mutation, NESTING_MAX, Reach, Snapshot, UpdateError, Vector,
+    YrsDocument, doc_glance, doc_state,
 };
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -34,6 +35,8 @@ const INTEGRATED_AT_ONCE: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// An editor to whom nothing was sent for so long is sent an empty frame: after 30 s it would give up.
 const KEEP_ALIVE_MS: u64 = 20_000;
+/// How long an edit is held for the sake of others under way: as long as these are tried for.
+const HELD_MS_MAX: u64 = 16_000;
 /// An update that says nothing.
 const NOTHING: &[u8] = &[0, 0];
 
@@ -99,7 +102,7 @@ struct Room {
     id: u64,
     attached: Attached,
     document: YrsDocument,
-    /// Bytes of all updates.
+    /// Bytes of all snapshots and updates.
     bytes: usize,
     /// What the document was read at.
     read_at: Vector,
@@ -110,6 +113,8 @@ struct Room {
     members: BTreeMap<u64, Member>,
     awareness: Awareness,
     edits: Edits,
+    /// What an editor has said that has to wait for the edits under way, and since when. Nobody is listened to meanwhile.
+    held: Option<(u64, Message, u64)>,
     /// Since when there has been nobody.
     empty_since_ms: u64,
 }
@@ -126,7 +131,8 @@ impl Room {
         let read_at = state.map_err(|e| unreadable(&key, e))?.vector;
         let state = doc_state(&view, &key).map_err(|e| unreadable(&key, e))?;
         drop(view);
-        let bytes: usize = state.updates.iter().map(|update| update.bytes.len()).sum();
+        let content = state.content();
+        let bytes = content.bytes();
         if bytes > docs.bounds.doc_bytes_max {
             return Err(Close::TOO_LARGE);
         }
@@ -144,9 +150,16 @@ impl Room {
             members: BTreeMap::new(),
             awareness: Awareness::default(),
             edits: Edits::default(),
+            held: None,
         };
-        for chunk in state.updates.chunks(INTEGRATED_AT_ONCE) {
-            chunk.iter().for_each(|update| room.integrate(&update.bytes));
+        for snapshot in &content.snapshots {
+            let snapshot = Snapshot::decode(snapshot).map_err(|e| unreadable(&room.key, e))?;
+            room.whole = None;
+            room.document.load(&snapshot).map_err(|error| room.unusable(&error))?;
+            tokio::task::yield_now().await;
+        }
+        for chunk in content.updates.chunks(INTEGRATED_AT_ONCE) {
+            chunk.iter().try_for_each(|update| room.integrate(update))?;
             tokio::task::yield_now().await;
         }
         Ok(room)
@@ -163,7 +176,7 @@ impl Room {
                     None => ControlFlow::Break(Close::GONE),
                 },
                 written = self.edits.written() => self.written(written),
-                ask = door.recv(), if self.edits.have_room() => match ask {
+                ask = door.recv(), if self.edits.have_room() && self.held.is_none() => match ask {
                     Some(ask) => self.ask(ask),
                     None => ControlFlow::Break(Close::GONE),
                 },
@@ -172,6 +185,7 @@ impl Room {
             if let ControlFlow::Break(close) = flow {
                 return close;
             }
+            self.release();
             self.edits.write(&self.docs.shard.0, &self.key, !self.incarnations.is_empty());
         }
     }
@@ -180,13 +194,24 @@ impl Room {
         self.docs.shard.0.seams.clock.monotonic_ms()
     }
 
-    /// Puts in an update that counts.
-    fn integrate(&mut self, update: &[u8]) {
+    /// Puts in an update that counts. The room ends if the document cannot be held with it.
+    fn integrate(&mut self, update: &[u8]) -> Result<(), Close> {
         self.whole = None;
-        if let Err(error) = self.document.integrate(update) {
-            // Another version of this program has taken it in. It counts, and whoever can read it does.
-            tracing::warn!(key = %self.key, %error, "an update of a document cannot be read by this version");
+        match self.document.integrate(update) {
+            Ok(()) => Ok(()),
+            Err(UpdateError::TooDeep) => Err(self.unusable(&UpdateError::TooDeep)),
+            Err(error) => {
+                // Another version of this program has taken it in. It counts, and whoever can read it does.
+                tracing::warn!(key = %self.key, %error, "an update of a document cannot be read by this version");
+                Ok(())
+            }
         }
+    }
+
+    /// Why editors are sent away of whose document there is no use.
+    fn unusable(&self, error: &UpdateError) -> Close {
+        tracing::warn!(key = %self.key, %error, "a document cannot be edited");
+        if *error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::INTERNAL }
     }
 
     /// A txn has touched the key.
@@ -203,16 +228,21 @@ impl Room {
         if self.incarnations.iter().any(|dot| !living.contains(dot)) {
             return ControlFlow::Break(Close::DELETED);
         }
-        // An update whose incarnation had ended elsewhere before it came is told, and does not count.
-        if !counts {
-            return ControlFlow::Continue(());
+        match counts {
+            DocCounts::Yes => {}
+            // An update whose incarnation had ended elsewhere before it came is told, and does not count.
+            DocCounts::No => return ControlFlow::Continue(()),
+            // The room is so far behind that the document was compacted meanwhile. Whoever opens it anew is not.
+            DocCounts::Perhaps => return ControlFlow::Break(Close::GONE),
         }
         self.incarnations = living;
         let updates =
             event.ops.iter().filter_map(|op| if let Mutation::Doc(op) = op { Some(op) } else { None });
         for update in updates.flat_map(DocOp::updates) {
             self.bytes += update.len();
-            self.integrate(update);
+            if let Err(close) = self.integrate(update) {
+                return ControlFlow::Break(close);
+            }
             let made_by = self.edits.came_back(update);
             self.tell(&wire::update(update), made_by);
         }
@@ -263,7 +293,38 @@ impl Room {
         ControlFlow::Continue(())
     }
 
+    /// Hears what was held once nothing is under way; one for which it takes too long is sent away.
+    fn release(&mut self) {
+        let Some((member, message, since_ms)) = self.held.take() else { return };
+        if self.edits.are_settled() {
+            if self.members.contains_key(&member)
+                && let Err(close) = self.say(member, message)
+            {
+                self.close(member, close);
+            }
+        } else if self.now_ms().saturating_sub(since_ms) >= HELD_MS_MAX {
+            self.close(member, Close::NOT_KEPT);
+        } else {
+            self.held = Some((member, message, since_ms));
+        }
+    }
+
+    /// Whether an edit builds on others under way, so that with all of these it might nest too deep. How deep it does is known
+    /// when they have come back.
+    fn must_wait(&self, edit: &[u8]) -> Result<bool, Close> {
+        let Reach { height, above } = self.document.reach(edit).map_err(|error| self.not_taken(&error))?;
+        let deepest = above.map_or(0, |above| above + self.edits.height() + height);
+        Ok(height > 0 && deepest > NESTING_MAX && !self.edits.are_settled())
+    }
+
     fn say(&mut self, member: u64, message: Message) -> Result<(), Close> {
+        if let Message::Step2(update) | Message::Update(update) = &message {
+            self.check_size(update)?;
+            if self.must_wait(update)? {
+                self.held = Some((member, message, self.now_ms()));
+                return Ok(());
+            }
+        }
         match message {
             Message::Step1(state_vector) => {
                 let frame = self.lacking(&state_vector)?;
@@ -315,7 +376,9 @@ impl Room {
                 self.tell_kept(member);
             }
         } else if is_new {
-            self.edits.push(Edit { member, update });
+            // It has been checked, so its height is known.
+            let height = self.document.reach(&update).map_or(0, |reach| reach.height);
+            self.edits.push(Edit { member, update, height });
         } else {
             self.tell_kept(member);
         }
@@ -350,14 +413,20 @@ impl Room {
 
     /// Whether an edit may be taken.
     fn check(&self, update: &[u8]) -> Result<(), Close> {
+        self.document.check(update).map_err(|error| self.not_taken(&error))
+    }
+
+    fn not_taken(&self, error: &UpdateError) -> Close {
+        tracing::debug!(key = %self.key, %error, "an editor sent an update that is not taken");
+        if *error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::BAD_UPDATE }
+    }
+
+    fn check_size(&self, update: &[u8]) -> Result<(), Close> {
         let DocBounds { update_bytes_max, doc_bytes_max, .. } = self.docs.bounds;
         if update.len() > update_bytes_max || self.bytes + update.len() > doc_bytes_max {
             return Err(Close::TOO_LARGE);
         }
-        check_update(update).map_err(|error| {
-            tracing::debug!(key = %self.key, %error, "an editor sent an update that is not taken");
-            Close::BAD_UPDATE
-        })
+        Ok(())
     }
 
     fn tick(&mut self) -> ControlFlow<Close> {

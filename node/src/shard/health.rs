@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 pub struct Health {
     /// Rows that the scrubber has read and found whole.
     pub scrubbed_rows: AtomicU64,
+    /// Updates of documents that were compacted by proposals of this node.
+    pub compacted_updates: AtomicU64,
     /// Times that the scrubber has read everything.
     pub scrub_laps: AtomicU64,
     /// Whether the scrubber has met a rotten row; the node stops then.

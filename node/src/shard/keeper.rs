@@ -13,9 +13,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::clock::ClockGuard;
 use super::forward::{Lag, Request, Response};
-use super::{LagSeen, Shard, digests, scrubber, transactions};
+use super::{LagSeen, Shard, compactor, digests, scrubber, transactions};
 use crate::storage::StorageError;
-use crate::txn::{Item, ShardState, oplog};
+use crate::txn::{Item, ShardState, compaction, oplog};
 
 /// How often housekeeping looks whether there is something to do.
 const TIDY_EVERY: Duration = Duration::from_millis(500);
@@ -70,6 +70,7 @@ impl Keeper {
                 clock_guard.run(&shard),
                 digests::run(&shard),
                 scrubber::run(&shard, scrub_interval),
+                compactor::run(&shard),
                 transactions::expire(&shard),
             )
         };
@@ -175,7 +176,8 @@ fn something_to_tidy(
     swept_at: &mut Option<(meridian_crdt::Vector, u64)>,
 ) -> Result<bool, StorageError> {
     let view = shard.store.view();
-    if state.sweep_left || oplog::can_truncate(state, &view)? {
+    let abandoned = compaction::is_abandoned(state, shard.seams.clock.unix_ms());
+    if state.sweep_left || abandoned || oplog::can_truncate(state, &view)? {
         return Ok(true);
     }
     let now = (state.stable.clone(), state.oplog_end);

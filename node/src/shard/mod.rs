@@ -4,6 +4,7 @@
 //! answered here once this node covers the session. Every wait is bounded and names its error.
 
 pub mod clock;
+mod compactor;
 pub mod digests;
 pub mod forward;
 pub mod health;

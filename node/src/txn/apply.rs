@@ -11,7 +11,7 @@ use super::bounds::limits;
 use super::entry::{Answer, ClientTxn, Entry, Item, OpResult, Outcome, Reply};
 use super::reads::{self, ReadCheck};
 use super::state::ShardState;
-use super::{oplog, remote, requests};
+use super::{compaction, oplog, remote, requests};
 
 /// Applies one entry. The state row is written with the rest, so that all of it changes as one.
 pub fn apply_entry<C: Cells>(
@@ -58,6 +58,8 @@ fn apply_item<C: Cells>(
             tidy(state, cells, rows_max)?;
             Outcome::Done
         }
+        Item::Stage(part) => settled(compaction::stage(state, cells, &part)?),
+        Item::Compact { key, compaction } => settled(compaction::compact(state, cells, &key, &compaction)?),
     })
 }
 
@@ -73,6 +75,7 @@ fn register_foreign(state: &mut ShardState, name: OriginName) -> Result<(), Stri
 
 fn tidy<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), StoreError<C::Error>> {
     oplog::truncate(state, cells, rows_max).map_err(StoreError::Cells)?;
+    compaction::expire(state, cells)?;
     requests::expire(state, cells, rows_max as usize).map_err(StoreError::Cells)?;
     let keep_from = state.oplog_end.saturating_sub(state.kept.headers_txns);
     state.sweep_left = meridian_crdt::sweep(cells, &state.stable, keep_from, rows_max as usize)?.ripe_left;

@@ -75,6 +75,9 @@ pub const CLIENTS_KEPT_MAX: u64 = if cfg!(test) { 8 } else { 100_000 };
 /// How many answers to numbered requests are kept at most; past it the longest idle clients lose theirs.
 pub const CLIENT_SLOTS_MAX: u64 = if cfg!(test) { 600 } else { 1_000_000 };
 
+/// How long the parts of a snapshot of a document stay that nobody goes on with, in milliseconds of log time.
+pub const STAGED_KEPT_MS: u64 = 60 * 1000;
+
 /// How many of the newest txns stay in the oplog although every member has them, for watches that resume.
 pub const OPLOG_KEPT_TXNS: u64 = if cfg!(test) { 40 } else { 10_000 };
 

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use meridian_client::wire::ApiError;
-use meridian_crdt::{Condition, Dot, Key, Mutation, Origin, OriginName, Value, Vector, Version};
+use meridian_crdt::{
+    Condition, DocCompaction, Dot, Key, Mutation, Origin, OriginName, Value, Vector, Version,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
@@ -71,6 +73,31 @@ pub enum Item {
         /// What the member then held for stable.
         stable: Vector,
     },
+    /// A part of a snapshot of a document. (This and the next one came later, without raising the version of apply: a
+    /// program that does not know them stops at the first.)
+    Stage(StagedPart),
+    /// The snapshot whose parts were staged takes the place of updates.
+    Compact {
+        /// The document.
+        key: Key,
+        /// What it replaces.
+        compaction: DocCompaction,
+    },
+}
+
+/// A part of a snapshot that is not complete yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StagedPart {
+    /// The document.
+    pub key: Key,
+    /// The incarnations whose updates the snapshot replaces.
+    pub of: Vec<Dot>,
+    /// The snapshot.
+    pub number: u64,
+    /// Which part it is. The first one ends whatever was staged before.
+    pub part: u32,
+    /// The part.
+    pub bytes: Bytes,
 }
 
 /// A client's transaction with everything that is not deterministic already resolved by the leader.

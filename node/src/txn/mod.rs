@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod bounds;
 pub mod clients;
+pub mod compaction;
 pub mod entry;
 pub mod interactive;
 pub mod oplog;
@@ -22,6 +23,8 @@ pub mod state;
 mod anomaly_tests;
 #[cfg(test)]
 mod client_tests;
+#[cfg(test)]
+mod compaction_tests;
 #[cfg(test)]
 mod interactive_property_tests;
 #[cfg(test)]
@@ -42,7 +45,7 @@ mod world_tests;
 pub use apply::apply_entry;
 pub use entry::{
     Answer, ClientTxn, ENTRY_BYTES_MAX, Entry, EntryError, Item, Numbered, OpResult, Outcome, RemoteOutcome,
-    Reply, RequestId,
+    Reply, RequestId, StagedPart,
 };
 pub use interactive::{Commit, Interactive, InteractiveBounds, InteractiveError, Isolation};
 pub use reads::ReadCheck;

@@ -2,8 +2,8 @@
 //! vectors come to equal contents.
 
 use meridian_crdt::{
-    Condition, CounterOp, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, TxnHead, Type, Value,
-    Vector, Version,
+    Condition, CounterOp, DocCompaction, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, TxnHead,
+    Type, Value, Vector, Version,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -14,7 +14,7 @@ use super::entry::{Answer, Item, Outcome, RemoteOutcome};
 use super::oplog::{self, ReadBounds};
 use super::world_tests::{TestDc, key};
 
-const KEYS: [&str; 7] = ["a", "b", "c", "d", "e", "f/g", "h\0i"];
+const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f/g", "h\0i", "j"];
 
 fn value(rng: &mut SmallRng) -> Value {
     match rng.random_range(0..4) {
@@ -99,6 +99,9 @@ fn conditions(rng: &mut SmallRng, dc: &TestDc) -> Vec<(Key, Condition)> {
 struct World {
     rng: SmallRng,
     dcs: Vec<TestDc>,
+    /// What is staged in each of these.
+    staged: Vec<Option<(Key, DocCompaction)>>,
+    compacted: usize,
     refused: usize,
     early: usize,
 }
@@ -107,8 +110,10 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let names = &["eu", "us", "ap", "sa", "af"][..rng.random_range(3..=5)];
-        let dcs = names.iter().enumerate().map(|(i, dc)| TestDc::new(dc, i as u128 + 1, names)).collect();
-        Self { rng, dcs, refused: 0, early: 0 }
+        let dcs: Vec<TestDc> =
+            names.iter().enumerate().map(|(i, dc)| TestDc::new(dc, i as u128 + 1, names)).collect();
+        let staged = vec![None; dcs.len()];
+        Self { rng, dcs, staged, compacted: 0, refused: 0, early: 0 }
     }
 
     fn some_dc(&mut self) -> usize {
@@ -119,7 +124,8 @@ impl World {
         let at = self.some_dc();
         let elapsed_ms = self.rng.random_range(0..300);
         self.dcs[at].now_ms += elapsed_ms;
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..112) {
+            100.. => self.compact(at),
             0..35 => self.write(at),
             35..85 => self.deliver(at),
             85..88 => self.meet(at),
@@ -157,6 +163,31 @@ impl World {
             assert_eq!(bytes(&again), bytes(&answer), "a retry gets the first answer");
             assert_eq!(super::world_tests::content_rows(self.dcs[at].cells()), content);
         }
+    }
+
+    /// A document's updates are staged as a snapshot, or what was staged takes their place; much may happen in between. Nothing
+    /// that can be observed changes.
+    fn compact(&mut self, at: usize) {
+        let before = (self.dcs[at].digest(), self.shown(at));
+        match self.staged[at].take() {
+            Some((key, compaction)) if self.rng.random_ratio(3, 4) => {
+                let done = self.dcs[at].apply(vec![Item::Compact { key, compaction }]);
+                self.compacted += usize::from(done == [Outcome::Done]);
+                assert_eq!(self.dcs[at].state().staging, None, "done or refused, nothing is staged any more");
+            }
+            // Given up: whatever is staged next takes its parts out.
+            _ => {
+                let updates_max = self.rng.random_range(1..5);
+                self.staged[at] = super::compaction_tests::stage(&mut self.dcs[at], KEYS[7], updates_max, 7);
+            }
+        }
+        assert_eq!((self.dcs[at].digest(), self.shown(at)), before, "compaction changes nothing");
+    }
+
+    fn shown(&self, at: usize) -> Vec<(Option<Version>, Option<meridian_crdt::Explained>)> {
+        let dc = &self.dcs[at];
+        let explained = |k| meridian_crdt::explain(dc.cells(), &key(k), 1_000).expect("memory");
+        KEYS.iter().map(|k| (dc.read(k).content.map(|content| content.version), explained(k))).collect()
     }
 
     /// Some txn of anybody arrives: next in line, long known, far ahead, or of an origin that nobody has introduced.
@@ -283,7 +314,8 @@ impl World {
             assert_eq!(state.acked, state.vector);
             assert_eq!(dc.digest(), first.digest(), "I9: {} and {} differ", dc.name, first.name);
             for k in KEYS {
-                assert_eq!(dc.read(k).content, first.read(k).content, "I9: {k:?}");
+                let plain = super::compaction_tests::plain;
+                assert_eq!(plain(dc.read(k).content), plain(first.read(k).content), "I9: {k:?}");
             }
             let kept = state.oplog_end + 1 - state.oplog_first;
             assert!(
@@ -296,7 +328,7 @@ impl World {
 
 #[test]
 fn whatever_arrives_in_whatever_order_the_datacenters_converge_and_their_nodes_stay_equal() {
-    let (mut refused, mut early) = (0, 0);
+    let (mut refused, mut early, mut compacted) = (0, 0, 0);
     for seed in 0..12 {
         let mut world = World::new(seed);
         for _ in 0..400 {
@@ -306,7 +338,9 @@ fn whatever_arrives_in_whatever_order_the_datacenters_converge_and_their_nodes_s
         world.check_convergence();
         refused += world.refused;
         early += world.early;
+        compacted += world.compacted;
     }
+    assert!(compacted > 50, "the runs were too tame: {compacted} compactions");
     assert!(refused > 50 && early > 50, "the runs were too tame: {refused} refusals, {early} early txns");
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::bounds::{APPLY_VERSION, Kept, LOG_TIME_STEP_MS_MAX};
+use super::compaction::Staging;
 use super::peers::Peer;
 use super::recovery::Recovery;
 
@@ -101,6 +102,9 @@ pub struct ShardState {
     /// Set while the present life follows a loss and takes no writes yet. (It came later, too.)
     #[serde(default)]
     pub recovering: Option<Recovery>,
+    /// The snapshot of a document that is being put together. (It came later, too.)
+    #[serde(default)]
+    pub staging: Option<Staging>,
     /// How much is kept by count; no part of the state that is written.
     #[serde(skip)]
     pub kept: Kept,

@@ -17,6 +17,7 @@
 
 mod clients;
 mod clock;
+mod compaction;
 mod dc;
 mod draw;
 mod facts;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::clients::Clients;
 use super::clock::Time;
+use super::compaction;
 use super::dc::Dc;
 use super::interactive::Transactors;
 use super::node::{DRIFT_MS_MAX, Node, Queued, Ticket};
@@ -421,6 +422,11 @@ impl Cluster {
         if needed {
             let item = Item::Tidy { rows_max: self.options.tidy_rows_max };
             self.submit(at, vec![Queued { item, ticket: Ticket::Nobody }], env);
+        }
+        let compaction = compaction::items(&self.node(at).rows);
+        if !compaction.is_empty() {
+            let queued = compaction.into_iter().map(|item| Queued { item, ticket: Ticket::Nobody });
+            self.submit(at, queued.collect(), env);
         }
     }
 

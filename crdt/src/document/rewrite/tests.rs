@@ -14,7 +14,7 @@ fn edited(client: u64, edit: impl FnOnce(&mut TransactionMut<'_>)) -> YrsDocumen
     options.offset_kind = OffsetKind::Utf16;
     let doc = Doc::with_options(options);
     edit(&mut doc.transact_mut());
-    YrsDocument { doc }
+    YrsDocument { doc, ..YrsDocument::default() }
 }
 
 fn typed(client: u64, text: &str) -> YrsDocument {

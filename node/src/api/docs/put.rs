@@ -14,8 +14,8 @@ use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_client::wire::{ApiError, ErrorCode, json, request};
 use meridian_crdt::{
-    Condition, DocContent, DocOp, Document, Key, Mutation, RewriteError, Type, Value, Vector, Version,
-    YrsDocument, check_update, doc_state, glance, split_update,
+    Condition, DocOp, DocState, DocWanted, Document, Key, Mutation, RewriteError, Type, Value, Vector,
+    Version, YrsDocument, check_update, doc_state, glance, split_update,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -42,13 +42,11 @@ pub struct Before {
     pub document: YrsDocument,
     /// Whether it exists.
     pub exists: bool,
-    /// Incarnations that live.
-    pub incarnations: usize,
-    /// Updates that are kept.
-    pub updates: usize,
+    /// What is kept of it.
+    pub state: DocState,
     /// Its version.
     pub version: Version,
-    /// Bytes of its updates.
+    /// Bytes of that.
     pub bytes: usize,
     /// What a session depends on that has looked at it.
     pub touched: Vector,
@@ -160,18 +158,23 @@ pub async fn before(api: &Api, session: &Session, key: &Key) -> calls::Result<Be
         return Err(Box::new(Refused { error: token::no_document(key), touched }));
     }
     let state = doc_state(&view, key).map_err(calls::unreadable)?;
-    let bytes = state.updates.iter().map(|update| update.bytes.len()).sum();
-    let (document, _) = busy(|| YrsDocument::of(state.updates.iter().map(|update| &update.bytes)));
-    let (incarnations, updates) = (state.incarnations.len(), state.updates.len());
-    let (exists, version) = (incarnations > 0, glance.version);
-    Ok(Before { document, exists, incarnations, updates, version, bytes, touched })
+    let content = state.content();
+    let document = match busy(|| YrsDocument::of(&content)) {
+        Ok((document, _)) => document,
+        Err(error) => {
+            let error = ApiError::new(ErrorCode::TooLarge, error.to_string());
+            return Err(Box::new(Refused { error, touched }));
+        }
+    };
+    let (exists, version) = (!state.incarnations.is_empty(), glance.version);
+    Ok(Before { document, exists, state, version, bytes: content.bytes(), touched })
 }
 
 /// The updates that make a document hold what a body says, and whether it does no harm to put them in one by one.
 fn updates_of(api: &Api, before: &Before, body: &Body) -> Result<(Vec<Bytes>, bool), ApiError> {
     let content = match body {
-        Body::Text { root, text } => DocContent::Text { root, text },
-        Body::Json(Value::Map(roots)) => DocContent::Json(roots),
+        Body::Text { root, text } => DocWanted::Text { root, text },
+        Body::Json(Value::Map(roots)) => DocWanted::Json(roots),
         Body::Json(_) => return Err(ApiError::new(ErrorCode::BadValue, "the body is an object")),
         Body::Update(update) => return imported(api, before, update).map(|updates| (updates, true)),
     };
@@ -181,7 +184,7 @@ fn updates_of(api: &Api, before: &Before, body: &Body) -> Result<(Vec<Bytes>, bo
 /// The updates that make a document hold `content`.
 pub fn rewritten(
     before: &Before,
-    content: DocContent<'_>,
+    content: DocWanted<'_>,
     author: u64,
 ) -> Result<(Vec<Bytes>, bool), ApiError> {
     let rewritten = before.document.rewritten(&content, author).map_err(|error| {

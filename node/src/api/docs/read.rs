@@ -30,7 +30,13 @@ pub async fn read(api: &Api, session: &Session, key: &Key, mut query: Query) -> 
         let error = calls::not_found(key);
         return Err(answer::data_error(api, session, Refused { error, touched }));
     }
-    let (document, _) = YrsDocument::of(state.updates.iter().map(|update| &update.bytes));
+    let (document, _) = match YrsDocument::of(&state.content()) {
+        Ok(read) => read,
+        Err(error) => {
+            let error = ApiError::new(ErrorCode::TooLarge, error.to_string());
+            return Err(answer::data_error(api, session, Refused { error, touched }));
+        }
+    };
     let version = glance.version.to_string();
     let mut response = shown(&document, &format, &version)?;
     if let Ok(version) = HeaderValue::from_str(&format!("\"{version}\"")) {

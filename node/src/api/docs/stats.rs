@@ -30,8 +30,9 @@ async fn counted(api: &Api, session: &Session, key: &Key) -> calls::Result {
     let count = |n: usize| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
     let fields = [
         ("version", Value::Str(read.version.to_string())),
-        ("incarnations", count(read.incarnations)),
-        ("updates", count(read.updates)),
+        ("incarnations", count(read.state.incarnations.len())),
+        ("updates", count(read.state.updates.len())),
+        ("snapshots", count(read.state.snapshots.len())),
         ("bytes", count(read.bytes)),
         ("clients", count(read.document.clients())),
         ("state_vector_bytes", count(read.document.state_vector().len())),

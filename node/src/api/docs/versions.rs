@@ -11,7 +11,7 @@ use axum::response::Response;
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::hlc::unix_ms;
-use meridian_crdt::{DocContent, Key, Mutation, Value, Vector, doc_state};
+use meridian_crdt::{DocWanted, Key, Mutation, Value, Vector, doc_state};
 use serde_json::Value as Json;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -146,7 +146,7 @@ pub async fn restore(
         let old = store::content(&seen.view, &key, &kept.record)?;
         let before = put::before(&api, &session, &key).await?;
         let author = api.shard.seams.random.u64();
-        let content = DocContent::Document(&old);
+        let content = DocWanted::Document(&old);
         let (updates, _) = busy(|| put::rewritten(&before, content, author))
             .map_err(|error| Box::new(Refused { error, touched: before.touched.clone() }))?;
         let asked = put::hash_of(&[b"restore", key.to_string().as_bytes(), id.as_bytes()]);
