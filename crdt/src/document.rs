@@ -110,7 +110,7 @@ const READER: ClientID = ClientID::new(0);
 /// [`Document`] by the crate `yrs`.
 ///
 /// The decoder gets nothing of which it does not have the foundations: what waits does so here. So the decoder's state and
-/// what [`nesting`] knows are of the same updates in the same order, and no identity stands elsewhere than is known.
+/// what `nesting` knows are of the same updates in the same order, and no identity stands elsewhere than is known.
 #[derive(Debug)]
 pub struct YrsDocument {
     doc: Doc,

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use meridian::cli::http::HttpClient;
-use meridian::embedded::Setup;
+use meridian::embedded::{Setup, StartError};
+use meridian::server::ServeError;
+use meridian::storage::StorageError;
 use meridian_crdt::codec::{Reader, Writer};
 use meridian_crdt::{Document, YrsDocument};
 use meridian_tests::client::{Ask, Client};
@@ -206,8 +208,19 @@ async fn a_quarter_of_a_million_keystrokes_open_at_once() {
         if done + 1_000 > all { Ok(()) } else { Err(format!("{done} of {all} updates")) }
     })
     .await;
+    let before = bytes_below(data.path());
     node.stop().await.expect("stops");
-    let node = setup().start("eu-west").await.expect("starts again");
+    // The threads of its storage, and the lock of its folder with them, end a moment later.
+    let begun = Instant::now();
+    let node = loop {
+        match setup().start("eu-west").await {
+            Err(StartError::Serve(ServeError::Storage(StorageError::Locked { .. }))) => {
+                assert!(begun.elapsed() < PATIENCE, "the folder stays locked");
+                tokio::task::yield_now().await;
+            }
+            started => break started.expect("starts again"),
+        }
+    };
     let (cold, update) = first_sync(node.addr(), "paper").await;
     let (warm, again) = first_sync(node.addr(), "paper").await;
     assert_eq!(update, again);
@@ -215,7 +228,8 @@ async fn a_quarter_of_a_million_keystrokes_open_at_once() {
     document.integrate(&update).expect("an update");
     assert_eq!(document.text("t"), end);
     println!(
-        "{all} updates of {} bytes; first sync of {} bytes: {cold:?} cold, {warm:?} warm; {} bytes on disk",
+        "{all} updates of {} bytes; first sync of {} bytes: {cold:?} cold, {warm:?} warm; {before} bytes on disk, \
+         {} after the restart",
         updates.iter().map(Vec::len).sum::<usize>(),
         update.len(),
         bytes_below(data.path()),
