@@ -368,7 +368,7 @@ fn forward_samples() -> Vec<Vec<u8>> {
         asked: Some(3),
     };
     let requests = [
-        forward::encode(&forward::Request::Write(write)),
+        forward::encode(&forward::Request::Write(Box::new(write))),
         forward::encode(&forward::Request::Held { dot: Dot::new(Origin(1), 2), count: 2, wait_ms: 5 }),
         forward::encode(&forward::Response::Held(vec!["eu-west".into()])),
         forward::encode(&forward::Response::Lag(

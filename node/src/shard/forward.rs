@@ -56,7 +56,7 @@ impl WriteRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// Do this write.
-    Write(WriteRequest),
+    Write(Box<WriteRequest>),
     /// From which log index on does a read see everything acknowledged before now?
     ReadIndex,
     /// Who holds this txn, once so many datacenters do or the time is over?

@@ -220,7 +220,7 @@ impl Shard {
         deadline: Instant,
     ) -> Result<Answer, Attempt> {
         let time = deadline.saturating_duration_since(Instant::now());
-        match self.ask(leader, &Request::Write(request.clone()), time).await {
+        match self.ask(leader, &Request::Write(Box::new(request.clone())), time).await {
             Ok(Response::Write(answer)) => Ok(answer),
             Ok(Response::Failed(error)) => Err(match error.code {
                 ErrorCode::NoLeader | ErrorCode::ShuttingDown | ErrorCode::ClockUnsafe => {
@@ -451,7 +451,7 @@ impl Shard {
             self.until_leading().await;
         }
         match request {
-            Request::Write(write) => match self.write_here(write).await {
+            Request::Write(write) => match self.write_here(*write).await {
                 Ok(answer) => Response::Write(answer),
                 Err(Attempt::Final(error) | Attempt::NotDone(error) | Attempt::Unknown(error)) => {
                     Response::Failed(error)
