@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Method;
 use meridian::cli::http::{Call, HttpClient, HttpError, encode};
+use meridian_client::wire::json as wire;
 use serde_json::{Value, json};
+
+use crate::history::kind::ELEMENTS;
 
 /// How long a request may take that names no deadline: above every bounded wait of a node.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -118,6 +121,34 @@ pub fn add(by: i64) -> Value {
 /// `set add`.
 pub fn add_element(element: impl Into<Value>) -> Value {
     json!({"type": "set", "op": "add", "element": element.into()})
+}
+
+/// An edit of Yjs that puts a number into the array [`ELEMENTS`] of a document, made by an editor of its own who has seen
+/// nothing of it. `element` is not negative.
+pub fn edit_in(element: i64) -> Value {
+    let mut update = vec![1, 1];
+    // One item at clock 0 of the editor: any value, in a root type.
+    varint(&mut update, element.unsigned_abs() + 1);
+    update.extend([0, 8, 1, 1]);
+    update.extend(ELEMENTS.as_bytes());
+    // One integer, whose first byte has a sign and six bits of it; then nothing is deleted.
+    update.extend([1, 125]);
+    let rest = element.unsigned_abs() >> 6;
+    update.push((element & 0x3f) as u8 | if rest > 0 { 0x80 } else { 0 });
+    if rest > 0 {
+        varint(&mut update, rest);
+    }
+    update.push(0);
+    let update = wire::from_value(&meridian_crdt::Value::Bytes(update));
+    json!({"type": "doc", "op": "update", "update": update})
+}
+
+fn varint(out: &mut Vec<u8>, mut number: u64) {
+    while number > 0x7f {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }
 
 /// An answer.
@@ -282,5 +313,27 @@ impl Client {
     /// When there is no answer.
     pub async fn status(&self) -> Result<Value, HttpError> {
         Ok(self.send(&Ask::get("/v1/status").within(Duration::from_secs(3))).await?.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_crdt::{Document, YrsDocument, check_update};
+
+    use super::*;
+
+    #[test]
+    fn edits_are_updates_that_put_one_element_in() {
+        for element in [0, 1, 63, 64, 8191, 8192, 1_000_001, 60_000_123] {
+            let edit = edit_in(element);
+            let Ok(meridian_crdt::Value::Bytes(update)) = wire::to_value(&edit["update"]) else {
+                panic!("{edit} has no bytes");
+            };
+            check_update(&update).expect("an update");
+            let mut document = YrsDocument::default();
+            document.integrate(&update).expect("nothing is missing");
+            document.integrate(&update).expect("twice is once");
+            assert_eq!(wire::from_value(&document.to_value()), json!({"a": [element]}));
+        }
     }
 }

@@ -1,13 +1,14 @@
-//! One update as several smaller ones, which come to the same once all of them are there.
+//! One update as several smaller ones, each of which builds on those before it.
 //!
-//! It works on the bytes: an update is a list of blocks by client, and any run of a client's blocks is an update too. A
-//! block that is too large by itself is cut as Yjs cuts one when somebody types into its middle: what follows names the
-//! character before it as its origin.
+//! It works on the bytes: an update is a list of blocks by client, and any run of a client's blocks is an update too. They
+//! are dealt out in an order in which none comes before what it builds on: an update is placed whole or not at all, and two
+//! that build on each other would wait for ever. A block that is too large by itself is cut as Yjs cuts one when
+//! somebody types into its middle: what follows names the character before it as its origin.
 
 use crate::codec::{DecodeError, Reader, Writer};
 
 use super::UpdateError;
-use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, STRING, Walk};
+use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, Id, STRING, Stand, Walk};
 
 /// What an update takes beside its blocks and deletions: counts, a client, a clock.
 const FRAME_BYTES: usize = 32;
@@ -25,20 +26,18 @@ pub fn split_update(update: &[u8], bytes_max: usize) -> Result<Vec<Vec<u8>>, Upd
     let room = bytes_max.saturating_sub(FRAME_BYTES).max(1);
     let mut walk = Walk(Reader::new(update));
     let mut parts = Parts { room, done: Vec::new(), open: Part::default() };
+    let mut sections = Vec::new();
     for _ in 0..walk.count()? {
-        let blocks = walk.count()?;
-        let client = walk.client_id()?;
-        let mut clock = walk.clock()?;
-        for _ in 0..blocks {
-            let start = walk.0.rest();
-            let (length, _) = walk.block()?;
-            let block = start.get(..start.len() - walk.0.rest().len()).ok_or(DecodeError::Truncated)?;
-            for (piece, length) in pieces(block, client, clock, length, room)? {
-                parts.block(client, clock, &piece);
-                clock += length;
-            }
-        }
+        sections.push(Section::take(&mut walk)?);
     }
+    in_order(sections, |client, block| {
+        let mut clock = block.clock;
+        for (piece, length) in pieces(block.bytes, client, clock, block.length, room)? {
+            parts.block(client, clock, &piece);
+            clock += length;
+        }
+        Ok(())
+    })?;
     for _ in 0..walk.count()? {
         let client = walk.client_id()?;
         for _ in 0..walk.count()? {
@@ -46,6 +45,86 @@ pub fn split_update(update: &[u8], bytes_max: usize) -> Result<Vec<Vec<u8>>, Upd
         }
     }
     Ok(parts.finish())
+}
+
+/// A block as it stands in an update.
+struct Block<'a> {
+    clock: u64,
+    length: u64,
+    bytes: &'a [u8],
+    /// What it builds on beside the block before it.
+    needs: [Option<Id>; 2],
+}
+
+/// All blocks of one client in an update.
+struct Section<'a> {
+    client: u64,
+    blocks: Vec<Block<'a>>,
+    /// How many of them have been dealt out.
+    next: usize,
+}
+
+impl<'a> Section<'a> {
+    fn take(walk: &mut Walk<'a>) -> Result<Self, UpdateError> {
+        let count = walk.count()?;
+        let client = walk.client_id()?;
+        let mut clock = walk.clock()?;
+        let mut blocks = Vec::new();
+        for _ in 0..count {
+            let start = walk.0.rest();
+            let (length, is) = walk.block()?;
+            let bytes = start.get(..start.len() - walk.0.rest().len()).ok_or(DecodeError::Truncated)?;
+            let needs = match is {
+                None | Some((_, Stand::Root)) => [None, None],
+                Some((_, Stand::In(parent))) => [Some(parent), None],
+                Some((_, Stand::Beside(left, right))) => [left, right],
+            };
+            blocks.push(Block { clock, length, bytes, needs });
+            clock += length;
+        }
+        Ok(Section { client, blocks, next: 0 })
+    }
+
+    /// Whether what stands at `clock` is still to be dealt out.
+    fn owes(&self, clock: u64) -> bool {
+        let end = self.blocks.last().map_or(0, |last| last.clock + last.length);
+        self.blocks.get(self.next).is_some_and(|next| next.clock <= clock) && clock < end
+    }
+}
+
+/// Deals out all blocks, each behind those that it builds on.
+fn in_order(
+    mut sections: Vec<Section<'_>>,
+    mut deal: impl FnMut(u64, &Block<'_>) -> Result<(), UpdateError>,
+) -> Result<(), UpdateError> {
+    sections.sort_by_key(|section| section.client);
+    for first in 0..sections.len() {
+        // What is being dealt out, and up to which clock the one below waits for it.
+        let mut waiting = vec![(first, u64::MAX)];
+        while let Some((at, until)) = waiting.last().copied() {
+            let section = &sections[at];
+            let Some(block) = section.blocks.get(section.next).filter(|block| block.clock <= until) else {
+                waiting.pop();
+                continue;
+            };
+            let owed = block.needs.into_iter().flatten().find_map(|id| {
+                let other = sections.binary_search_by_key(&id.client, |section| section.client).ok()?;
+                let clock = u64::from(id.clock);
+                (other != at && sections[other].owes(clock)).then_some((other, clock))
+            });
+            match owed {
+                Some((other, _)) if waiting.iter().any(|(waits, _)| *waits == other) => {
+                    return Err(UpdateError::Unsupported("a circle of parts that build on each other"));
+                }
+                Some(owed) => waiting.push(owed),
+                None => {
+                    deal(section.client, block)?;
+                    sections[at].next += 1;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The blocks of one client from a clock on.
@@ -82,12 +161,12 @@ impl Parts {
 
     fn block(&mut self, client: u64, clock: u64, block: &[u8]) {
         self.make_room(block.len());
-        match self.open.runs.last_mut() {
-            Some(run) if run.client == client => {
+        match self.open.runs.iter_mut().find(|run| run.client == client) {
+            Some(run) => {
                 run.count += 1;
                 run.bytes.extend_from_slice(block);
             }
-            _ => {
+            None => {
                 self.open.bytes += FRAME_BYTES;
                 self.open.runs.push(Run { client, clock, count: 1, bytes: block.to_vec() });
             }

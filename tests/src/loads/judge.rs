@@ -38,7 +38,7 @@ impl Done {
     fn own_laws(&self, history: &History) -> Vec<Violation> {
         let keys = || history.keys().into_iter();
         match self.load {
-            Load::Set => {
+            Load::Set | Load::Document => {
                 let check = |key| set_full::check(history, key, set_full::Demand::Eventual).violations;
                 keys().flat_map(check).collect()
             }

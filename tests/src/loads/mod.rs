@@ -32,6 +32,8 @@ const DCS: [&str; 3] = ["eu-west", "us-east", "ap-south"];
 pub enum Load {
     /// Every acknowledged element of a set is read everywhere (set-full).
     Set,
+    /// Every acknowledged edit of a document is read everywhere, once.
+    Document,
     /// Increments count once each.
     Counter,
     /// Registers that all DCs set: one winner, and nothing that a session knew replaced.
@@ -62,8 +64,9 @@ pub enum Load {
 
 impl Load {
     /// All of them, in the order of the matrix.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Set,
+        Self::Document,
         Self::Counter,
         Self::Register,
         Self::Linear,
@@ -83,6 +86,7 @@ impl Load {
     pub fn name(self) -> &'static str {
         match self {
             Self::Set => "set",
+            Self::Document => "document",
             Self::Counter => "counter",
             Self::Register => "register",
             Self::Linear => "linear",
@@ -104,6 +108,9 @@ impl Load {
         match self {
             Self::Set => {
                 "unique elements into shared sets from all DCs: every acknowledged one is read everywhere (set-full)"
+            }
+            Self::Document => {
+                "edits of shared documents from all DCs, each an update of Yjs: every acknowledged one is read everywhere, once"
             }
             Self::Counter => "increments from all DCs, repeated with their request ids: each counts once",
             Self::Register => {
@@ -153,7 +160,7 @@ impl Load {
 
     fn sessions(self) -> usize {
         match self {
-            Self::Set | Self::Counter | Self::Register => 4,
+            Self::Set | Self::Document | Self::Counter | Self::Register => 4,
             Self::Linear | Self::Bank | Self::Txn | Self::Interactive | Self::Claims => 6,
             Self::Causal | Self::Moves | Self::Watch => 5,
             Self::Fork => 6,
@@ -216,6 +223,7 @@ impl Load {
     fn spawn(self, sessions: &mut JoinSet<()>, session: Session) {
         match self {
             Self::Set => sessions.spawn(simple::sets(session)),
+            Self::Document => sessions.spawn(simple::documents(session)),
             Self::Counter => sessions.spawn(simple::counters(session)),
             Self::Register => sessions.spawn(simple::registers(session)),
             Self::Linear => sessions.spawn(simple::linear(session)),

@@ -2,10 +2,11 @@
 //! that move.
 
 use rand::Rng;
+use serde_json::Value;
 
 use super::DCS;
 use super::session::{Level, Session};
-use crate::client::{Ask, add, add_element, set};
+use crate::client::{Ask, add, add_element, edit_in, set};
 use crate::history::Action;
 use crate::history::kind::Kind;
 
@@ -27,7 +28,18 @@ pub(super) async fn sets(mut session: Session) {
         let node = session.node(dc);
         let book = session.drawn() / ELEMENTS_PER_SET;
         let key = session.key(book);
-        insert_or_list(&mut session, node, key, 0.7).await;
+        insert_or_list(&mut session, node, key, add_element, 0.7).await;
+    }
+}
+
+/// Unique elements into shared documents, as sets get them.
+pub(super) async fn documents(mut session: Session) {
+    let dc = home_or_anywhere(&session);
+    while session.goes_on().await {
+        let node = session.node(dc);
+        let book = session.drawn() / ELEMENTS_PER_SET;
+        let key = session.key(book);
+        insert_or_list(&mut session, node, key, edit_in, 0.7).await;
     }
 }
 
@@ -82,7 +94,7 @@ pub(super) async fn moves(mut session: Session) {
             2 => {
                 // A book after the other, so that reads stay cheap.
                 let key = session.key(format!("set/{number}/{}", session.drawn() / ELEMENTS_PER_SET));
-                insert_or_list(&mut session, node, key, 0.45).await;
+                insert_or_list(&mut session, node, key, add_element, 0.45).await;
             }
             // Many keys, so that most deletions are the only one of theirs, and say so to the checker.
             _ => {
@@ -98,11 +110,17 @@ pub(super) async fn moves(mut session: Session) {
     }
 }
 
-async fn insert_or_list(session: &mut Session, node: usize, key: String, inserts: f64) {
+async fn insert_or_list(
+    session: &mut Session,
+    node: usize,
+    key: String,
+    insert: impl Fn(i64) -> Value,
+    inserts: f64,
+) {
     if session.random.random_bool(inserts) {
         let element = session.value();
         let action = Action::Insert { key: key.clone(), element };
-        session.write(node, Ask::mutate(&key, &add_element(element)), vec![action]).await;
+        session.write(node, Ask::mutate(&key, &insert(element)), vec![action]).await;
     } else {
         session.read(node, &key, Kind::Set, Level::Session).await;
     }
