@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds, VersionBounds};
 use crate::config::Config;
+use crate::docs::presence::{self, Neighbours, PeerPort, Presence};
 use crate::docs::{DocBounds, Docs};
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
 use crate::raft::{KnownPeers, Parts, RaftConfig, RaftGroup, StartError};
@@ -116,6 +117,7 @@ pub(crate) struct Node {
     client_port: tokio::task::JoinHandle<()>,
     keeper: tokio::task::JoinHandle<()>,
     versions: tokio::task::JoinHandle<()>,
+    presence: tokio::task::JoinHandle<()>,
     _peer_port: peer::PeerServer,
 }
 
@@ -192,13 +194,19 @@ impl Node {
             disk_check: config.storage.disk_check_interval,
         };
         let keeper = tokio::spawn(keeper.run(stop.subscribe()));
-        let api = make_api(config, options, shard.clone());
+        let neighbours = neighbours(config, &shard.peers);
+        let who_is_there = Presence::new(&config.dc, config.node.id, seams, neighbours);
+        let presence = tokio::spawn(presence::run(who_is_there.clone(), stop.subscribe()));
+        let bounds = DocBounds::new(config.limits.value_max.as_usize());
+        let docs = Docs::new(shard.clone(), bounds, who_is_there);
+        let answers = Arc::new(PeerPort(docs.clone()));
+        let api = make_api(config, options, shard.clone(), docs);
         let versions = tokio::spawn(api::docs::versions::keep(api.clone(), stop.subscribe()));
         let router = api::router(api);
         let client_port =
             tokio::spawn(api::serve(client_port, router, serve_bounds(config), stop.subscribe()));
-        let peer_port = peer::serve(peer_port, peer_config, seams, shard.clone(), raft_port);
-        Ok(Self { shard, fatal, stop, client_port, keeper, versions, _peer_port: peer_port })
+        let peer_port = peer::serve(peer_port, peer_config, seams, answers, raft_port);
+        Ok(Self { shard, fatal, stop, client_port, keeper, versions, presence, _peer_port: peer_port })
     }
 
     /// Turns true when everything that was committed is applied here, and stays so.
@@ -220,7 +228,7 @@ impl Node {
     /// Stops in order: no new requests, no links, then the log.
     async fn stop(self) {
         self.stop.send_replace(true);
-        for task in [self.client_port, self.keeper, self.versions] {
+        for task in [self.client_port, self.keeper, self.versions, self.presence] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the node failed");
             }
@@ -326,9 +334,20 @@ fn gossip_config(config: &Config) -> GossipConfig {
     gossip
 }
 
-fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>) -> Api {
+/// The other nodes, by datacenter, and the way to each.
+fn neighbours(config: &Config, peers: &PeerClient) -> Vec<Neighbours> {
+    let others = config.peers.keys().copied().filter(|id| *id != config.node.id).collect();
+    let mut all = vec![Neighbours { dc: config.dc.clone(), nodes: others, client: peers.clone() }];
+    for (dc, nodes) in &config.remotes {
+        let addrs = nodes.clone();
+        let client = peers.of_dc(dc, Arc::new(move |node| addrs.get(&node).cloned()));
+        all.push(Neighbours { dc: dc.clone(), nodes: nodes.keys().copied().collect(), client });
+    }
+    all
+}
+
+fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>, docs: Arc<Docs>) -> Api {
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let docs = Docs::new(shard.clone(), DocBounds::new(config.limits.value_max.as_usize()));
     Api {
         shard,
         docs,

@@ -347,7 +347,32 @@ fn render_docs(docs: &Docs, page: &mut Page) {
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     page.single("meridian_doc_rooms_open", "gauge", "Documents open in memory.", docs.rooms_open());
     page.single("meridian_doc_editors", "gauge", "Connected editors.", load(&counts.editors));
+    let presence = &docs.presence.counts;
+    let help = "Clients of this node of whom others are told.";
+    page.single("meridian_presence_own", "gauge", help, docs.presence.own());
+    let help = "Clients of other nodes who are present in documents of this one.";
+    page.single("meridian_presence_elsewhere", "gauge", help, load(&presence.elsewhere));
     let counters = [
+        (
+            "meridian_presence_messages_sent_total",
+            "Messages about who is present that all their receivers got.",
+            &presence.sent,
+        ),
+        (
+            "meridian_presence_messages_lost_total",
+            "Messages about who is present that did not get to all receivers, and were made anew.",
+            &presence.lost,
+        ),
+        (
+            "meridian_presence_messages_handed_on_total",
+            "Messages of other datacenters that were handed on in this one.",
+            &presence.handed_on,
+        ),
+        (
+            "meridian_presence_states_dropped_total",
+            "States that were not taken or not told, because of a bound.",
+            &presence.dropped,
+        ),
         ("meridian_doc_rooms_opened_total", "Documents opened.", &counts.rooms_opened),
         ("meridian_doc_updates_total", "Updates of editors that were kept.", &counts.updates),
         ("meridian_doc_frames_total", "Frames given to editors.", &counts.frames),

@@ -5,13 +5,17 @@
 //! ```
 //!
 //! It follows the rules of y-protocols: a state replaces one with a lower clock, and `null` also one with the same.
-//! What somebody says of himself is kept until he takes it back, his connection ends, or nothing has been heard for
-//! [`EXPIRE_MS`]. None of it is durable, and none of it leaves this node. It is pure: the time is an argument.
+//! What somebody says of himself is kept until he takes it back, his connection ends, the node with his connection is no
+//! longer heard, or nothing has been heard of him for [`EXPIRE_MS`]. None of it is durable. It is pure: the time is
+//! an argument.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use meridian_crdt::codec::{DecodeError, Reader, Writer};
 use thiserror::Error;
+
+use super::presence::message::{Said, Source};
 
 /// How long a state holds that is not renewed. Clients renew theirs every 15 s.
 pub const EXPIRE_MS: u64 = 30_000;
@@ -19,8 +23,11 @@ pub const EXPIRE_MS: u64 = 30_000;
 pub const CLIENTS_MAX: usize = 2_000;
 /// Bytes of one state.
 pub const STATE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of all states of one room.
+pub const ROOM_BYTES_MAX: usize = 2 << 20;
 
-const GONE: &str = "null";
+/// The state of who has left.
+pub const GONE: &str = "null";
 
 /// Why states are not taken. None of them was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -34,9 +41,18 @@ pub enum AwarenessError {
     /// A state is above [`STATE_BYTES_MAX`].
     #[error("a state of somebody present is above {STATE_BYTES_MAX} bytes")]
     TooLarge,
-    /// The room has as many clients as it takes.
-    #[error("more than {CLIENTS_MAX} clients are present")]
+    /// The room has as much as it takes.
+    #[error("more than {CLIENTS_MAX} clients are present, or their states are above {ROOM_BYTES_MAX} bytes")]
     Full,
+}
+
+/// Where a client is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Here, as this member of the room.
+    Member(u64),
+    /// At another node.
+    Node(Arc<Source>),
 }
 
 #[derive(Clone, Debug)]
@@ -44,8 +60,7 @@ struct State {
     clock: u64,
     /// [`GONE`] for one who has left, of whom only the clock matters.
     text: String,
-    /// The member of the room that it came in on.
-    owner: u64,
+    owner: Owner,
     heard_ms: u64,
 }
 
@@ -53,78 +68,173 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Awareness {
     states: BTreeMap<u64, State>,
+    bytes: usize,
+}
+
+/// What came of states that were told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Clients whose states have changed: all editors are to be told.
+    pub changed: Vec<u64>,
+    /// Clients that are what they were, and are connected elsewhere now.
+    pub moved: Vec<u64>,
+    /// Clients that are held for gone, and for what they say too old: whoever says it is to be told, and takes his place
+    /// again with a higher clock.
+    pub gone: Vec<u64>,
+    /// States for which there was no room.
+    pub dropped: usize,
+}
+
+enum Fate {
+    Changed,
+    Moved,
+    Gone,
+    Old,
 }
 
 impl Awareness {
-    /// Takes what came in on the connection of `owner`. What others are to be told, if anything.
-    pub fn take(
-        &mut self,
-        owner: u64,
-        states: &[u8],
-        now_ms: u64,
-    ) -> Result<Option<Vec<u8>>, AwarenessError> {
+    /// Takes what came in on the connection of a member.
+    pub fn take(&mut self, member: u64, states: &[u8], now_ms: u64) -> Result<Taken, AwarenessError> {
         let entries = decode(states)?;
-        let new = entries.iter().filter(|(client, ..)| !self.states.contains_key(client)).count();
-        if self.states.len() + new > CLIENTS_MAX {
+        let (mut clients, mut bytes) = (self.states.len(), self.bytes);
+        for (client, _, text) in &entries {
+            let known = self.states.get(client);
+            clients += usize::from(known.is_none());
+            bytes += text.len().saturating_sub(known.map_or(0, |state| state.text.len()));
+        }
+        if clients > CLIENTS_MAX || bytes > ROOM_BYTES_MAX {
             return Err(AwarenessError::Full);
         }
-        let mut told = Vec::new();
+        let mut taken = Taken::default();
         for (client, clock, text) in entries {
-            let newer = self.states.get(&client).is_none_or(|known| {
-                clock > known.clock || (clock == known.clock && text == GONE && known.text != GONE)
-            });
-            if newer {
-                told.push(client);
-                self.states.insert(client, State { clock, text: text.to_owned(), owner, heard_ms: now_ms });
+            let fate = self.put(client, clock, text, &Owner::Member(member), now_ms);
+            taken.note(client, &fate);
+        }
+        Ok(taken)
+    }
+
+    /// Takes what another node says of its clients, as far as there is room.
+    pub fn hear(&mut self, source: &Arc<Source>, states: &[Said], now_ms: u64) -> Taken {
+        let (owner, mut taken) = (Owner::Node(source.clone()), Taken::default());
+        for Said { client, clock, text } in states {
+            let known = self.states.get(client);
+            let is_full = known.is_none() && self.states.len() >= CLIENTS_MAX;
+            let bytes = self.bytes - known.map_or(0, |state| state.text.len()) + text.len();
+            if is_full || text.len() > STATE_BYTES_MAX || (bytes > ROOM_BYTES_MAX && bytes > self.bytes) {
+                taken.dropped += 1;
+                continue;
+            }
+            let fate = self.put(*client, *clock, text, &owner, now_ms);
+            taken.note(*client, &fate);
+        }
+        taken
+    }
+
+    fn put(&mut self, client: u64, clock: u64, text: &str, owner: &Owner, now_ms: u64) -> Fate {
+        let known = self.states.get_mut(&client);
+        if let Some(known) = known {
+            let is_newer =
+                clock > known.clock || (clock == known.clock && text == GONE && known.text != GONE);
+            if !is_newer {
+                if known.text == GONE {
+                    return if text == GONE { Fate::Old } else { Fate::Gone };
+                }
+                if clock < known.clock || known.owner == *owner {
+                    return Fate::Old;
+                }
+                // Who comes back to another node says at first what he has said before.
+                known.owner = owner.clone();
+                known.heard_ms = now_ms;
+                return Fate::Moved;
             }
         }
-        Ok(self.encode(&told))
+        let state = State { clock, text: text.to_owned(), owner: owner.clone(), heard_ms: now_ms };
+        self.bytes += text.len();
+        self.bytes -= self.states.insert(client, state).map_or(0, |before| before.text.len());
+        Fate::Changed
     }
 
-    /// The connection of `owner` has ended: all who came in on it have left. What others are to be told.
-    pub fn leave(&mut self, owner: u64, now_ms: u64) -> Option<Vec<u8>> {
-        self.end(now_ms, |state| state.owner == owner)
+    /// The connection of a member has ended: all who came in on it have left. Who that is.
+    pub fn leave(&mut self, member: u64, now_ms: u64) -> Vec<u64> {
+        self.end(now_ms, |state| state.owner == Owner::Member(member))
     }
 
-    /// Who has not been heard for too long has left. What others are to be told.
-    pub fn expire(&mut self, now_ms: u64) -> Option<Vec<u8>> {
+    /// Who has not been heard for too long has left, and so has who is connected to a node of which `is_heard` says that
+    /// it is not. Who that is.
+    pub fn expire(&mut self, now_ms: u64, is_heard: impl Fn(&Source) -> bool) -> Vec<u64> {
         let is_old = |state: &State| now_ms.saturating_sub(state.heard_ms) >= EXPIRE_MS;
         // The clocks of those who have left are forgotten later than anything of theirs can still be under way.
-        self.states.retain(|_, state| state.text != GONE || !is_old(state));
-        self.end(now_ms, is_old)
+        let bytes = &mut self.bytes;
+        self.states.retain(|_, state| {
+            let stays = state.text != GONE || !is_old(state);
+            *bytes -= if stays { 0 } else { state.text.len() };
+            stays
+        });
+        self.end(now_ms, |state| {
+            is_old(state) || matches!(&state.owner, Owner::Node(source) if !is_heard(source))
+        })
     }
 
     /// The states of all who are present, if anybody is.
     pub fn all(&self) -> Option<Vec<u8>> {
-        let present = self.states.iter().filter(|(_, state)| state.text != GONE);
-        self.encode(&present.map(|(client, _)| *client).collect::<Vec<_>>())
+        self.encode(self.present().map(|(client, _)| *client))
     }
 
-    fn end(&mut self, now_ms: u64, is_over: impl Fn(&State) -> bool) -> Option<Vec<u8>> {
-        let mut told = Vec::new();
-        for (client, state) in &mut self.states {
-            if state.text != GONE && is_over(state) {
-                // With the same clock: who is still there takes his place again with his next.
-                GONE.clone_into(&mut state.text);
-                state.heard_ms = now_ms;
-                told.push(*client);
-            }
-        }
-        self.encode(&told)
+    /// How many are present who are connected to other nodes.
+    pub fn elsewhere(&self) -> usize {
+        self.present().filter(|(_, state)| matches!(state.owner, Owner::Node(_))).count()
     }
 
-    fn encode(&self, clients: &[u64]) -> Option<Vec<u8>> {
-        if clients.is_empty() {
+    /// What a client says that is connected here, or was when it left.
+    pub fn own(&self, client: u64) -> Option<Said> {
+        let state = self.states.get(&client).filter(|state| matches!(state.owner, Owner::Member(_)))?;
+        Some(Said { client, clock: state.clock, text: state.text.clone() })
+    }
+
+    /// The states of these clients, as they are written to editors.
+    pub fn encode(&self, clients: impl IntoIterator<Item = u64>) -> Option<Vec<u8>> {
+        let states = clients.into_iter().filter_map(|client| self.states.get_key_value(&client));
+        let states: Vec<_> = states.collect();
+        if states.is_empty() {
             return None;
         }
         let mut out = Writer::new();
-        out.varint(clients.len() as u64);
-        for (client, state) in clients.iter().filter_map(|client| self.states.get_key_value(client)) {
+        out.varint(states.len() as u64);
+        for (client, state) in states {
             out.varint(*client);
             out.varint(state.clock);
             out.bytes(state.text.as_bytes());
         }
         Some(out.finish())
+    }
+
+    fn present(&self) -> impl Iterator<Item = (&u64, &State)> {
+        self.states.iter().filter(|(_, state)| state.text != GONE)
+    }
+
+    fn end(&mut self, now_ms: u64, is_over: impl Fn(&State) -> bool) -> Vec<u64> {
+        let mut ended = Vec::new();
+        for (client, state) in &mut self.states {
+            if state.text != GONE && is_over(state) {
+                // With the same clock: who is still there takes his place again with his next.
+                self.bytes = self.bytes + GONE.len() - state.text.len();
+                GONE.clone_into(&mut state.text);
+                state.heard_ms = now_ms;
+                ended.push(*client);
+            }
+        }
+        ended
+    }
+}
+
+impl Taken {
+    fn note(&mut self, client: u64, fate: &Fate) {
+        match fate {
+            Fate::Changed => self.changed.push(client),
+            Fate::Moved => self.moved.push(client),
+            Fate::Gone => self.gone.push(client),
+            Fate::Old => {}
+        }
     }
 }
 
@@ -164,16 +274,30 @@ mod tests {
         out.finish()
     }
 
+    fn source(node: u64) -> Arc<Source> {
+        Arc::new(Source { dc: "eu".into(), node, life: 1 })
+    }
+
+    fn said(client: u64, clock: u64, text: &str) -> Said {
+        Said { client, clock, text: text.into() }
+    }
+
+    fn take(present: &mut Awareness, member: u64, entry: Entry<'_>) -> Taken {
+        present.take(member, &states(&[entry]), 0).expect("is taken")
+    }
+
+    const NOTHING: Taken = Taken { changed: Vec::new(), moved: Vec::new(), gone: Vec::new(), dropped: 0 };
+
     #[test]
     fn a_later_clock_replaces_and_null_ends_at_the_same_clock() {
         let mut present = Awareness::default();
-        let mut take = |entry: Entry<'_>| present.take(1, &states(&[entry]), 0).expect("is taken").is_some();
-        assert!(take((7, 1, r#"{"a":1}"#)));
-        assert!(!take((7, 1, r#"{"a":2}"#)), "the same clock");
-        assert!(!take((7, 0, GONE)), "an earlier clock");
-        assert!(take((7, 1, GONE)));
-        assert!(!take((7, 1, GONE)), "gone already");
-        assert!(take((7, 2, "{}")));
+        let mut changes = |entry: Entry<'_>| !take(&mut present, 1, entry).changed.is_empty();
+        assert!(changes((7, 1, r#"{"a":1}"#)));
+        assert!(!changes((7, 1, r#"{"a":2}"#)), "the same clock");
+        assert!(!changes((7, 0, GONE)), "an earlier clock");
+        assert!(changes((7, 1, GONE)));
+        assert!(!changes((7, 1, GONE)), "gone already");
+        assert!(changes((7, 2, "{}")));
         assert_eq!(present.all(), Some(states(&[(7, 2, "{}")])));
     }
 
@@ -181,19 +305,48 @@ mod tests {
     fn who_came_in_on_a_connection_leaves_with_it() {
         let mut present = Awareness::default();
         present.take(1, &states(&[(7, 3, "{}"), (8, 1, "{}")]), 0).expect("is taken");
-        present.take(2, &states(&[(9, 1, "{}")]), 0).expect("is taken");
-        assert_eq!(present.leave(1, 5), Some(states(&[(7, 3, GONE), (8, 1, GONE)])));
-        assert_eq!((present.leave(1, 5), present.all()), (None, Some(states(&[(9, 1, "{}")]))));
+        take(&mut present, 2, (9, 1, "{}"));
+        assert_eq!(present.leave(1, 5), [7, 8]);
+        assert_eq!(present.encode([7, 8]), Some(states(&[(7, 3, GONE), (8, 1, GONE)])));
+        assert_eq!((present.leave(1, 5), present.all()), (vec![], Some(states(&[(9, 1, "{}")]))));
+        assert_eq!(present.own(7), Some(said(7, 3, GONE)), "others are still to be told");
     }
 
     #[test]
     fn who_is_not_heard_of_expires_and_is_forgotten() {
         let mut present = Awareness::default();
-        present.take(1, &states(&[(7, 3, "{}")]), 0).expect("is taken");
-        assert_eq!(present.expire(EXPIRE_MS - 1), None);
-        assert_eq!(present.expire(EXPIRE_MS), Some(states(&[(7, 3, GONE)])));
-        assert_eq!(present.expire(2 * EXPIRE_MS - 1), None);
-        assert_eq!((present.states.len(), present.expire(2 * EXPIRE_MS), present.states.len()), (1, None, 0));
+        take(&mut present, 1, (7, 3, "{}"));
+        let mut expire = |at| (present.expire(at, |_| true), present.states.len(), present.bytes);
+        assert_eq!(expire(EXPIRE_MS - 1), (vec![], 1, 2));
+        assert_eq!(expire(EXPIRE_MS), (vec![7], 1, 4));
+        assert_eq!(expire(2 * EXPIRE_MS - 1), (vec![], 1, 4));
+        assert_eq!(expire(2 * EXPIRE_MS), (vec![], 0, 0));
+    }
+
+    #[test]
+    fn who_is_connected_to_a_node_that_is_not_heard_leaves_with_it() {
+        let mut present = Awareness::default();
+        take(&mut present, 1, (7, 1, "{}"));
+        assert_eq!(present.hear(&source(2), &[said(8, 1, "{}")], 0).changed, [8]);
+        assert_eq!(present.hear(&source(3), &[said(9, 1, "{}")], 0).changed, [9]);
+        assert_eq!((present.elsewhere(), present.own(8)), (2, None));
+        assert_eq!(present.expire(1, |source| source.node != 2), [8]);
+        assert_eq!(present.all(), Some(states(&[(7, 1, "{}"), (9, 1, "{}")])));
+    }
+
+    /// Story: an editor's node dies and he comes to another one, which still has him as a client of the first, and says
+    /// what he has said before, with the same clock. When the first node is given up he must not go with it.
+    #[test]
+    fn who_comes_from_another_node_is_of_this_one() {
+        let mut present = Awareness::default();
+        present.hear(&source(2), &[said(7, 4, "{}")], 0);
+        assert_eq!(take(&mut present, 1, (7, 4, "{}")), Taken { moved: vec![7], ..NOTHING });
+        assert_eq!(present.own(7), Some(said(7, 4, "{}")));
+        assert_eq!(present.expire(1, |_| false), [0; 0]);
+        // The first node lives after all, and finds out that he has left it.
+        assert_eq!(present.hear(&source(2), &[said(7, 4, GONE)], 2).changed, [7]);
+        assert_eq!(take(&mut present, 1, (7, 4, "{}")), Taken { gone: vec![7], ..NOTHING });
+        assert_eq!(take(&mut present, 1, (7, 5, "{}")), Taken { changed: vec![7], ..NOTHING });
     }
 
     #[test]
@@ -205,7 +358,23 @@ mod tests {
         assert_eq!(refusal(&states(&[(1, 1, &large)])), AwarenessError::TooLarge);
         let many: Vec<_> = (0..=CLIENTS_MAX as u64).map(|client| (client, 1, "{}")).collect();
         assert_eq!(refusal(&states(&many)), AwarenessError::Full);
+        let large = format!("\"{}\"", "x".repeat(STATE_BYTES_MAX - 2));
+        let many: Vec<_> = (0..=128).map(|client| (client, 1, large.as_str())).collect();
+        assert_eq!(refusal(&states(&many)), AwarenessError::Full);
         assert!(matches!(refusal(&[1, 1]), AwarenessError::Malformed(_)));
-        assert_eq!(present.all(), None);
+        assert_eq!((present.all(), present.bytes), (None, 0));
+    }
+
+    #[test]
+    fn another_node_does_not_fill_a_room_beyond_its_bounds() {
+        let mut present = Awareness::default();
+        let text = "x".repeat(STATE_BYTES_MAX);
+        let large: Vec<_> = (0..200).map(|client| said(client, 1, &text)).collect();
+        assert_eq!(present.hear(&source(2), &large, 0).dropped, 200 - 128);
+        assert_eq!(present.hear(&source(2), &[said(0, 2, GONE)], 0).changed, [0]);
+        let small: Vec<_> = (1_000..4_000).map(|client| said(client, 1, "{}")).collect();
+        let dropped = present.hear(&source(2), &small, 0).dropped;
+        assert_eq!((dropped, present.states.len()), (3_000 - (CLIENTS_MAX - 128), CLIENTS_MAX));
+        assert_eq!(present.hear(&source(2), &[said(9, 2, &"x".repeat(STATE_BYTES_MAX + 1))], 0).dropped, 1);
     }
 }

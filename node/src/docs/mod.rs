@@ -6,13 +6,15 @@
 //! datacenters, by the oplog (`feed`). So whatever an editor sees of others is held by a majority of a datacenter, and
 //! a room that ends loses nothing.
 //!
-//! `wire` and `awareness` are pure. How an editor's connection looks is the business of `api::docs`.
+//! `wire` and `awareness` are pure. `presence` is about those who are present at other nodes. How an editor's connection looks is the business of `api::docs`.
 
 mod awareness;
 mod close;
+mod company;
 mod edits;
 mod feed;
 mod intake;
+pub mod presence;
 mod room;
 mod seat;
 pub mod wire;
@@ -23,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_crdt::Key;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use close::Close;
 pub use intake::check_nesting;
@@ -31,6 +33,7 @@ pub use seat::{Inbox, Outlet, Posted, Seat, outlet};
 
 use crate::shard::Shard;
 use feed::Feeds;
+use presence::Presence;
 use room::Ask;
 use wire::Message;
 
@@ -88,11 +91,15 @@ pub struct Docs {
     pub bounds: DocBounds,
     /// What is counted.
     pub counts: DocCounts,
+    /// Who is present, here and at other nodes.
+    pub presence: Arc<Presence>,
     feeds: Arc<Feeds>,
     rooms: Mutex<BTreeMap<Key, Entry>>,
     /// Documents that were edited by way of this node, and since when: what a version is to be made of.
     edited: Mutex<BTreeMap<Key, u64>>,
     last: AtomicU64,
+    /// The number of the room that was opened last.
+    opened: watch::Sender<u64>,
 }
 
 /// A shard, for types that are shown while debugging.
@@ -125,15 +132,17 @@ pub struct Editor {
 
 impl Docs {
     /// No documents yet.
-    pub fn new(shard: Arc<Shard>, bounds: DocBounds) -> Arc<Self> {
+    pub fn new(shard: Arc<Shard>, bounds: DocBounds, presence: Arc<Presence>) -> Arc<Self> {
         Arc::new(Self {
             shard: Shared(shard),
             bounds,
             counts: DocCounts::default(),
+            presence,
             feeds: Arc::default(),
             rooms: Mutex::default(),
             edited: Mutex::default(),
             last: AtomicU64::new(0),
+            opened: watch::Sender::new(0),
         })
     }
 
@@ -194,6 +203,7 @@ impl Docs {
             let (door, asks) = mpsc::channel(ASKS_MAX);
             rooms.insert(key.clone(), Entry { id, door, editors: 0 });
             self.counts.rooms_opened.fetch_add(1, Ordering::Relaxed);
+            self.opened.send_replace(id);
             tokio::spawn(room::run(self.clone(), key.clone(), id, asks));
         }
         let Some(entry) = rooms.get_mut(&key) else { return Err(Close::INTERNAL) };
@@ -220,8 +230,13 @@ impl Docs {
         }
     }
 
+    /// A number that only rises. Those of rooms are taken while `rooms` is locked, so they rise in the order of opening.
     fn next(&self) -> u64 {
-        self.last.fetch_add(1, Ordering::Relaxed)
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
     }
 
     fn rooms(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {

@@ -16,12 +16,13 @@ use meridian_crdt::{
     YrsDocument, doc_glance, doc_state,
 };
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, sleep};
 
-use super::awareness::Awareness;
 use super::close::Close;
+use super::company::Company;
 use super::edits::{Edit, Edits, Written};
 use super::feed::{Attached, Event};
+use super::presence::message::{Said, Source};
 use super::seat::Seat;
 use super::wire::{self, FROM_NOTHING, Message};
 use super::{DocBounds, Docs};
@@ -61,6 +62,13 @@ pub enum Ask {
     Leave {
         /// Who it was.
         member: u64,
+    },
+    /// Another node says who is present there.
+    Hear {
+        /// The node.
+        source: Arc<Source>,
+        /// The states.
+        states: Vec<Said>,
     },
 }
 
@@ -111,7 +119,7 @@ struct Room {
     /// The answer to an editor who has nothing, for as long as nothing changes.
     whole: Option<Bytes>,
     members: BTreeMap<u64, Member>,
-    awareness: Awareness,
+    company: Company,
     edits: Edits,
     /// What an editor has said that has to wait for the edits under way, and since when. Nobody is listened to meanwhile.
     held: Option<(u64, Message, u64)>,
@@ -138,6 +146,7 @@ impl Room {
         }
         let mut room = Room {
             empty_since_ms: shard.seams.clock.monotonic_ms(),
+            company: Company::new(docs.presence.clone(), key.clone(), id),
             docs,
             key,
             id,
@@ -148,7 +157,6 @@ impl Room {
             incarnations: state.incarnations,
             whole: None,
             members: BTreeMap::new(),
-            awareness: Awareness::default(),
             edits: Edits::default(),
             held: None,
         };
@@ -170,6 +178,7 @@ impl Room {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let gathers = self.company.gathers_ms();
             let flow = tokio::select! {
                 event = self.attached.next() => match event {
                     Some(event) => self.event(&event),
@@ -180,6 +189,10 @@ impl Room {
                     Some(ask) => self.ask(ask),
                     None => ControlFlow::Break(Close::GONE),
                 },
+                () = sleep(Duration::from_millis(gathers.unwrap_or_default())), if gathers.is_some() => {
+                    self.tell_presence();
+                    ControlFlow::Continue(())
+                }
                 _ = tick.tick() => self.tick(),
             };
             if let ControlFlow::Break(close) = flow {
@@ -277,7 +290,7 @@ impl Room {
                 if asks_first {
                     self.ask_for_the_rest(member);
                 }
-                if let Some(all) = self.awareness.all() {
+                if let Some(all) = self.company.all() {
                     self.post(member, &wire::awareness(&all));
                 }
             }
@@ -289,6 +302,7 @@ impl Room {
             // It was closed, and what it said before it heard of that is void.
             Ask::Say { .. } => {}
             Ask::Leave { member } => self.leave(member),
+            Ask::Hear { source, states } => self.company.hear(&source, &states),
         }
         ControlFlow::Continue(())
     }
@@ -346,15 +360,13 @@ impl Room {
                 self.edit(member, update, is_new)?;
             }
             Message::Awareness(states) => {
-                let now_ms = self.now_ms();
-                let told = self.awareness.take(member, &states, now_ms);
-                if let Some(told) = told.map_err(|_| Close::BAD_AWARENESS)? {
-                    // To its sender too, who takes this for the sign of life that it waits for.
-                    self.tell(&wire::awareness(&told), None);
+                let back = self.company.take(member, &states);
+                if let Some(back) = back.map_err(|_| Close::BAD_AWARENESS)? {
+                    self.post(member, &wire::awareness(&back));
                 }
             }
             Message::QueryAwareness => {
-                if let Some(all) = self.awareness.all() {
+                if let Some(all) = self.company.all() {
                     self.post(member, &wire::awareness(&all));
                 }
             }
@@ -434,9 +446,7 @@ impl Room {
         let gone: Vec<u64> =
             self.members.iter().filter(|(_, member)| member.seat.is_gone()).map(|(id, _)| *id).collect();
         gone.into_iter().for_each(|member| self.leave(member));
-        if let Some(told) = self.awareness.expire(now_ms) {
-            self.tell(&wire::awareness(&told), None);
-        }
+        self.company.tick();
         let silent = |member: &Member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS;
         let silent: Vec<u64> =
             self.members.iter().filter(|(_, member)| silent(member)).map(|(id, _)| *id).collect();
@@ -457,7 +467,7 @@ impl Room {
     fn leave(&mut self, member: u64) {
         if let Some(left) = self.members.remove(&member) {
             left.seat.part();
-            self.tell_absence(member);
+            self.company.leave(member);
         }
     }
 
@@ -466,14 +476,14 @@ impl Room {
         if let Some(closed) = self.members.remove(&member) {
             closed.seat.close(close);
             self.edits.forget(member);
-            self.tell_absence(member);
+            self.company.leave(member);
         }
     }
 
-    /// Tells the others that nobody is present any more who came in with an editor.
-    fn tell_absence(&mut self, member: u64) {
-        if let Some(told) = self.awareness.leave(member, self.now_ms()) {
-            self.tell(&wire::awareness(&told), None);
+    /// Tells everybody whose presence has changed; its sender too, who takes this for the sign of life that it waits for.
+    fn tell_presence(&mut self) {
+        if let Some(states) = self.company.gathered() {
+            self.tell(&wire::awareness(&states), None);
         }
     }
 

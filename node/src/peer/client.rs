@@ -12,9 +12,9 @@ use super::link::Link;
 use super::{Admission, ForwardError, HandshakeError, Kind, PeerIdentity, Refusal, Secret, hello};
 use crate::seams::{BoxStream, Seams};
 
-/// Where the nodes of this DC are; asked again at each connection, so that addresses may change.
+/// Where the nodes of a DC are; asked again at each connection, so that addresses may change.
 pub trait Resolver: Send + Sync + 'static {
-    /// The peer address (`host:port`) of a node of this DC.
+    /// The peer address (`host:port`) of a node of the DC.
     fn peer_addr(&self, node: u64) -> Option<String>;
 }
 
@@ -43,6 +43,8 @@ pub struct PeerClient(Arc<Inner>);
 
 pub(super) struct Inner {
     config: PeerConfig,
+    /// Where the nodes are that are asked by their number.
+    dc: String,
     seams: Seams,
     resolver: Arc<dyn Resolver>,
     links: Mutex<BTreeMap<(u64, Kind), Link>>,
@@ -56,9 +58,20 @@ impl std::fmt::Debug for PeerClient {
 }
 
 impl PeerClient {
-    /// A client that dials as `config.me`.
+    /// A client that dials as `config.me`, and asks nodes of its own DC.
     pub fn new(config: PeerConfig, seams: Seams, resolver: Arc<dyn Resolver>) -> Self {
-        Self(Arc::new(Inner { config, seams, resolver, links: Mutex::default(), refused: Mutex::default() }))
+        let dc = config.me.dc.clone();
+        Self::asking(dc, config, seams, resolver)
+    }
+
+    /// One that asks nodes of another DC, which let nothing in by number but [`Self::presence`]. It has connections of its own.
+    pub fn of_dc(&self, dc: &str, resolver: Arc<dyn Resolver>) -> Self {
+        Self::asking(dc.to_owned(), self.0.config.clone(), self.0.seams.clone(), resolver)
+    }
+
+    fn asking(dc: String, config: PeerConfig, seams: Seams, resolver: Arc<dyn Resolver>) -> Self {
+        let (links, refused) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { config, dc, seams, resolver, links, refused }))
     }
 
     /// Tells whoever decides on admission that the Raft group is there.
@@ -74,6 +87,16 @@ impl PeerClient {
         deadline: Duration,
     ) -> Result<Bytes, ForwardError> {
         self.call(node, Kind::Forward, request, deadline).await
+    }
+
+    /// Asks or tells another node about who is present and waits for the answer, `deadline` at most.
+    pub async fn presence(
+        &self,
+        node: u64,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ForwardError> {
+        self.call(node, Kind::Presence, request, deadline).await
     }
 
     /// A raw gossip connection to a peer port of any DC, handshake done.
@@ -132,13 +155,13 @@ fn into_io(error: HandshakeError) -> io::Error {
 }
 
 impl Inner {
-    /// Dials a node of this DC.
+    /// Dials a node of the DC that is asked.
     pub(super) async fn dial(&self, node: u64, kind: Kind) -> Result<BoxStream, HandshakeError> {
         let addr = self.resolver.peer_addr(node);
         let addr = addr.ok_or_else(|| io::Error::other(format!("node {node} has no address")))?;
         let (stream, peer) = self.open(&addr, kind).await?;
-        if peer.node != node || peer.dc != self.config.me.dc {
-            let found = format!("{addr} is node {}/{}, not node {node}", peer.dc, peer.node);
+        if peer.node != node || peer.dc != self.dc {
+            let found = format!("{addr} is node {}/{}, not {}/{node}", peer.dc, peer.node, self.dc);
             return Err(io::Error::other(found).into());
         }
         Ok(stream)

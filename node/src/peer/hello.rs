@@ -111,6 +111,7 @@ pub(super) async fn accept(
     let kind = Kind::from_byte(stream.read_u8().await?).ok_or(HandshakeError::OtherVersion)?;
     let admitted = match kind {
         Kind::Gossip => Ok(()),
+        Kind::Presence if peer.dc != me.dc => Ok(()),
         _ if peer.dc != me.dc => Err(Refusal::OtherDc),
         _ => admission.admit(&peer).await,
     };

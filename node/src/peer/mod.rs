@@ -1,6 +1,6 @@
 //! The peer port: every connection among nodes, of one DC and of different ones.
 //!
-//! One port serves Raft RPCs, forwarded requests, snapshots and gossip. Invariants: nothing of a stranger is parsed
+//! One port serves Raft RPCs, forwarded requests, snapshots, gossip and who is present. Invariants: nothing of a stranger is parsed
 //! before it has proved that it knows the cluster's secret; bulk has its own connections, so it never delays a
 //! heartbeat; every queue, frame and wait is bounded. This module does not know what requests mean.
 
@@ -32,11 +32,14 @@ pub(crate) enum Kind {
     Forward = 2,
     Snapshot = 3,
     Gossip = 4,
+    Presence = 5,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Kind::Raft, Kind::Forward, Kind::Snapshot, Kind::Gossip].into_iter().find(|kind| *kind as u8 == byte)
+        [Kind::Raft, Kind::Forward, Kind::Snapshot, Kind::Gossip, Kind::Presence]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -47,6 +50,9 @@ pub trait PeerHandler: Send + Sync + 'static {
 
     /// Takes over a gossip connection of another DC.
     fn gossip(&self, stream: BoxStream, from: PeerIdentity);
+
+    /// Answers what a node of any DC asks or tells about who is present.
+    fn presence<'a>(&'a self, from: &'a PeerIdentity, request: Bytes) -> BoxFuture<'a, Bytes>;
 }
 
 /// Answers what the Raft layers of other nodes ask; the Raft group is one.

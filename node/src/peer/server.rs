@@ -111,7 +111,7 @@ async fn connection(mut stream: BoxStream, shared: &Shared) -> Result<(), Handsh
     match kind {
         Kind::Gossip => shared.peers.gossip(stream, peer),
         Kind::Snapshot => shared.raft.snapshot(peer.node, stream).await,
-        Kind::Raft | Kind::Forward => requests(stream, kind, &peer, shared).await?,
+        Kind::Raft | Kind::Forward | Kind::Presence => requests(stream, kind, &peer, shared).await?,
     }
     Ok(())
 }
@@ -138,11 +138,11 @@ async fn requests(stream: BoxStream, kind: Kind, peer: &PeerIdentity, shared: &S
                     frames::put(&mut out, id, &[]);
                     continue;
                 }
-                let from = peer.node;
                 working.push(Box::pin(async move {
                     let answer = match kind {
-                        Kind::Raft => shared.raft.rpc(from, body).await,
-                        _ => shared.peers.forward(from, body).await,
+                        Kind::Raft => shared.raft.rpc(peer.node, body).await,
+                        Kind::Presence => shared.peers.presence(peer, body).await,
+                        _ => shared.peers.forward(peer.node, body).await,
                     };
                     (id, answer)
                 }));

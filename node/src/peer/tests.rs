@@ -31,6 +31,10 @@ impl PeerHandler for Echo {
         })
     }
 
+    fn presence<'a>(&'a self, from: &'a PeerIdentity, request: Bytes) -> BoxFuture<'a, Bytes> {
+        Box::pin(async move { [from.dc.as_bytes(), b":", &request].concat().into() })
+    }
+
     fn gossip(&self, mut stream: BoxStream, from: PeerIdentity) {
         self.gossip_from.lock().unwrap().push(from);
         tokio::spawn(async move {
@@ -127,6 +131,16 @@ async fn strangers_are_refused_before_anything_is_sent() {
         assert!(matches!(refused, ForwardError::NotSent(_)), "{refused:?}");
         assert!(refused.to_string().contains(why), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn another_dc_may_speak_of_who_is_present_and_of_nothing_else() {
+    let (_server, addr) = server(Arc::default()).await;
+    let client = client(config("c", "us", 2, "s"), "");
+    let there = client.of_dc("eu", Arc::new(move |_node: u64| Some(addr.clone())));
+    assert_eq!(there.presence(1, "x".into(), LIMIT).await.unwrap(), "us:x");
+    let refused = there.forward(1, "x".into(), LIMIT).await.unwrap_err();
+    assert!(refused.to_string().contains("same datacenter"), "{refused}");
 }
 
 #[tokio::test]

@@ -25,6 +25,10 @@ impl PeerHandler for NoForward {
     }
 
     fn gossip(&self, _stream: BoxStream, _from: PeerIdentity) {}
+
+    fn presence<'a>(&'a self, _from: &'a PeerIdentity, request: Bytes) -> BoxFuture<'a, Bytes> {
+        Box::pin(async move { request })
+    }
 }
 
 type Addrs = Arc<Mutex<BTreeMap<u64, String>>>;

@@ -23,8 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use meridian_client::wire::headers::Consistency;
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::Vector;
@@ -39,7 +37,7 @@ use open::Transactions;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
 
-use crate::peer::{ForwardError, PeerClient, PeerHandler, PeerIdentity};
+use crate::peer::{ForwardError, PeerClient, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
 use crate::seams::{BoxStream, Seams};
 use crate::storage::{Folder, StateStore, StateView};
@@ -419,32 +417,29 @@ fn outcome_unknown() -> ApiError {
     .retry_after_ms(200)
 }
 
-impl PeerHandler for Shard {
-    fn forward(&self, from: u64, request: Bytes) -> BoxFuture<'_, Bytes> {
-        async move {
-            let response = match forward::decode::<Request>(&request) {
-                Ok(request) => self.serve(request).await,
-                Err(e) => {
-                    tracing::warn!(from, error = %e, "a forwarded request does not decode");
-                    Response::Failed(ApiError::new(ErrorCode::Internal, e))
-                }
-            };
-            forward::encode(&response).unwrap_or_else(|e| {
-                tracing::error!(error = %e, "an answer to a forwarded request does not encode");
-                Bytes::new()
-            })
-        }
-        .boxed()
+impl Shard {
+    /// Answers a request that node `from` of this datacenter forwards.
+    pub(crate) async fn forwarded(&self, from: u64, request: Bytes) -> Bytes {
+        let response = match forward::decode::<Request>(&request) {
+            Ok(request) => self.serve(request).await,
+            Err(e) => {
+                tracing::warn!(from, error = %e, "a forwarded request does not decode");
+                Response::Failed(ApiError::new(ErrorCode::Internal, e))
+            }
+        };
+        forward::encode(&response).unwrap_or_else(|e| {
+            tracing::error!(error = %e, "an answer to a forwarded request does not encode");
+            Bytes::new()
+        })
     }
 
-    fn gossip(&self, stream: BoxStream, from: PeerIdentity) {
+    /// Takes over a gossip connection of another datacenter.
+    pub(crate) fn linked(&self, stream: BoxStream, from: &PeerIdentity) {
         if !self.gossip.accept(Box::new(stream)) {
             tracing::debug!(dc = %from.dc, node = from.node, "a link was not taken; its peer will dial again");
         }
     }
-}
 
-impl Shard {
     /// Does what another node of this datacenter asks. It never forwards further.
     async fn serve(&self, request: Request) -> Response {
         if matches!(request, Request::Write(_) | Request::ReadIndex) {
