@@ -5,6 +5,9 @@
 //! ```
 //!
 //! It follows the rules of y-protocols: a state replaces one with a lower clock, and `null` also one with the same.
+//! Clients of `y-websocket` send back whatever they hear of others, and say of others that they are gone. So who is not
+//! newer counts only if it comes from where its client is connected.
+//!
 //! What somebody says of himself is kept until he takes it back, his connection ends, the node with his connection is no
 //! longer heard, or nothing has been heard of him for [`EXPIRE_MS`]. None of it is durable. It is pure: the time is
 //! an argument.
@@ -69,6 +72,8 @@ struct State {
 pub struct Awareness {
     states: BTreeMap<u64, State>,
     bytes: usize,
+    /// By member the client that it spoke of first: itself, and not somebody of whom it has heard.
+    selves: BTreeMap<u64, u64>,
 }
 
 /// What came of states that were told.
@@ -81,6 +86,8 @@ pub struct Taken {
     /// Clients that are held for gone, and for what they say too old: whoever says it is to be told, and takes his place
     /// again with a higher clock.
     pub gone: Vec<u64>,
+    /// Clients of whom others say that they are gone, behind the members as whom they are here. These are to be asked.
+    pub contested: Vec<(u64, u64)>,
     /// States for which there was no room.
     pub dropped: usize,
 }
@@ -89,6 +96,7 @@ enum Fate {
     Changed,
     Moved,
     Gone,
+    Contested(u64),
     Old,
 }
 
@@ -97,13 +105,19 @@ impl Awareness {
     pub fn take(&mut self, member: u64, states: &[u8], now_ms: u64) -> Result<Taken, AwarenessError> {
         let entries = decode(states)?;
         let (mut clients, mut bytes) = (self.states.len(), self.bytes);
-        for (client, _, text) in &entries {
+        for (client, clock, text) in &entries {
             let known = self.states.get(client);
-            clients += usize::from(known.is_none());
-            bytes += text.len().saturating_sub(known.map_or(0, |state| state.text.len()));
+            if known.is_none_or(|known| *clock > known.clock) {
+                serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| AwarenessError::NotJson)?;
+                clients += usize::from(known.is_none());
+                bytes += text.len().saturating_sub(known.map_or(0, |state| state.text.len()));
+            }
         }
         if clients > CLIENTS_MAX || bytes > ROOM_BYTES_MAX {
             return Err(AwarenessError::Full);
+        }
+        if let Some((client, ..)) = entries.first() {
+            self.selves.entry(member).or_insert(*client);
         }
         let mut taken = Taken::default();
         for (client, clock, text) in entries {
@@ -131,22 +145,8 @@ impl Awareness {
     }
 
     fn put(&mut self, client: u64, clock: u64, text: &str, owner: &Owner, now_ms: u64) -> Fate {
-        let known = self.states.get_mut(&client);
-        if let Some(known) = known {
-            let is_newer =
-                clock > known.clock || (clock == known.clock && text == GONE && known.text != GONE);
-            if !is_newer {
-                if known.text == GONE {
-                    return if text == GONE { Fate::Old } else { Fate::Gone };
-                }
-                if clock < known.clock || known.owner == *owner {
-                    return Fate::Old;
-                }
-                // Who comes back to another node says at first what he has said before.
-                known.owner = owner.clone();
-                known.heard_ms = now_ms;
-                return Fate::Moved;
-            }
+        if self.states.get(&client).is_some_and(|known| clock <= known.clock) {
+            return self.put_again(client, clock, text, owner, now_ms);
         }
         let state = State { clock, text: text.to_owned(), owner: owner.clone(), heard_ms: now_ms };
         self.bytes += text.len();
@@ -154,8 +154,42 @@ impl Awareness {
         Fate::Changed
     }
 
+    /// Takes what is no newer than what is known.
+    fn put_again(&mut self, client: u64, clock: u64, text: &str, owner: &Owner, now_ms: u64) -> Fate {
+        let is_itself = |owner: &Owner| matches!(owner, Owner::Member(member) if self.selves.get(member) == Some(&client));
+        let speaks_for_itself = matches!(owner, Owner::Node(_)) || is_itself(owner);
+        let is_here = self.states.get(&client).is_some_and(|known| is_itself(&known.owner));
+        let Some(known) = self.states.get_mut(&client) else { return Fate::Old };
+        let (is_same_clock, is_same_owner) = (clock == known.clock, known.owner == *owner);
+        match (text == GONE, known.text == GONE) {
+            (true, true) => Fate::Old,
+            (true, false) if is_same_clock && is_same_owner => {
+                self.bytes = self.bytes + GONE.len() - known.text.len();
+                GONE.clone_into(&mut known.text);
+                known.heard_ms = now_ms;
+                Fate::Changed
+            }
+            (true, false) => match known.owner {
+                Owner::Member(member) if is_same_clock => Fate::Contested(member),
+                _ => Fate::Old,
+            },
+            (false, true) if speaks_for_itself => Fate::Gone,
+            // Who comes back to another node says at first what he has said before.
+            (false, false) if is_same_clock && !is_same_owner && speaks_for_itself => {
+                if is_here && matches!(owner, Owner::Node(_)) {
+                    return Fate::Old;
+                }
+                known.owner = owner.clone();
+                known.heard_ms = now_ms;
+                Fate::Moved
+            }
+            _ => Fate::Old,
+        }
+    }
+
     /// The connection of a member has ended: all who came in on it have left. Who that is.
     pub fn leave(&mut self, member: u64, now_ms: u64) -> Vec<u64> {
+        self.selves.remove(&member);
         self.end(now_ms, |state| state.owner == Owner::Member(member))
     }
 
@@ -191,21 +225,28 @@ impl Awareness {
         Some(Said { client, clock: state.clock, text: state.text.clone() })
     }
 
+    /// The member of the room as whom a client is present.
+    pub fn member(&self, client: u64) -> Option<u64> {
+        match self.states.get(&client).filter(|state| state.text != GONE)?.owner {
+            Owner::Member(member) => Some(member),
+            Owner::Node(_) => None,
+        }
+    }
+
+    /// What is known of these clients.
+    pub fn known(&self, clients: &[u64]) -> Vec<Said> {
+        let state = |client: &u64| Some((*client, self.states.get(client)?));
+        let said =
+            |(client, state): (u64, &State)| Said { client, clock: state.clock, text: state.text.clone() };
+        clients.iter().filter_map(state).map(said).collect()
+    }
+
     /// The states of these clients, as they are written to editors.
     pub fn encode(&self, clients: impl IntoIterator<Item = u64>) -> Option<Vec<u8>> {
-        let states = clients.into_iter().filter_map(|client| self.states.get_key_value(&client));
-        let states: Vec<_> = states.collect();
-        if states.is_empty() {
-            return None;
-        }
-        let mut out = Writer::new();
-        out.varint(states.len() as u64);
-        for (client, state) in states {
-            out.varint(*client);
-            out.varint(state.clock);
-            out.bytes(state.text.as_bytes());
-        }
-        Some(out.finish())
+        let states = clients.into_iter().filter_map(|client| Some((client, self.states.get(&client)?)));
+        let entries: Vec<Entry<'_>> =
+            states.map(|(client, state)| (client, state.clock, state.text.as_str())).collect();
+        (!entries.is_empty()).then(|| encode(&entries))
     }
 
     fn present(&self) -> impl Iterator<Item = (&u64, &State)> {
@@ -233,13 +274,26 @@ impl Taken {
             Fate::Changed => self.changed.push(client),
             Fate::Moved => self.moved.push(client),
             Fate::Gone => self.gone.push(client),
+            Fate::Contested(member) => self.contested.push((*member, client)),
             Fate::Old => {}
         }
     }
 }
 
 /// A client, its clock, and what it says.
-type Entry<'s> = (u64, u64, &'s str);
+pub type Entry<'s> = (u64, u64, &'s str);
+
+/// Writes states as editors read them.
+pub fn encode(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.varint(entries.len() as u64);
+    for (client, clock, text) in entries {
+        out.varint(*client);
+        out.varint(*clock);
+        out.bytes(text.as_bytes());
+    }
+    out.finish()
+}
 
 fn decode(states: &[u8]) -> Result<Vec<Entry<'_>>, AwarenessError> {
     let mut input = Reader::new(states);
@@ -249,7 +303,6 @@ fn decode(states: &[u8]) -> Result<Vec<Entry<'_>>, AwarenessError> {
         if text.len() > STATE_BYTES_MAX {
             return Err(AwarenessError::TooLarge);
         }
-        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| AwarenessError::NotJson)?;
         entries.push((client, clock, text));
         if entries.len() > CLIENTS_MAX {
             return Err(AwarenessError::Full);
@@ -261,18 +314,8 @@ fn decode(states: &[u8]) -> Result<Vec<Entry<'_>>, AwarenessError> {
 
 #[cfg(test)]
 mod tests {
+    use super::encode as states;
     use super::*;
-
-    fn states(entries: &[Entry<'_>]) -> Vec<u8> {
-        let mut out = Writer::new();
-        out.varint(entries.len() as u64);
-        for (client, clock, text) in entries {
-            out.varint(*client);
-            out.varint(*clock);
-            out.bytes(text.as_bytes());
-        }
-        out.finish()
-    }
 
     fn source(node: u64) -> Arc<Source> {
         Arc::new(Source { dc: "eu".into(), node, life: 1 })
@@ -286,7 +329,9 @@ mod tests {
         present.take(member, &states(&[entry]), 0).expect("is taken")
     }
 
-    const NOTHING: Taken = Taken { changed: Vec::new(), moved: Vec::new(), gone: Vec::new(), dropped: 0 };
+    fn nothing() -> Taken {
+        Taken::default()
+    }
 
     #[test]
     fn a_later_clock_replaces_and_null_ends_at_the_same_clock() {
@@ -340,13 +385,43 @@ mod tests {
     fn who_comes_from_another_node_is_of_this_one() {
         let mut present = Awareness::default();
         present.hear(&source(2), &[said(7, 4, "{}")], 0);
-        assert_eq!(take(&mut present, 1, (7, 4, "{}")), Taken { moved: vec![7], ..NOTHING });
-        assert_eq!(present.own(7), Some(said(7, 4, "{}")));
+        assert_eq!(take(&mut present, 1, (7, 4, "{}")), Taken { moved: vec![7], ..nothing() });
+        assert_eq!((present.own(7), present.member(7)), (Some(said(7, 4, "{}")), Some(1)));
         assert_eq!(present.expire(1, |_| false), [0; 0]);
-        // The first node lives after all, and finds out that he has left it.
-        assert_eq!(present.hear(&source(2), &[said(7, 4, GONE)], 2).changed, [7]);
-        assert_eq!(take(&mut present, 1, (7, 4, "{}")), Taken { gone: vec![7], ..NOTHING });
-        assert_eq!(take(&mut present, 1, (7, 5, "{}")), Taken { changed: vec![7], ..NOTHING });
+        // The first node lives after all, has not found out yet, and then does.
+        assert_eq!(present.hear(&source(2), &[said(7, 4, "{}")], 2), nothing());
+        let left = present.hear(&source(2), &[said(7, 4, GONE)], 2);
+        assert_eq!(left, Taken { contested: vec![(1, 7)], ..nothing() });
+        assert_eq!(take(&mut present, 1, (7, 5, "{}")), Taken { changed: vec![7], ..nothing() });
+    }
+
+    /// Story: clients of `y-websocket` send back all that they hear, so in the frames of one there are the states of others;
+    /// and a client that has lost sight of another says that it is gone.
+    #[test]
+    fn who_is_spoken_of_by_others_stays_where_he_is() {
+        let mut present = Awareness::default();
+        take(&mut present, 1, (7, 4, "{}"));
+        present.hear(&source(2), &[said(8, 1, "{}")], 0);
+        take(&mut present, 3, (9, 1, "{}"));
+        for (client, clock) in [(7, 4), (8, 1)] {
+            assert_eq!(take(&mut present, 3, (client, clock, "{}")), nothing());
+        }
+        assert_eq!(take(&mut present, 3, (7, 4, GONE)), Taken { contested: vec![(1, 7)], ..nothing() });
+        assert_eq!(take(&mut present, 3, (8, 1, GONE)), nothing());
+        assert_eq!(present.leave(3, 0), [9]);
+        assert_eq!(present.all(), Some(states(&[(7, 4, "{}"), (8, 1, "{}")])));
+    }
+
+    #[test]
+    fn who_is_held_for_gone_hears_it_and_nobody_who_speaks_of_him() {
+        let mut present = Awareness::default();
+        take(&mut present, 1, (7, 4, "{}"));
+        present.leave(1, 0);
+        take(&mut present, 2, (8, 1, "{}"));
+        assert_eq!(take(&mut present, 2, (7, 4, "{}")), nothing());
+        assert_eq!(take(&mut present, 3, (7, 4, "{}")), Taken { gone: vec![7], ..nothing() });
+        let heard = present.hear(&source(2), &[said(7, 3, "{}")], 0);
+        assert_eq!(heard, Taken { gone: vec![7], ..nothing() });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use meridian_crdt::Key;
 
-use super::awareness::{Awareness, AwarenessError, Taken};
+use super::awareness::{self, Awareness, AwarenessError, GONE, Taken};
 use super::presence::Presence;
 use super::presence::message::{Said, Source};
 
@@ -29,6 +29,22 @@ pub struct Company {
     elsewhere: usize,
 }
 
+/// That somebody who is here is held for gone somewhere. He is to hear of it: then he raises his clock, which convinces
+/// everybody.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// As which member he is here.
+    pub member: u64,
+    /// The states that say it.
+    pub states: Vec<u8>,
+}
+
+impl Doubt {
+    fn of(member: u64, client: u64, clock: u64) -> Self {
+        Self { member, states: awareness::encode(&[(client, clock, GONE)]) }
+    }
+}
+
 impl Company {
     /// Nobody yet in the room of this number.
     pub fn new(presence: Arc<Presence>, key: Key, room: u64) -> Self {
@@ -43,19 +59,38 @@ impl Company {
         }
     }
 
-    /// Takes what came in on the connection of a member. What is to be told to that member alone, if anything.
-    pub fn take(&mut self, member: u64, states: &[u8]) -> Result<Option<Vec<u8>>, AwarenessError> {
+    /// Takes what came in on the connection of a member.
+    pub fn take(&mut self, member: u64, states: &[u8]) -> Result<Vec<Doubt>, AwarenessError> {
         let taken = self.awareness.take(member, states, self.presence.now_ms())?;
-        let back = self.awareness.encode(taken.gone.iter().copied());
         self.note(&taken);
-        Ok(back)
+        let gone = self.awareness.known(&taken.gone);
+        let back = gone.iter().map(|said| Doubt::of(member, said.client, said.clock));
+        Ok(back.chain(self.contested(&taken)).collect())
     }
 
     /// Takes what another node says of its clients.
-    pub fn hear(&mut self, source: &Arc<Source>, states: &[Said]) {
+    pub fn hear(&mut self, source: &Arc<Source>, states: &[Said]) -> Vec<Doubt> {
         let taken = self.awareness.hear(source, states, self.presence.now_ms());
         self.presence.count_dropped(taken.dropped);
+        if !taken.gone.is_empty() {
+            self.presence.contradict(source, self.key.clone(), self.awareness.known(&taken.gone));
+        }
         self.note(&taken);
+        self.contested(&taken).collect()
+    }
+
+    /// Another node holds these clients for gone.
+    pub fn contradicted(&self, states: &[Said]) -> Vec<Doubt> {
+        let here = states.iter().filter_map(|said| Some((self.awareness.member(said.client)?, said)));
+        here.map(|(member, said)| Doubt::of(member, said.client, said.clock)).collect()
+    }
+
+    fn contested(&self, taken: &Taken) -> impl Iterator<Item = Doubt> {
+        let doubt = |(member, client): &(u64, u64)| {
+            let clock = self.awareness.own(*client)?.clock;
+            Some(Doubt::of(*member, *client, clock))
+        };
+        taken.contested.iter().filter_map(doubt)
     }
 
     /// The connection of a member has ended.

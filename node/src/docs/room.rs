@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, sleep};
 
 use super::close::Close;
-use super::company::Company;
+use super::company::{Company, Doubt};
 use super::edits::{Edit, Edits, Written};
 use super::feed::{Attached, Event};
 use super::presence::message::{Said, Source};
@@ -68,6 +68,11 @@ pub enum Ask {
         /// The node.
         source: Arc<Source>,
         /// The states.
+        states: Vec<Said>,
+    },
+    /// Another node holds clients of this one for gone.
+    Contradict {
+        /// As what it has them.
         states: Vec<Said>,
     },
 }
@@ -302,7 +307,11 @@ impl Room {
             // It was closed, and what it said before it heard of that is void.
             Ask::Say { .. } => {}
             Ask::Leave { member } => self.leave(member),
-            Ask::Hear { source, states } => self.company.hear(&source, &states),
+            Ask::Hear { source, states } => {
+                let doubts = self.company.hear(&source, &states);
+                self.ask_whether_there(doubts);
+            }
+            Ask::Contradict { states } => self.ask_whether_there(self.company.contradicted(&states)),
         }
         ControlFlow::Continue(())
     }
@@ -360,10 +369,8 @@ impl Room {
                 self.edit(member, update, is_new)?;
             }
             Message::Awareness(states) => {
-                let back = self.company.take(member, &states);
-                if let Some(back) = back.map_err(|_| Close::BAD_AWARENESS)? {
-                    self.post(member, &wire::awareness(&back));
-                }
+                let doubts = self.company.take(member, &states).map_err(|_| Close::BAD_AWARENESS)?;
+                self.ask_whether_there(doubts);
             }
             Message::QueryAwareness => {
                 if let Some(all) = self.company.all() {
@@ -477,6 +484,17 @@ impl Room {
             closed.seat.close(close);
             self.edits.forget(member);
             self.company.leave(member);
+        }
+    }
+
+    /// Lets those who are held for gone say that they are there.
+    fn ask_whether_there(&mut self, doubts: Vec<Doubt>) {
+        for Doubt { member, states } in doubts {
+            self.post(member, &wire::awareness(&states));
+            // Hocuspocus raises its clock when it hears that, and keeps it to itself.
+            if self.members.get(&member).is_some_and(|member| member.seat.is_hocuspocus()) {
+                self.post(member, &wire::query_awareness());
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! 00 02  bytes(update)          an edit
 //! 01     bytes(awareness)       who is present
 //! 02 00  text                   to an editor who may only read: an edit of it is refused
-//! 03                            who is present?
+//! 03                            who is present?  (from either side)
 //! ```
 //!
 //! Hocuspocus has the same messages behind the name of a document, and two more to the editor:
@@ -98,6 +98,11 @@ pub fn awareness(states: &[u8]) -> Bytes {
     frame(&[AWARENESS], states)
 }
 
+/// The frame that asks an editor whom it knows to be present.
+pub fn query_awareness() -> Bytes {
+    Bytes::from_static(&[QUERY_AWARENESS])
+}
+
 /// The message that ends an editor's part in one document of several.
 pub fn leave(reason: &str) -> Bytes {
     frame(&[LEAVE], reason.as_bytes())
@@ -145,6 +150,7 @@ mod tests {
         assert_eq!(step_2(&body), [0, 1, 2, 0, 0][..]);
         assert_eq!(update(&body), [0, 2, 2, 0, 0][..]);
         assert_eq!(awareness(&[0]), [1, 1, 0][..]);
+        assert_eq!(query_awareness(), [3][..]);
         assert_eq!((leave("x"), kept()), (Bytes::from_static(&[7, 1, b'x']), Bytes::from_static(&[8, 1])));
         assert_eq!(
             (denied("x"), not_kept()),

@@ -3,6 +3,7 @@
 //! ```text
 //! Rooms   which rooms have you opened since ..?   answered at once if there are any, else a little later
 //! Push    states of clients of mine, for nodes of yours   answered with what became of them at each
+//! Gone    clients of yours whom I hold for gone           answered with nothing
 //! ```
 //!
 //! It is pure, and says nothing of who is asked when.
@@ -71,6 +72,8 @@ pub enum Ask {
     },
     /// Here are states.
     Push(Push),
+    /// You say that these are there, and my editors have heard that they are gone. Let them raise their clocks.
+    Gone(RoomStates),
 }
 
 /// Rooms that are open, in the order in which they were opened. There may be more.
@@ -113,7 +116,7 @@ pub struct Receipt {
 pub enum Answer {
     /// To [`Ask::Rooms`].
     Rooms(Rooms),
-    /// To [`Ask::Push`]: of the nodes that were reached.
+    /// To [`Ask::Push`], of the nodes that were reached; to [`Ask::Gone`], of none.
     Pushed(Vec<Receipt>),
     /// It is not taken.
     Refused(String),

@@ -22,11 +22,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_crdt::Key;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::peer::PeerClient;
 use crate::seams::{Clock, Seams};
-use message::{Said, Source};
+use message::{RoomStates, Said, Source};
 use outbox::Outbox;
 use sources::Sources;
 
@@ -35,6 +35,10 @@ pub use serve::PeerPort;
 
 /// How long an answer to `Rooms` may be held back until there is one.
 pub const HOLD: Duration = Duration::from_secs(2);
+
+/// Messages under way that tell other nodes that their clients are held for gone. Further ones are left out: the clients
+/// say by themselves, within 15 s, that they are there.
+const CONTRADICTIONS_MAX: usize = 256;
 
 /// The other nodes of one datacenter, and the way to them.
 #[derive(Debug)]
@@ -72,6 +76,7 @@ pub struct Presence {
     own_dc: Option<PeerClient>,
     /// Whether there is anybody to tell of.
     speaks: watch::Sender<bool>,
+    contradictions: Arc<Semaphore>,
     /// What is counted.
     pub counts: PresenceCounts,
 }
@@ -79,6 +84,7 @@ pub struct Presence {
 /// Nodes that are told together.
 #[derive(Debug)]
 struct Group {
+    dc: String,
     nodes: Vec<u64>,
     client: PeerClient,
     /// Whether they are in another datacenter.
@@ -100,7 +106,8 @@ impl Presence {
         for Neighbours { dc: theirs, nodes, client } in neighbours {
             let far = theirs != dc;
             let split = if far { vec![nodes] } else { nodes.into_iter().map(|node| vec![node]).collect() };
-            let group = |nodes| Group { nodes, client: client.clone(), far, news: Notify::new() };
+            let group =
+                |nodes| Group { dc: theirs.clone(), nodes, client: client.clone(), far, news: Notify::new() };
             groups.extend(split.into_iter().filter(|nodes| !nodes.is_empty()).map(group));
             if !far {
                 own_dc = Some(client);
@@ -114,6 +121,7 @@ impl Presence {
             groups,
             own_dc,
             speaks: watch::Sender::new(false),
+            contradictions: Arc::new(Semaphore::new(CONTRADICTIONS_MAX)),
             counts: PresenceCounts::default(),
         })
     }
@@ -150,6 +158,23 @@ impl Presence {
         let mut outbox = self.outbox();
         outbox.end_room(key, room, self.now_ms());
         self.wake(&outbox);
+    }
+
+    /// Tells a node that clients of whom it says that they are there are held for gone here, as these states say. Editors that
+    /// have heard so do not listen to them before their clocks are higher.
+    pub fn contradict(&self, source: &Source, key: Key, states: Vec<Said>) {
+        let is_theirs = |group: &&Group| group.dc == source.dc && group.nodes.contains(&source.node);
+        let Some(client) = self.groups.iter().find(is_theirs).map(|group| group.client.clone()) else {
+            return;
+        };
+        let Ok(permit) = self.contradictions.clone().try_acquire_owned() else { return };
+        let (node, ask) = (source.node, message::Ask::Gone(RoomStates { key, states }));
+        tokio::spawn(async move {
+            if let Err(error) = run::ask_node(&client, node, &ask, run::ANSWER_LIMIT).await {
+                tracing::debug!(node, error, "a node did not hear that its clients are held for gone");
+            }
+            drop(permit);
+        });
     }
 
     /// Whether a node lives, as far as is known.

@@ -4,6 +4,7 @@
 //! meanwhile goes into the next one. So nothing queues up, however slow the other end is.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,13 +13,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::message::{self, Answer, Ask, Push};
 use super::outbox::Parcel;
-use super::{Group, HOLD, Presence};
+use super::{HOLD, Presence};
+use crate::peer::PeerClient;
 
 /// The pause between two messages to a node of this datacenter, and to another datacenter.
 const NEAR_PAUSE: Duration = Duration::from_millis(50);
 const FAR_PAUSE: Duration = Duration::from_millis(100);
 /// How long an answer may take, beside what it is held back.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// The pause after a node did not answer; it doubles up to the second.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -60,7 +62,7 @@ impl Presence {
         while speaks.wait_for(|speaks| *speaks).await.is_ok() {
             let known = self.outbox().known(id, node);
             let ask = Ask::Rooms { from: self.me.clone(), life: known.life, since: known.since };
-            match ask_node(group, node, &ask, HOLD + ANSWER_LIMIT).await {
+            match ask_node(&group.client, node, &ask, HOLD + ANSWER_LIMIT).await {
                 Ok(Answer::Rooms(rooms)) => {
                     pause = RETRY_MIN;
                     let mut outbox = self.outbox();
@@ -102,7 +104,7 @@ impl Presence {
         let group = &self.groups[id];
         let via = parcel.to[turn % parcel.to.len()];
         let push = Push { from: self.me.clone(), to: parcel.to.clone(), rooms: parcel.rooms.clone() };
-        let receipts = match ask_node(group, via, &Ask::Push(push), ANSWER_LIMIT).await {
+        let receipts = match ask_node(&group.client, via, &Ask::Push(push), ANSWER_LIMIT).await {
             Ok(Answer::Pushed(receipts)) => receipts,
             other => {
                 tracing::debug!(node = via, answer = ?other, "a node does not take who is present");
@@ -111,14 +113,15 @@ impl Presence {
         };
         let reached = parcel.to.iter().all(|node| receipts.iter().any(|receipt| receipt.node == *node));
         let count = if reached { &self.counts.sent } else { &self.counts.lost };
-        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        count.fetch_add(1, Ordering::Relaxed);
         self.outbox().delivered(id, &parcel, &receipts);
         reached
     }
 }
 
-async fn ask_node(group: &Group, node: u64, ask: &Ask, limit: Duration) -> Result<Answer, String> {
+/// Asks a node; its answer.
+pub async fn ask_node(client: &PeerClient, node: u64, ask: &Ask, limit: Duration) -> Result<Answer, String> {
     let bytes = message::encode(ask)?;
-    let answer = group.client.presence(node, bytes, limit).await.map_err(|e| e.to_string())?;
+    let answer = client.presence(node, bytes, limit).await.map_err(|e| e.to_string())?;
     message::decode(&answer)
 }

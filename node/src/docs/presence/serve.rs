@@ -12,7 +12,7 @@ use meridian_crdt::Key;
 use tokio::sync::mpsc;
 
 use super::HOLD;
-use super::message::{self, Answer, Ask, Fate, Push, Receipt, Rooms, Source};
+use super::message::{self, Answer, Ask, Fate, Push, Receipt, RoomStates, Rooms, Source};
 use crate::docs::Docs;
 use crate::docs::room::Ask as RoomAsk;
 use crate::peer::{PeerHandler, PeerIdentity};
@@ -41,6 +41,7 @@ impl PeerHandler for PeerPort {
             let answer = match message::decode::<Ask>(&request) {
                 Ok(Ask::Rooms { from: source, life, since }) => self.rooms(&source, life, since).await,
                 Ok(Ask::Push(push)) => self.push(from, push).await,
+                Ok(Ask::Gone(room)) => self.contradicted(room),
                 Err(error) => {
                     tracing::warn!(dc = from.dc, node = from.node, %error, "a message about who is present");
                     Answer::Refused(error)
@@ -104,6 +105,16 @@ impl PeerPort {
                 None
             }
         }
+    }
+
+    /// Tells a room whom of its clients another node holds for gone. If it is closed, or has much to do, they say by
+    /// themselves, later, that they are there.
+    fn contradicted(&self, room: RoomStates) -> Answer {
+        let (doors, _) = self.0.doors(std::iter::once(&room.key));
+        for door in doors.values() {
+            give(door, RoomAsk::Contradict { states: room.states.clone() });
+        }
+        Answer::Pushed(Vec::new())
     }
 
     fn take(&self, push: Push) -> Receipt {
