@@ -112,7 +112,7 @@ impl Stage {
     async fn who_was_at_a_node_that_dies_goes_and_comes_back(&self) {
         self.fleet.cluster().kill("eu-west/1").await.expect("killed");
         let went = self.see(&["b", "c"], &["b", "c"], BEFORE_CLIENTS_FORGET).await;
-        // Its editor tries to reach it all the time.
+        // Its editor tries to reach it all the time. It remembers the clocks of the others, and sees them when they rise.
         self.fleet.cluster().restart("eu-west/1").await.expect("restarted");
         let came = self.see(&["a", "b", "c"], &["a", "b", "c"], PATIENCE).await;
         println!("who was at a node that died went within {went:?}, and came back with it within {came:?}");

@@ -10,6 +10,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { chromium } from 'playwright-core'
+import { person } from '../page/people.js'
 import { Demo, findChromium } from './demo.mjs'
 import { Tab } from './tab.mjs'
 import { step, until } from './wait.mjs'
@@ -76,6 +77,15 @@ class Story {
     })
   }
 
+  /** Waits until each pane shows that so many others are there, by datacenter. */
+  async seesCompany(counts) {
+    await until('all see who is there', async () => {
+      for (const tab of this.tabs) {
+        for (const [dc, count] of Object.entries(counts)) assert.equal(await tab.company(dc), count, dc)
+      }
+    })
+  }
+
   async picture(name) {
     if (!process.env.SCREENSHOTS) return
     await mkdir(process.env.SCREENSHOTS, { recursive: true })
@@ -83,11 +93,23 @@ class Story {
   }
 }
 
+/** In three tabs with three panes each everybody has eight others. */
+const ALL = { [EU]: 8, [US]: 8, [ASIA]: 8 }
+
+/** Names that an editor at a datacenter may have. */
+const names = (index) => Array.from({ length: 4 }, (_, client) => person(index, client))
+
 async function typedAtOnce(story) {
   await story.west.type(EU, story.expected)
   await story.agree()
   await story.type(WEST, EAST)
   await story.agree()
+  await story.seesCompany(ALL)
+  await until('the cursors of other datacenters are drawn', async () => {
+    const [inWest, inEast] = [await story.west.cursors(EU), await story.east.cursors(US)]
+    assert.ok(inWest.some((name) => names(1).includes(name)), `${inWest}`)
+    assert.ok(inEast.some((name) => names(0).includes(name)), `${inEast}`)
+  })
   await story.picture('1-typed-at-once')
 }
 
@@ -109,6 +131,8 @@ async function typedApart(story) {
     const read = await story.demo.texts(DOCUMENT)
     assert.deepEqual(read, Object.fromEntries(Object.keys(read).map((node) => [node, node.startsWith(EU) ? west : east])))
   })
+  // Whom a datacenter cannot hear any more is not shown as if he were there.
+  await story.seesCompany({ [EU]: 2, [US]: 5, [ASIA]: 5 })
   await until('what waits is counted', async () => {
     const waiting = (await story.demo.state()).links.find((link) => link.a === EU && link.b === US).waiting
     assert.ok(waiting.every((txns) => txns > 0), `${waiting}`)
@@ -117,6 +141,7 @@ async function typedApart(story) {
   for (const wire of wires) await story.operator.heal(wire)
   await story.agree()
   await story.west.seesLinks({ [wires[0]]: 'up', [wires[1]]: 'up' })
+  await story.seesCompany(ALL)
   await story.picture('3-healed')
 }
 
@@ -145,6 +170,7 @@ async function leadersDie(story) {
   for (const { leader } of dead) await story.operator.restart(leader)
   await story.agree()
   assert.equal(Object.keys(await story.demo.texts(DOCUMENT)).length, 9, 'all nodes are there again')
+  await story.seesCompany(ALL)
 }
 
 /** What is called saved is: with one node of three a datacenter keeps nothing for certain, and says so. */

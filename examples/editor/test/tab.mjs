@@ -47,6 +47,16 @@ export class Tab {
     return (await this.#text(`.pane[data-dc="${dc}"] .where`)).replace('at ', '')
   }
 
+  /** How many others a pane shows to be there. */
+  company(dc) {
+    return this.#page.locator(`.pane[data-dc="${dc}"] .presence .face`).count()
+  }
+
+  /** Whose cursors are drawn in a pane. */
+  cursors(dc) {
+    return this.#page.locator(`.pane[data-dc="${dc}"] .cm-ySelectionInfo`).allTextContents()
+  }
+
   #text(selector) {
     return this.#page.textContent(selector, { timeout: 5000 })
   }

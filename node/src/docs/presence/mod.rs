@@ -76,6 +76,8 @@ pub struct Presence {
     own_dc: Option<PeerClient>,
     /// Whether there is anybody to tell of.
     speaks: watch::Sender<bool>,
+    /// A node is heard that was not.
+    returned: Notify,
     contradictions: Arc<Semaphore>,
     /// What is counted.
     pub counts: PresenceCounts,
@@ -121,6 +123,7 @@ impl Presence {
             groups,
             own_dc,
             speaks: watch::Sender::new(false),
+            returned: Notify::new(),
             contradictions: Arc::new(Semaphore::new(CONTRADICTIONS_MAX)),
             counts: PresenceCounts::default(),
         })
@@ -203,7 +206,12 @@ impl Presence {
     }
 
     fn heard(&self, source: &Source) {
-        if !self.sources().heard(source, self.now_ms()) {
+        let now_ms = self.now_ms();
+        let mut sources = self.sources();
+        if !sources.hears(source, now_ms) {
+            self.returned.notify_waiters();
+        }
+        if !sources.heard(source, now_ms) {
             tracing::warn!(dc = source.dc, node = source.node, "too many nodes tell of who is present");
         }
     }

@@ -27,13 +27,16 @@ fn said(client: u64, clock: u64, text: &str) -> Said {
     Said { client, clock, text: text.into() }
 }
 
+/// Which opening it is of, and what it has: clocks and texts by client.
+type Room = (u64, BTreeMap<u64, (u64, String)>);
+
 /// Another node, as far as this one is concerned.
 #[derive(Debug, Default)]
 struct Peer {
     node: u64,
     life: u64,
     opened: u64,
-    rooms: BTreeMap<Key, (u64, BTreeMap<u64, (u64, String)>)>,
+    rooms: BTreeMap<Key, Room>,
 }
 
 impl Peer {

@@ -72,7 +72,11 @@ impl Presence {
                 other => {
                     tracing::debug!(node, answer = ?other, "a node does not say which documents it has open");
                     self.outbox().forget(id, node);
-                    sleep(pause).await;
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        // It may be the one that has come back.
+                        () = self.returned.notified() => sleep(RETRY_MIN).await,
+                    }
                     pause = (pause * 2).min(RETRY_MAX);
                 }
             }
