@@ -1,4 +1,4 @@
-// Random documents, edited by unmodified clients of Yjs at several servers at once, and then compared: every client with
+// Random documents, edited by unmodified clients of Yjs at several servers at once, who go offline and move, and then compared: every client with
 // every other, and what Yjs makes of the document with what the servers' own decoder makes of it.
 //
 //   node fuzz.mjs SEED ROUNDS SERVER...
@@ -150,24 +150,28 @@ async function until(what, condition) {
 async function round(number) {
   const random = generator(Number(seed) * 1000 + number)
   const name = `fuzz-${seed}-${number}`
+  const open = (doc, server) => new WebsocketProvider(`ws://${server}/v1/spaces/default/docs`, name, doc, {
+    WebSocketPolyfill: WebSocket,
+    disableBc: true,
+    maxBackoffTime: 200,
+  })
   const editors = Array.from({ length: EDITORS }, (_, i) => {
     const doc = new Y.Doc()
     doc.clientID = 1 + i + random.below(2 ** 30)
-    const server = servers[i % servers.length]
-    const provider = new WebsocketProvider(`ws://${server}/v1/spaces/default/docs`, name, doc, {
-      WebSocketPolyfill: WebSocket,
-      disableBc: true,
-      maxBackoffTime: 200,
-    })
-    return { doc, provider }
+    return { doc, provider: open(doc, servers[i % servers.length]) }
   })
   try {
     await until('editors are synced', () => (editors.every((one) => one.provider.synced) ? null : 'not yet'))
     for (let step = 0; step < STEPS; step++) {
-      const { doc, provider } = random.one(editors)
+      const editor = random.one(editors)
+      const { doc } = editor
+      // Somebody goes offline, comes back, or moves to any other server without waiting for what is under way.
       if (random.chance(4)) {
-        if (provider.shouldConnect) provider.disconnect()
-        else provider.connect()
+        if (editor.provider.shouldConnect) editor.provider.disconnect()
+        else editor.provider.connect()
+      } else if (random.chance(4)) {
+        editor.provider.destroy()
+        editor.provider = open(doc, random.one(servers))
       }
       doc.transact(() => {
         for (let n = 1 + random.below(3); n > 0; n--) {

@@ -41,7 +41,7 @@ fn servers(fleet: &Fleet, names: &[&str]) -> Vec<String> {
     names.iter().map(|name| fleet.node(name).server().to_owned()).collect()
 }
 
-/// Story: four people at four nodes of two datacenters edit texts, maps, arrays and XML of the same document, go offline and come
+/// Story: four people at four nodes of two datacenters edit texts, maps, arrays and XML of the same document, go offline, move and come
 /// back. They all see the same in the end, and the nodes, whose decoder is another one, show what Yjs shows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_yjs_makes_of_random_documents_is_what_every_node_makes_of_them() {
