@@ -244,6 +244,8 @@ impl Person {
         let mut waiting = std::pin::pin!(ended.wait());
         loop {
             tokio::select! {
+                // First: from here on those who go are told of.
+                biased;
                 _ = &mut waiting => break,
                 message = socket.next() => self.hears(message.expect("no end").expect("a frame"), &mut socket).await,
             }
