@@ -66,12 +66,14 @@ pub trait Document {
     /// Puts in everything that a snapshot holds.
     fn load(&mut self, snapshot: &Snapshot) -> Result<(), UpdateError>;
 
-    /// Whether an edit may be taken in: [`check_update`], and that it nests no deeper than [`NESTING_MAX`] where it goes.
-    /// Edits that wait count as if each were inside the one before.
-    fn check(&self, edit: &[u8]) -> Result<(), UpdateError>;
-
-    /// How deep an edit may come to nest that builds on others which are under way.
+    /// How deep an edit may come to nest: [`check_update`], and then where it goes. Edits that wait count as if each were
+    /// inside the one before.
     fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError>;
+
+    /// Whether an edit may be taken in: that it nests no deeper than [`NESTING_MAX`] where it goes.
+    fn check(&self, edit: &[u8]) -> Result<(), UpdateError> {
+        if self.reach(edit)?.fits { Ok(()) } else { Err(UpdateError::TooDeep) }
+    }
 
     /// What is here, as Yjs' state vector in encoding v1.
     fn state_vector(&self) -> Vec<u8>;
@@ -102,6 +104,8 @@ pub struct Reach {
     pub height: usize,
     /// Where it builds on something that is not here, the depth of everything that is here or waits.
     pub above: Option<usize>,
+    /// Whether it nests no deeper than [`NESTING_MAX`], with what is here and waits.
+    pub fits: bool,
 }
 
 /// The identity of a document that never writes.
@@ -269,28 +273,23 @@ impl Document for YrsDocument {
         Ok(())
     }
 
-    fn check(&self, edit: &[u8]) -> Result<(), UpdateError> {
+    fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError> {
         self.is_sound()?;
         let structure = check::structure(edit)?;
-        let within = |is: bool| if is { Ok(()) } else { Err(UpdateError::TooDeep) };
         let height = nesting::height(&structure)?;
         let below = self.waiting.height();
-        match self.nesting.place(&structure, NESTING_MAX) {
-            Ok(placed) if placed.deepest == 0 => {}
-            Ok(placed) => within(placed.deepest + below <= NESTING_MAX)?,
-            Err(Unplaced::Missing(_)) if height == 0 => {}
-            Err(Unplaced::Missing(_)) => within(self.nesting.deepest() + below + height <= NESTING_MAX)?,
+        let (above, deepest) = match self.nesting.place(&structure, NESTING_MAX) {
+            Ok(placed) if placed.deepest == 0 => (None, 0),
+            Ok(placed) => (None, placed.deepest + below),
+            Err(Unplaced::Missing(_)) => {
+                let above = self.nesting.deepest() + below;
+                (Some(above), if height == 0 { 0 } else { above + height })
+            }
+            Err(Unplaced::TooDeep) => (None, NESTING_MAX + 1),
             Err(why) => return Err(why.into()),
-        }
-        Update::decode_v1(edit).map(drop).map_err(refused)
-    }
-
-    fn reach(&self, edit: &[u8]) -> Result<Reach, UpdateError> {
-        let structure = check::structure(edit)?;
-        let height = nesting::height(&structure)?;
-        let is_missing = matches!(self.nesting.place(&structure, NESTING_MAX), Err(Unplaced::Missing(_)));
-        let above = is_missing.then(|| self.nesting.deepest() + self.waiting.height());
-        Ok(Reach { height, above })
+        };
+        Update::decode_v1(edit).map_err(refused)?;
+        Ok(Reach { height, above, fits: deepest <= NESTING_MAX })
     }
 
     fn state_vector(&self) -> Vec<u8> {
@@ -312,7 +311,7 @@ impl Document for YrsDocument {
 
     fn snapshot(&self) -> Result<Snapshot, UpdateError> {
         self.is_sound()?;
-        let merged = self.doc.transact().encode_state_as_update_v2(&StateVector::default());
+        let merged = self.to_v2();
         let apart = self.waiting.updates().chain(&self.refused).cloned().collect();
         Ok(Snapshot { merged: merged.into(), apart, nesting: self.nesting.clone() })
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::cell::{Cell, Stored, encode_cell, observe};
-use crate::cells::{Cells, Table};
+use crate::cells::{Cells, Table, prefix_end};
 use crate::cleared;
 use crate::error::StoreError;
 use crate::header::{Collection, Header, Path};
@@ -15,7 +15,7 @@ use crate::keys::{Key, cell_row};
 use crate::path::{self, Leaf};
 use crate::sweep;
 use crate::types::{Type, counter};
-use crate::view::{first_visible, get_cell, is_inline, load_header};
+use crate::view::{VisitCell, first_visible, get_cell, is_inline, load_header, scan_cells};
 
 /// What belongs together: a cell, and for an origin's cell of a counter the floor under it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,20 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             index,
             fields: BTreeMap::new(),
         }
+    }
+
+    /// Visits the cells with `from <= path`, and `path < to` where given, as they stand now.
+    pub fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut VisitCell<'_>,
+    ) -> Result<(), StoreError<C::Error>> {
+        scan_cells(self.cells, &self.header, &self.cell_prefix, from, to, visit)
+    }
+
+    pub fn scan_prefix(&self, prefix: &[u8], visit: &mut VisitCell<'_>) -> Result<(), StoreError<C::Error>> {
+        self.scan(prefix, prefix_end(prefix).as_deref(), visit)
     }
 
     pub fn cell_prefix(&self) -> &[u8] {

@@ -69,8 +69,8 @@ pub use sweep::{Swept, sweep, sweep_pending};
 pub use txn::{Add, KeyEffect, Removal, Txn, TxnHead, txn_hash};
 pub use types::doc::{
     CompactRefusal, DOC_PART_BYTES_MAX, DOC_PARTS_MAX, DocCompaction, DocContent, DocCounts, DocSnapshot,
-    DocState, DocTail, DocUpdate, compact_doc, doc_glance, doc_long_tails, doc_state, doc_tail,
-    stage_doc_part, unstage_doc_parts,
+    DocState, DocTail, DocUpdate, compact_doc, doc_glance, doc_incarnations, doc_long_tails, doc_state,
+    doc_tail, stage_doc_part, unstage_doc_parts,
 };
 pub use types::{CounterOp, DocOp, FlagOp, MapOp, Mutation, RegisterOp, SetOp, Type};
 pub use value::Value;

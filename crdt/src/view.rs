@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::cell::{Cell, Stored};
 use crate::cells::{ReadCells, Table, prefix_end};
+use crate::codec::DecodeError;
 use crate::error::StoreError;
 use crate::header::Header;
 use crate::keys::{Key, cell_row};
@@ -22,6 +23,22 @@ pub(crate) type VisitCell<'v> = dyn FnMut(&[u8], Stored) -> ControlFlow<()> + 'v
 /// Whether cells with this path stand in the header row.
 pub(crate) fn is_inline(path: &[u8]) -> bool {
     path.first().copied().and_then(Type::from_code).is_some_and(Type::is_inline)
+}
+
+/// Visits cells by `scan`, each of which `take` decodes. The first that it cannot ends the scan: the cell is corrupt.
+pub(crate) fn decoding<E>(
+    scan: impl FnOnce(&mut VisitCell<'_>) -> Result<(), StoreError<E>>,
+    mut take: impl FnMut(&[u8], Stored) -> Result<(), DecodeError>,
+) -> Result<(), StoreError<E>> {
+    let mut failed = None;
+    scan(&mut |path, stored| match take(path, stored) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(why) => {
+            failed = Some(StoreError::corrupt(Table::CELL, path)(why));
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
 }
 
 pub(crate) fn load_header<C: ReadCells>(

@@ -10,7 +10,9 @@ import WebSocket from 'ws'
 import { WebsocketProvider } from 'y-websocket'
 import * as Y from 'yjs'
 
-const PATIENCE_MS = 30_000
+import { until as waitUntil } from './wait.mjs'
+
+const WAIT = { patience: 30_000, pause: 20 }
 const STEPS = 60
 const EDITORS = 4
 const WORDS = ['a', 'bc', 'é', 'x y', '😀', 'ß\n', '漢字', '👩‍👩‍👧']
@@ -137,15 +139,7 @@ function normal(all) {
   return Object.fromEntries(Object.entries(all).filter(([, value]) => !isEmpty(value)))
 }
 
-async function until(what, condition) {
-  const deadline = Date.now() + PATIENCE_MS
-  for (;;) {
-    const why = await condition()
-    if (why === null) return
-    if (Date.now() > deadline) throw new Error(`${what}: ${why}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const until = (what, condition) => waitUntil(what, condition, WAIT)
 
 async function round(number) {
   const random = generator(Number(seed) * 1000 + number)

@@ -13,7 +13,9 @@ import WebSocket from 'ws'
 import { WebsocketProvider } from 'y-websocket'
 import * as Y from 'yjs'
 
-const PATIENCE_MS = 120_000
+import { until as waitUntil } from './wait.mjs'
+
+const WAIT = { patience: 120_000, pause: 5 }
 /** Edits between two turns of the event loop, in which what was typed is sent. */
 const TURN = 100
 
@@ -21,15 +23,7 @@ const [file, name, ...servers] = process.argv.slice(2)
 const trace = JSON.parse(gunzipSync(readFileSync(file)))
 const wanted = trace.endContent
 
-async function until(what, condition) {
-  const deadline = Date.now() + PATIENCE_MS
-  for (;;) {
-    const why = await condition()
-    if (why === null) return
-    if (Date.now() > deadline) throw new Error(`${what}: ${why}`)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
+const until = (what, condition) => waitUntil(what, condition, WAIT)
 
 function open(server, doc) {
   return new WebsocketProvider(`ws://${server}/v1/spaces/default/docs`, encodeURIComponent(name), doc, {

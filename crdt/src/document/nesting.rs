@@ -120,7 +120,7 @@ impl Nesting {
 
     /// Works out where an update goes; no type of it may be deeper than `limit`. Nothing is changed.
     pub fn place(&self, structure: &Structure, limit: usize) -> Result<Placed, Unplaced> {
-        Placing::of(self, structure, limit, false).run()
+        Placing::of(self, structure, limit, false, |_, _| ()).run()
     }
 
     /// Takes note of an update that was placed in just this document. Says how far each of its clients was known before.
@@ -200,7 +200,15 @@ fn kind_of(code: u64) -> Result<Kind, DecodeError> {
 
 /// How deep the types of an update nest within each other, wherever it goes; at most [`NESTING_MAX`].
 pub(super) fn height(structure: &Structure) -> Result<usize, Unplaced> {
-    Ok(Placing::of(&Nesting::default(), structure, NESTING_MAX, true).run()?.deepest)
+    Ok(Placing::of(&Nesting::default(), structure, NESTING_MAX, true, |_, _| ()).run()?.deepest)
+}
+
+/// All blocks of an update, each behind those that it builds on: by the place of their client, and their place there.
+pub(super) fn order(structure: &Structure) -> Result<Vec<(usize, usize)>, Unplaced> {
+    let mut order = Vec::new();
+    let nothing = Nesting::default();
+    Placing::of(&nothing, structure, NESTING_MAX, true, |client, block| order.push((client, block))).run()?;
+    Ok(order)
 }
 
 /// The blocks of one client, and how many of them are placed.
@@ -214,7 +222,7 @@ struct Section<'u> {
 
 /// An update while it is placed: the sections are worked off one after the other, but what one needs of another comes
 /// first.
-struct Placing<'n, 'u> {
+struct Placing<'n, 'u, F> {
     nesting: &'n Nesting,
     structure: &'u Structure,
     sections: Vec<Section<'u>>,
@@ -222,6 +230,8 @@ struct Placing<'n, 'u> {
     limit: usize,
     /// Whether what is not here stands in a root type, for all that matters.
     loose: bool,
+    /// Is told of each block as it is placed.
+    told: F,
 }
 
 /// How working off a section ended.
@@ -230,14 +240,14 @@ enum Flow {
     Needs(Id),
 }
 
-impl<'n, 'u> Placing<'n, 'u> {
-    fn of(nesting: &'n Nesting, structure: &'u Structure, limit: usize, loose: bool) -> Self {
+impl<'n, 'u, F: FnMut(usize, usize)> Placing<'n, 'u, F> {
+    fn of(nesting: &'n Nesting, structure: &'u Structure, limit: usize, loose: bool, told: F) -> Self {
         let sections = structure
             .clients
             .iter()
             .map(|(client, blocks)| Section { client: *client, blocks, next: 0, waits: false })
             .collect();
-        Placing { nesting, structure, sections, placed: Placed::default(), limit, loose }
+        Placing { nesting, structure, sections, placed: Placed::default(), limit, loose, told }
     }
 
     fn run(mut self) -> Result<Placed, Unplaced> {
@@ -294,6 +304,7 @@ impl<'n, 'u> Placing<'n, 'u> {
             if let Some(needs) = self.block(client, block)? {
                 return Ok(Flow::Needs(needs));
             }
+            (self.told)(at, self.sections[at].next);
             self.sections[at].next += 1;
         }
     }

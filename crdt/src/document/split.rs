@@ -5,10 +5,13 @@
 //! that build on each other would wait for ever. A block that is too large by itself is cut as Yjs cuts one when
 //! somebody types into its middle: what follows names the character before it as its origin.
 
+use std::collections::BTreeMap;
+
 use crate::codec::{DecodeError, Reader, Writer};
 
 use super::UpdateError;
-use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, Id, STRING, Stand, Walk};
+use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, STRING, Walk};
+use super::nesting;
 
 /// What an update takes beside its blocks and deletions: counts, a client, a clock.
 const FRAME_BYTES: usize = 32;
@@ -17,27 +20,31 @@ const FRAME_BYTES: usize = 32;
 /// larger comes in an update of its own.
 ///
 /// # Errors
-/// [`UpdateError`] if it is no update.
+/// [`UpdateError`] if it is no update that [`check_update`](super::check_update) takes.
 pub fn split_update(update: &[u8], bytes_max: usize) -> Result<Vec<Vec<u8>>, UpdateError> {
-    check::structure(update)?;
+    let structure = check::structure(update)?;
     if update.len() <= bytes_max {
         return Ok(vec![update.to_vec()]);
     }
     let room = bytes_max.saturating_sub(FRAME_BYTES).max(1);
     let mut walk = Walk(Reader::new(update));
-    let mut parts = Parts { room, done: Vec::new(), open: Part::default() };
-    let mut sections = Vec::new();
+    let mut sections: BTreeMap<u64, Vec<Block<'_>>> = BTreeMap::new();
     for _ in 0..walk.count()? {
-        sections.push(Section::take(&mut walk)?);
+        let blocks = section(&mut walk)?;
+        sections.extend(blocks.first().map(|block| block.client).map(|client| (client, blocks)));
     }
-    in_order(sections, |client, block| {
-        let mut clock = block.clock;
-        for (piece, length) in pieces(block.bytes, client, clock, block.length, room)? {
-            parts.block(client, clock, &piece);
+    let mut parts = Parts { room, done: Vec::new(), open: Part::default() };
+    for (at, n) in nesting::order(&structure)? {
+        let blocks = structure.clients.get(at).and_then(|(client, _)| sections.get(client));
+        let Some(Block { client, clock, length, bytes }) = blocks.and_then(|blocks| blocks.get(n)) else {
+            continue;
+        };
+        let mut clock = *clock;
+        for (piece, length) in pieces(bytes, *client, clock, *length, room)? {
+            parts.block(*client, clock, &piece);
             clock += length;
         }
-        Ok(())
-    })?;
+    }
     for _ in 0..walk.count()? {
         let client = walk.client_id()?;
         for _ in 0..walk.count()? {
@@ -49,82 +56,26 @@ pub fn split_update(update: &[u8], bytes_max: usize) -> Result<Vec<Vec<u8>>, Upd
 
 /// A block as it stands in an update.
 struct Block<'a> {
+    client: u64,
     clock: u64,
     length: u64,
     bytes: &'a [u8],
-    /// What it builds on beside the block before it.
-    needs: [Option<Id>; 2],
 }
 
 /// All blocks of one client in an update.
-struct Section<'a> {
-    client: u64,
-    blocks: Vec<Block<'a>>,
-    /// How many of them have been dealt out.
-    next: usize,
-}
-
-impl<'a> Section<'a> {
-    fn take(walk: &mut Walk<'a>) -> Result<Self, UpdateError> {
-        let count = walk.count()?;
-        let client = walk.client_id()?;
-        let mut clock = walk.clock()?;
-        let mut blocks = Vec::new();
-        for _ in 0..count {
-            let start = walk.0.rest();
-            let (length, is) = walk.block()?;
-            let bytes = start.get(..start.len() - walk.0.rest().len()).ok_or(DecodeError::Truncated)?;
-            let needs = match is {
-                None | Some((_, Stand::Root)) => [None, None],
-                Some((_, Stand::In(parent))) => [Some(parent), None],
-                Some((_, Stand::Beside(left, right))) => [left, right],
-            };
-            blocks.push(Block { clock, length, bytes, needs });
-            clock += length;
-        }
-        Ok(Section { client, blocks, next: 0 })
+fn section<'a>(walk: &mut Walk<'a>) -> Result<Vec<Block<'a>>, UpdateError> {
+    let count = walk.count()?;
+    let client = walk.client_id()?;
+    let mut clock = walk.clock()?;
+    let mut blocks = Vec::new();
+    for _ in 0..count {
+        let start = walk.0.rest();
+        let (length, _) = walk.block()?;
+        let bytes = start.get(..start.len() - walk.0.rest().len()).ok_or(DecodeError::Truncated)?;
+        blocks.push(Block { client, clock, length, bytes });
+        clock += length;
     }
-
-    /// Whether what stands at `clock` is still to be dealt out.
-    fn owes(&self, clock: u64) -> bool {
-        let end = self.blocks.last().map_or(0, |last| last.clock + last.length);
-        self.blocks.get(self.next).is_some_and(|next| next.clock <= clock) && clock < end
-    }
-}
-
-/// Deals out all blocks, each behind those that it builds on.
-fn in_order(
-    mut sections: Vec<Section<'_>>,
-    mut deal: impl FnMut(u64, &Block<'_>) -> Result<(), UpdateError>,
-) -> Result<(), UpdateError> {
-    sections.sort_by_key(|section| section.client);
-    for first in 0..sections.len() {
-        // What is being dealt out, and up to which clock the one below waits for it.
-        let mut waiting = vec![(first, u64::MAX)];
-        while let Some((at, until)) = waiting.last().copied() {
-            let section = &sections[at];
-            let Some(block) = section.blocks.get(section.next).filter(|block| block.clock <= until) else {
-                waiting.pop();
-                continue;
-            };
-            let owed = block.needs.into_iter().flatten().find_map(|id| {
-                let other = sections.binary_search_by_key(&id.client, |section| section.client).ok()?;
-                let clock = u64::from(id.clock);
-                (other != at && sections[other].owes(clock)).then_some((other, clock))
-            });
-            match owed {
-                Some((other, _)) if waiting.iter().any(|(waits, _)| *waits == other) => {
-                    return Err(UpdateError::Unsupported("a circle of parts that build on each other"));
-                }
-                Some(owed) => waiting.push(owed),
-                None => {
-                    deal(section.client, block)?;
-                    sections[at].next += 1;
-                }
-            }
-        }
-    }
-    Ok(())
+    Ok(blocks)
 }
 
 /// The blocks of one client from a clock on.

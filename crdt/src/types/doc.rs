@@ -16,13 +16,12 @@ mod explained;
 mod place;
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::cell::Held;
-use crate::cells::{Cells, ReadCells, Table};
+use crate::cells::{Cells, ReadCells};
 use crate::codec::DecodeError;
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
@@ -33,7 +32,7 @@ use crate::plan::{PlanError, Planner, Refusal, at_most};
 use crate::txn::Add;
 use crate::types::{DocOp, Type};
 use crate::value::Value;
-use crate::view::{KeyView, scan_cells};
+use crate::view::{KeyView, VisitCell, decoding};
 
 pub use compact::{
     CompactRefusal, DOC_PART_BYTES_MAX, DOC_PARTS_MAX, DocCompaction, DocSnapshot, DocTail, compact_doc,
@@ -122,6 +121,11 @@ fn state_of<C: ReadCells>(view: &KeyView<'_, C>) -> Result<DocState, StoreError<
     })
 }
 
+/// The incarnations of a document that live, sorted; none if it does not exist.
+pub fn doc_incarnations<C: ReadCells>(cells: &C, key: &Key) -> Result<Vec<Dot>, StoreError<C::Error>> {
+    incarnations(&KeyView::open(cells, key)?)
+}
+
 /// What a key that is a document says.
 pub(crate) fn content<C: ReadCells>(view: &KeyView<'_, C>) -> Result<DocContent, StoreError<C::Error>> {
     Ok(state_of(view)?.content())
@@ -206,19 +210,14 @@ fn own_updates<C: ReadCells>(view: &KeyView<'_, C>, own: Dot) -> Result<u32, Sto
 /// The incarnations that live, sorted.
 fn incarnations<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<Dot>, StoreError<C::Error>> {
     let mut dots = Vec::new();
-    let mut failed = None;
-    view.scan_prefix(&kind_prefix(INCARNATION), &mut |path, _| match Place::of(path) {
-        Ok(Place::Incarnation(dot)) => {
+    let scan = |visit: &mut VisitCell<'_>| view.scan_prefix(&kind_prefix(INCARNATION), visit);
+    decoding(scan, |path, _| {
+        if let Place::Incarnation(dot) = Place::of(path)? {
             dots.push(dot);
-            ControlFlow::Continue(())
         }
-        Ok(_) => ControlFlow::Continue(()),
-        Err(why) => {
-            failed = Some(StoreError::corrupt(Table::CELL, path)(why));
-            ControlFlow::Break(())
-        }
+        Ok(())
     })?;
-    failed.map_or(Ok(dots), Err)
+    Ok(dots)
 }
 
 /// The updates that count and stand by themselves, in the order of [`DocState::updates`].
@@ -226,18 +225,15 @@ fn updates<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<DocUpdate>, StoreE
     let mut updates: Vec<DocUpdate> = Vec::new();
     // Nearly all name the same incarnations.
     let mut sets: BTreeSet<Arc<[Dot]>> = BTreeSet::new();
-    let mut failed = None;
-    view.scan_prefix(&kind_prefix(UPDATE), &mut |path, stored| {
+    let scan = |visit: &mut VisitCell<'_>| view.scan_prefix(&kind_prefix(UPDATE), visit);
+    decoding(scan, |path, stored| {
         for held in &stored.cell.dots {
-            match update_of(path, held, &mut sets) {
-                Ok(update) => updates.push(update),
-                Err(why) => failed = Some(StoreError::corrupt(Table::CELL, path)(why)),
-            }
+            updates.push(update_of(path, held, &mut sets)?);
         }
-        if failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        Ok(())
     })?;
     updates.sort_by_key(|update| (update.hlc, update.dot, update.index));
-    failed.map_or(Ok(updates), Err)
+    Ok(updates)
 }
 
 fn update_of(path: &[u8], held: &Held, sets: &mut BTreeSet<Arc<[Dot]>>) -> Result<DocUpdate, DecodeError> {
@@ -304,22 +300,13 @@ pub(crate) fn drop_orphans<C: Cells>(
         return Ok(false);
     }
     let mut named: Vec<(Vec<u8>, Vec<Dot>)> = Vec::new();
-    let mut failed = None;
-    let from = kind_prefix(UPDATE);
-    let prefix = edit.cell_prefix().to_vec();
-    let to = kind_prefix(UPDATE + 1);
-    scan_cells(edit.cells, &edit.header, &prefix, &from, Some(&to), &mut |path, stored| {
+    let scan = |visit: &mut VisitCell<'_>| edit.scan_prefix(&kind_prefix(UPDATE), visit);
+    decoding(scan, |path, stored| {
         for held in &stored.cell.dots {
-            match Payload::decode(&held.payload) {
-                Ok(payload) => named.push((path.to_vec(), payload.of)),
-                Err(why) => failed = Some(StoreError::corrupt(Table::CELL, path)(why)),
-            }
+            named.push((path.to_vec(), Payload::decode(&held.payload)?.of));
         }
-        if failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        Ok(())
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
     let mut any = compact::drop_ended(edit)?;
     for (path, of) in named {
         if !all_live(edit, &of)? {
@@ -346,6 +333,7 @@ pub(crate) fn whole() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cells::Table;
     use crate::testkit::{Replica, key, text};
     use crate::{MapOp, Mutation, Origin, RegisterOp, Txn, merge_state};
 

@@ -334,19 +334,24 @@ impl Room {
 
     /// Whether an edit builds on others under way, so that with all of these it might nest too deep. How deep it does is known
     /// when they have come back.
-    fn must_wait(&self, edit: &[u8]) -> Result<bool, Close> {
-        let Reach { height, above } = self.document.reach(edit).map_err(|error| self.not_taken(&error))?;
-        let deepest = above.map_or(0, |above| above + self.edits.height() + height);
-        Ok(height > 0 && deepest > NESTING_MAX && !self.edits.are_settled())
+    fn must_wait(&self, edit: Reach) -> bool {
+        let deepest = edit.above.map_or(0, |above| above + self.edits.height() + edit.height);
+        edit.height > 0 && deepest > NESTING_MAX && !self.edits.are_settled()
     }
 
     fn say(&mut self, member: u64, message: Message) -> Result<(), Close> {
+        let mut height = 0;
         if let Message::Step2(update) | Message::Update(update) = &message {
             self.check_size(update)?;
-            if self.must_wait(update)? {
+            let reach = self.document.reach(update).map_err(|error| self.not_taken(&error))?;
+            if self.must_wait(reach) {
                 self.held = Some((member, message, self.now_ms()));
                 return Ok(());
             }
+            if !reach.fits {
+                return Err(self.not_taken(&UpdateError::TooDeep));
+            }
+            height = reach.height;
         }
         match message {
             Message::Step1(state_vector) => {
@@ -358,15 +363,13 @@ impl Room {
                 }
             }
             Message::Step2(update) => {
-                self.check(&update)?;
                 // Editors who come back send all deletions there ever were: most of the time nothing is new.
                 let is_new = self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)?;
-                self.edit(member, update, is_new)?;
+                self.edit(Edit { member, update, height }, is_new)?;
             }
             Message::Update(update) => {
-                self.check(&update)?;
                 let is_new = update != NOTHING;
-                self.edit(member, update, is_new)?;
+                self.edit(Edit { member, update, height }, is_new)?;
             }
             Message::Awareness(states) => {
                 let doubts = self.company.take(member, &states).map_err(|_| Close::BAD_AWARENESS)?;
@@ -387,17 +390,16 @@ impl Room {
     }
 
     /// Takes an edit on its way into the log. What is in the document already came from there.
-    fn edit(&mut self, member: u64, update: Bytes, is_new: bool) -> Result<(), Close> {
+    fn edit(&mut self, edit: Edit, is_new: bool) -> Result<(), Close> {
+        let member = edit.member;
         if let Some(refusal) = is_new.then(|| self.refusal(member)).flatten() {
-            if self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)? {
+            if self.document.lacks(&edit.update).map_err(|_| Close::BAD_UPDATE)? {
                 self.post(member, &refusal);
             } else {
                 self.tell_kept(member);
             }
         } else if is_new {
-            // It has been checked, so its height is known.
-            let height = self.document.reach(&update).map_or(0, |reach| reach.height);
-            self.edits.push(Edit { member, update, height });
+            self.edits.push(edit);
         } else {
             self.tell_kept(member);
         }
@@ -428,11 +430,6 @@ impl Room {
             self.whole = Some(frame.clone());
         }
         Ok(frame)
-    }
-
-    /// Whether an edit may be taken.
-    fn check(&self, update: &[u8]) -> Result<(), Close> {
-        self.document.check(update).map_err(|error| self.not_taken(&error))
     }
 
     fn not_taken(&self, error: &UpdateError) -> Close {

@@ -5,6 +5,7 @@
 //! heartbeat; every queue, frame and wait is bounded. This module does not know what requests mean.
 
 mod client;
+pub mod codec;
 mod frames;
 mod handshake;
 mod hello;

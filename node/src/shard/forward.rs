@@ -8,6 +8,7 @@ use meridian_crdt::{Condition, Dot, Key, Mutation, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::digests::Note;
+use crate::peer::codec;
 use crate::txn::{Answer, ClientTxn, ReadCheck, RequestId};
 
 /// Version 2 added what transactions read and numbered request ids.
@@ -106,16 +107,10 @@ pub enum Response {
 
 /// Encodes a request or a response: a version and MessagePack.
 pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
-    let mut bytes = vec![VERSION];
-    rmp_serde::encode::write(&mut bytes, message).map_err(|e| e.to_string())?;
-    Ok(bytes.into())
+    codec::encode(VERSION, message)
 }
 
 /// Reads what [`encode`] wrote.
 pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
-    match bytes.split_first() {
-        Some((&VERSION, body)) => rmp_serde::from_slice(body).map_err(|e| e.to_string()),
-        Some((other, _)) => Err(format!("forward version {other} is not known to this program")),
-        None => Err("an empty message".into()),
-    }
+    codec::decode("forward", VERSION, bytes)
 }

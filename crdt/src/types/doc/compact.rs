@@ -23,10 +23,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::place::{PART, Payload, Place, SNAPSHOT, SUMS, of_prefix, parts_prefix, updates_from};
+use super::place::{
+    PART, Payload, Place, SNAPSHOT, SUMS, kind_prefix, of_prefix, parts_prefix, updates_from,
+};
 use super::{DocContent, DocState, all_live, state_of};
 use crate::cell::{Cell, Held, Stored, observe};
-use crate::cells::{Cells, ReadCells, Table, prefix_end};
+use crate::cells::{Cells, ReadCells, Table};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
@@ -35,7 +37,7 @@ use crate::id::Dot;
 use crate::keys::Key;
 use crate::types::Type;
 use crate::vector::Vector;
-use crate::view::{KeyView, scan_cells};
+use crate::view::{KeyView, VisitCell, decoding};
 
 /// The most bytes of one part of a snapshot.
 pub const DOC_PART_BYTES_MAX: usize = 512 << 10;
@@ -211,8 +213,9 @@ pub fn doc_tail<C: ReadCells>(
     for snapshot in state.snapshots.iter().filter(|snapshot| is_subset(&snapshot.of, &of)) {
         content.snapshots.push(snapshot.bytes.clone());
     }
-    compaction.replaces = numbers(&view, SNAPSHOT, &of)?.into_iter().collect();
-    let taken = numbers(&view, PART, &of)?.last().copied();
+    compaction.replaces =
+        numbers(|visit| view.scan_prefix(&of_prefix(SNAPSHOT, &of), visit))?.into_iter().collect();
+    let taken = numbers(|visit| view.scan_prefix(&of_prefix(PART, &of), visit))?.last().copied();
     compaction.number = taken.max(compaction.replaces.last().copied()).map_or(1, |last| last + 1);
     Ok(Some(DocTail { compaction, content }))
 }
@@ -221,26 +224,18 @@ fn is_subset(one: &[Dot], other: &[Dot]) -> bool {
     one.iter().all(|dot| other.binary_search(dot).is_ok())
 }
 
-/// The numbers of the snapshots, or of the parts, of a set.
-fn numbers<C: ReadCells>(
-    view: &KeyView<'_, C>,
-    kind: u8,
-    of: &[Dot],
-) -> Result<BTreeSet<u64>, StoreError<C::Error>> {
+/// The numbers of the snapshots, or of the parts, of a set, among the cells that `scan` visits.
+fn numbers<E>(
+    scan: impl FnOnce(&mut VisitCell<'_>) -> Result<(), StoreError<E>>,
+) -> Result<BTreeSet<u64>, StoreError<E>> {
     let mut numbers = BTreeSet::new();
-    let mut failed = None;
-    view.scan_prefix(&of_prefix(kind, of), &mut |path, _| match Place::of(path) {
-        Ok(Place::Snapshot(_, number) | Place::Part(_, number, _)) => {
+    decoding(scan, |path, _| {
+        if let Place::Snapshot(_, number) | Place::Part(_, number, _) = Place::of(path)? {
             numbers.insert(number);
-            ControlFlow::Continue(())
         }
-        Ok(_) => ControlFlow::Continue(()),
-        Err(why) => {
-            failed = Some(StoreError::corrupt(Table::CELL, path)(why));
-            ControlFlow::Break(())
-        }
+        Ok(())
     })?;
-    failed.map_or(Ok(numbers), Err)
+    Ok(numbers)
 }
 
 /// The snapshots that count, in the order of their sets and numbers.
@@ -248,23 +243,11 @@ pub(super) fn snapshots<C: ReadCells>(
     view: &KeyView<'_, C>,
 ) -> Result<Vec<DocSnapshot>, StoreError<C::Error>> {
     let mut found = Vec::new();
-    let mut failed = None;
-    view.scan_prefix(
-        &super::place::kind_prefix(SNAPSHOT),
-        &mut |path, stored| match record(path, &stored) {
-            Ok(record) => {
-                found.push(record);
-                ControlFlow::Continue(())
-            }
-            Err(why) => {
-                failed = Some(StoreError::corrupt(Table::CELL, path)(why));
-                ControlFlow::Break(())
-            }
-        },
-    )?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    let scan = |visit: &mut VisitCell<'_>| view.scan_prefix(&kind_prefix(SNAPSHOT), visit);
+    decoding(scan, |path, stored| {
+        found.push(record(path, &stored)?);
+        Ok(())
+    })?;
     let mut snapshots = Vec::new();
     for (of, number, bytes) in found {
         let bytes = read_parts(view, &of, number, bytes)?;
@@ -309,7 +292,7 @@ fn read_parts<C: ReadCells>(
 /// Whether what a txn has brought may stand in a snapshot.
 pub(super) fn covers<C: ReadCells>(view: &KeyView<'_, C>, dot: Dot) -> Result<bool, StoreError<C::Error>> {
     let mut covers = false;
-    view.scan_prefix(&super::place::kind_prefix(SUMS), &mut |_, stored| {
+    view.scan_prefix(&kind_prefix(SUMS), &mut |_, stored| {
         covers = stored.cell.dots.iter().any(|held| held.dot.origin == dot.origin && held.dot.seq >= dot.seq);
         if covers { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -367,10 +350,9 @@ pub fn compact_doc<C: Cells>(
     compaction: &DocCompaction,
 ) -> Result<Result<(), CompactRefusal>, StoreError<C::Error>> {
     let DocCompaction { of, number, upto, count, digest, replaces, parts, bytes } = compaction;
-    let view = KeyView::open(&*cells, key)?;
-    let there = numbers(&view, SNAPSHOT, of)?;
     let header_row = key.header_row();
     let mut edit = KeyEdit::open(cells, key, 0)?;
+    let there = numbers(|visit| edit.scan_prefix(&of_prefix(SNAPSHOT, of), visit))?;
     if of.is_empty() || !all_live(&edit, of)? {
         return Ok(Err(CompactRefusal::Ended));
     }
@@ -433,25 +415,23 @@ fn replaced<C: Cells>(
     last: Dot,
     gone: &mut Vec<Vec<u8>>,
 ) -> Result<(Sum, Option<(Dot, u64)>), StoreError<C::Error>> {
-    let (mut sum, mut newest, mut failed) = (Sum::default(), None, None);
+    let (mut sum, mut newest) = (Sum::default(), None);
     let from = updates_from(Dot::new(last.origin, 0));
     let to = updates_from(Dot::new(last.origin, last.seq + 1));
-    scan_cells(edit.cells, &edit.header, edit.cell_prefix(), &from, Some(&to), &mut |path, stored| {
+    let scan = |visit: &mut VisitCell<'_>| edit.scan(&from, Some(&to), visit);
+    decoding(scan, |path, stored| {
         for held in &stored.cell.dots {
-            match Payload::decode(&held.payload) {
-                Ok(payload) if payload.of == of => {
-                    let digest = observe(header_row, path, Type::Doc, &stored.cell, &Cell::default());
-                    sum.add(payload.update.len(), digest);
-                    newest = Some((held.dot, held.hlc));
-                    gone.push(path.to_vec());
-                }
-                Ok(_) => {}
-                Err(why) => failed = Some(StoreError::corrupt(Table::CELL, path)(why)),
+            let payload = Payload::decode(&held.payload)?;
+            if payload.of == of {
+                let digest = observe(header_row, path, Type::Doc, &stored.cell, &Cell::default());
+                sum.add(payload.update.len(), digest);
+                newest = Some((held.dot, held.hlc));
+                gone.push(path.to_vec());
             }
         }
-        if failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        Ok(())
     })?;
-    failed.map_or(Ok((sum, newest)), Err)
+    Ok((sum, newest))
 }
 
 /// How many parts, and bytes of these, are there of a snapshot.
@@ -460,10 +440,8 @@ fn staged<C: Cells>(
     of: &[Dot],
     number: u64,
 ) -> Result<(u64, u64), StoreError<C::Error>> {
-    let prefix = parts_prefix(of, number);
     let (mut parts, mut bytes) = (0, 0);
-    let end = prefix_end(&prefix);
-    scan_cells(edit.cells, &edit.header, edit.cell_prefix(), &prefix, end.as_deref(), &mut |_, stored| {
+    edit.scan_prefix(&parts_prefix(of, number), &mut |_, stored| {
         parts += 1;
         bytes += stored.cell.dots.iter().map(|held| held.payload.len() as u64).sum::<u64>();
         ControlFlow::Continue(())
@@ -489,8 +467,7 @@ fn put_apart<C: Cells>(
 /// Removes the cells with a prefix that [`put_apart`] wrote.
 fn remove_apart<C: Cells>(edit: &mut KeyEdit<'_, C>, prefix: &[u8]) -> Result<usize, StoreError<C::Error>> {
     let mut paths: Vec<Vec<u8>> = Vec::new();
-    let end = prefix_end(prefix);
-    scan_cells(edit.cells, &edit.header, edit.cell_prefix(), prefix, end.as_deref(), &mut |path, _| {
+    edit.scan_prefix(prefix, &mut |path, _| {
         paths.push(path.to_vec());
         ControlFlow::Continue(())
     })?;
@@ -503,27 +480,15 @@ fn remove_apart<C: Cells>(edit: &mut KeyEdit<'_, C>, prefix: &[u8]) -> Result<us
 /// The sets of which anything stands in snapshots, or is staged.
 fn sets<C: Cells>(edit: &KeyEdit<'_, C>) -> Result<BTreeSet<Vec<Dot>>, StoreError<C::Error>> {
     let mut sets = BTreeSet::new();
-    let mut failed = None;
-    let (from, to) = (super::place::kind_prefix(SUMS), super::place::kind_prefix(PART + 1));
-    scan_cells(
-        edit.cells,
-        &edit.header,
-        edit.cell_prefix(),
-        &from,
-        Some(&to),
-        &mut |path, _| match Place::of(path) {
-            Ok(Place::Sums(of) | Place::Snapshot(of, _) | Place::Part(of, ..)) => {
-                sets.insert(of);
-                ControlFlow::Continue(())
-            }
-            Ok(_) => ControlFlow::Continue(()),
-            Err(why) => {
-                failed = Some(StoreError::corrupt(Table::CELL, path)(why));
-                ControlFlow::Break(())
-            }
-        },
-    )?;
-    failed.map_or(Ok(sets), Err)
+    let (from, to) = (kind_prefix(SUMS), kind_prefix(PART + 1));
+    let scan = |visit: &mut VisitCell<'_>| edit.scan(&from, Some(&to), visit);
+    decoding(scan, |path, _| {
+        if let Place::Sums(of) | Place::Snapshot(of, _) | Place::Part(of, ..) = Place::of(path)? {
+            sets.insert(of);
+        }
+        Ok(())
+    })?;
+    Ok(sets)
 }
 
 /// Drops what stands in snapshots of sets of which an incarnation has ended. Says whether there was any.
@@ -574,15 +539,9 @@ fn take_over<C: Cells>(
 ) -> Result<(), StoreError<C::Error>> {
     let of = &snapshot.of;
     let mut last = 0;
-    let (from, to) = (of_prefix(SNAPSHOT, of), prefix_end(&of_prefix(SNAPSHOT, of)));
-    let parts = (of_prefix(PART, of), prefix_end(&of_prefix(PART, of)));
-    for (from, to) in [(from, to), parts] {
-        scan_cells(edit.cells, &edit.header, edit.cell_prefix(), &from, to.as_deref(), &mut |path, _| {
-            if let Ok(Place::Snapshot(_, number) | Place::Part(_, number, _)) = Place::of(path) {
-                last = last.max(number);
-            }
-            ControlFlow::Continue(())
-        })?;
+    for kind in [SNAPSHOT, PART] {
+        let there = numbers(|visit| edit.scan_prefix(&of_prefix(kind, of), visit))?;
+        last = there.last().copied().unwrap_or(0).max(last);
     }
     let number = last + 1;
     let mut parts = 0;

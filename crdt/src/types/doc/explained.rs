@@ -10,14 +10,14 @@ use super::compact::Sum;
 use super::place::{INCARNATION, Place, SUMS, kind_prefix};
 use super::updates;
 use crate::cell::Held;
-use crate::cells::{ReadCells, Table};
+use crate::cells::ReadCells;
 use crate::codec::DecodeError;
 use crate::error::StoreError;
 use crate::explain::{ExplainedCell, ExplainedDot};
 use crate::id::{Dot, Origin};
 use crate::types::Type;
 use crate::value::Value;
-use crate::view::KeyView;
+use crate::view::{KeyView, VisitCell, decoding};
 
 /// The newest update of an origin to a set of incarnations, its stamp, and how much there is of all its updates.
 type Share = (Dot, u64, Sum);
@@ -69,21 +69,14 @@ fn compacted<C: ReadCells>(
     view: &KeyView<'_, C>,
 ) -> Result<BTreeMap<Vec<Dot>, BTreeMap<Origin, Share>>, StoreError<C::Error>> {
     let mut shares: BTreeMap<Vec<Dot>, BTreeMap<Origin, Share>> = BTreeMap::new();
-    let mut failed = None;
-    view.scan_prefix(&kind_prefix(SUMS), &mut |path, stored| {
-        let mut take = |held: Held| {
+    let scan = |visit: &mut VisitCell<'_>| view.scan_prefix(&kind_prefix(SUMS), visit);
+    decoding(scan, |path, stored| {
+        for held in stored.cell.dots {
             let Place::Sums(of) = Place::of(path)? else { return Err(DecodeError::Malformed) };
             let share = (held.dot, held.hlc, Sum::decode(&held.payload)?);
             shares.entry(of).or_default().insert(held.dot.origin, share);
-            Ok(())
-        };
-        match stored.cell.dots.into_iter().try_for_each(&mut take) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(why) => {
-                failed = Some(StoreError::corrupt(Table::CELL, path)(why));
-                ControlFlow::Break(())
-            }
         }
+        Ok(())
     })?;
-    failed.map_or(Ok(shares), Err)
+    Ok(shares)
 }

@@ -11,7 +11,7 @@ use axum::response::Response;
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::hlc::unix_ms;
-use meridian_crdt::{DocWanted, Key, Mutation, Value, Vector, doc_state};
+use meridian_crdt::{DocWanted, Key, Mutation, Value, Vector, doc_incarnations};
 use serde_json::Value as Json;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -197,11 +197,11 @@ impl Seen {
         let view = calls::view(api, session).await?;
         let glance = meridian_crdt::glance(&view, key).map_err(calls::unreadable)?;
         let mut touched = calls::seen(api, glance.touched);
-        let state = doc_state(&view, key).map_err(calls::unreadable)?;
-        if state.incarnations.is_empty() {
+        let incarnations = doc_incarnations(&view, key).map_err(calls::unreadable)?;
+        if incarnations.is_empty() {
             return refused(calls::not_found(key), touched);
         }
-        let living: Vec<String> = state.incarnations.iter().map(store::incarnation).collect();
+        let living: Vec<String> = incarnations.iter().map(store::incarnation).collect();
         let all = store::all(&view, key)?;
         for kept in &all {
             touched.advance(kept.dot);
@@ -258,7 +258,7 @@ async fn made(api: &Api, session: &Session, key: &Key, asked: Asked) -> calls::R
         also.extend(store::removal(key, &kept.record)?);
     }
     let content = busy(|| before.document.to_v2());
-    let record = record_of(api, key, &before, &seen, &asked, &content)?;
+    let record = record_of(api, &before, &asked, &content)?;
     let mut touched = before.touched;
     touched.join(&store::save(api, session, key, &record, &content, (also, asked.asked)).await?);
     // The write may have been the retry of one that was done.
@@ -275,20 +275,12 @@ async fn made(api: &Api, session: &Session, key: &Key, asked: Asked) -> calls::R
     Ok(Done { body: told(api, &kept), touched })
 }
 
-fn record_of(
-    api: &Api,
-    key: &Key,
-    before: &Before,
-    seen: &Seen,
-    asked: &Asked,
-    content: &[u8],
-) -> calls::Result<Record> {
+fn record_of(api: &Api, before: &Before, asked: &Asked, content: &[u8]) -> calls::Result<Record> {
     if content.len() > CONTENT_BYTES_MAX {
         let message = format!("a version is above its limit of {CONTENT_BYTES_MAX} bytes");
         let error = ApiError::new(ErrorCode::TooLarge, message).with("limit", CONTENT_BYTES_MAX);
         return refused(error, before.touched.clone());
     }
-    let state = doc_state(&seen.view, key).map_err(calls::unreadable)?;
     Ok(Record {
         id: asked.id.clone(),
         name: asked.name.clone(),
@@ -297,7 +289,7 @@ fn record_of(
         version: before.version.to_string(),
         data: format!("{:016x}", api.shard.seams.random.u64()),
         hash: xxh3_64(content),
-        of: state.incarnations.iter().map(store::incarnation).collect(),
+        of: before.state.incarnations.iter().map(store::incarnation).collect(),
     })
 }
 

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use meridian_crdt::Key;
 use serde::{Deserialize, Serialize};
 
+use crate::peer::codec;
+
 const VERSION: u8 = 1;
 /// The largest message that is read. Those that are written are a quarter of it at most.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -124,19 +126,15 @@ pub enum Answer {
 
 /// Encodes a question or an answer.
 pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
-    let mut bytes = vec![VERSION];
-    rmp_serde::encode::write(&mut bytes, message).map_err(|e| e.to_string())?;
-    Ok(bytes.into())
+    codec::encode(VERSION, message)
 }
 
 /// Reads what [`encode`] wrote.
 pub fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
-    match bytes.split_first() {
-        Some(_) if bytes.len() > MESSAGE_BYTES_MAX => Err(format!("a message of {} bytes", bytes.len())),
-        Some((&VERSION, body)) => rmp_serde::from_slice(body).map_err(|e| e.to_string()),
-        Some((other, _)) => Err(format!("presence version {other} is not known to this program")),
-        None => Err("an empty message".into()),
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(format!("a message of {} bytes", bytes.len()));
     }
+    codec::decode("presence", VERSION, bytes)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::HOLD;
 use super::message::{self, Answer, Ask, Fate, Push, Receipt, RoomStates, Rooms, Source};
+use super::run::ask_node;
 use crate::docs::Docs;
 use crate::docs::room::Ask as RoomAsk;
 use crate::peer::{PeerHandler, PeerIdentity};
@@ -90,12 +91,7 @@ impl PeerPort {
     async fn hand_on(&self, node: u64, push: &Push) -> Option<Receipt> {
         let presence = &self.0.presence;
         let ask = Ask::Push(Push { to: vec![node], ..push.clone() });
-        let bytes = message::encode(&ask)
-            .inspect_err(|error| tracing::error!(%error, "who is present does not encode"))
-            .ok()?;
-        let answer = presence.own_dc.as_ref()?.presence(node, bytes, HAND_ON_LIMIT).await;
-        let answer = answer.map_err(|error| error.to_string()).and_then(|answer| message::decode(&answer));
-        match answer {
+        match ask_node(presence.own_dc.as_ref()?, node, &ask, HAND_ON_LIMIT).await {
             Ok(Answer::Pushed(mut receipts)) => {
                 presence.counts.handed_on.fetch_add(1, Ordering::Relaxed);
                 receipts.pop().filter(|receipt| receipt.node == node)
