@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use meridian_crdt::codec::{Reader, Writer};
 use meridian_tests::editors::{self, Editors};
@@ -136,6 +137,12 @@ impl Stage {
     }
 }
 
+/// What the frames of `y-websocket` begin with.
+const SYNC: u8 = 0;
+const STEP_1: u8 = 0;
+const STEP_2: u8 = 1;
+const AWARENESS: u8 = 1;
+
 /// Rounds in which everybody says something, one a second.
 const ROUNDS: u64 = 10;
 
@@ -211,6 +218,8 @@ impl Person {
         let stream = TcpStream::connect(&server).await.expect("the node listens");
         let url = format!("ws://{server}/v1/spaces/default/docs/crowd");
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.expect("a WebSocket");
+        let nothing_known = Message::Binary(Bytes::from_static(&[SYNC, STEP_1, 1, 0]));
+        socket.send(nothing_known).await.expect("is sent");
         together.wait().await;
         // Not all at the same moment.
         let first = tokio::time::Instant::now()
@@ -261,16 +270,24 @@ impl Person {
         let said = json!({"at": self.start.elapsed().as_micros() as u64, "user": {"name": "somebody", "color": "#30bced"}});
         states.bytes(said.to_string().as_bytes());
         let mut frame = Writer::new();
-        frame.raw(&[1]);
+        frame.raw(&[AWARENESS]);
         frame.bytes(&states.finish());
         socket.send(Message::binary(frame.finish())).await.expect("is sent");
     }
 
-    /// Hears what is said, and sends back what is new of others, as `y-websocket` does.
+    /// Hears what is said, and sends back what is new of others, as `y-websocket` does. It says so to most before it has
+    /// said anything of itself.
     async fn hears(&mut self, message: Message, socket: &mut WebSocketStream<TcpStream>) {
         let Message::Binary(frame) = message else { return };
-        let Some((1, body)) = frame.split_first().map(|(kind, body)| (*kind, body)) else { return };
-        let mut body = Reader::new(body);
+        let body = match *frame {
+            [SYNC, STEP_1, ..] => {
+                let nothing_more = Message::Binary(Bytes::from_static(&[SYNC, STEP_2, 2, 0, 0]));
+                return socket.send(nothing_more).await.expect("is sent");
+            }
+            [AWARENESS, ..] => frame.slice(1..),
+            _ => return,
+        };
+        let mut body = Reader::new(&body);
         let mut states = Reader::new(body.bytes().expect("states"));
         let before = self.seen.len();
         for _ in 0..states.varint().expect("a number") {

@@ -6,7 +6,8 @@
 //!
 //! It follows the rules of y-protocols: a state replaces one with a lower clock, and `null` also one with the same.
 //! Clients of `y-websocket` send back whatever they hear of others, and say of others that they are gone. So who is not
-//! newer counts only if it comes from where its client is connected.
+//! newer counts only if it comes from where its client is connected. As whom a member is present shows in what it says
+//! before it has heard of anybody, or else in the first thing that it says and nobody has said before.
 //!
 //! What somebody says of himself is kept until he takes it back, his connection ends, the node with his connection is no
 //! longer heard, or nothing has been heard of him for [`EXPIRE_MS`]. None of it is durable. It is pure: the time is
@@ -72,7 +73,7 @@ struct State {
 pub struct Awareness {
     states: BTreeMap<u64, State>,
     bytes: usize,
-    /// By member the client that it spoke of first: itself, and not somebody of whom it has heard.
+    /// By member the client as whom it is present.
     selves: BTreeMap<u64, u64>,
 }
 
@@ -101,14 +102,23 @@ enum Fate {
 }
 
 impl Awareness {
-    /// Takes what came in on the connection of a member.
-    pub fn take(&mut self, member: u64, states: &[u8], now_ms: u64) -> Result<Taken, AwarenessError> {
+    /// Takes what came in on the connection of a member. `has_heard` is whether that member may have been told of others
+    /// before.
+    pub fn take(
+        &mut self,
+        member: u64,
+        has_heard: bool,
+        states: &[u8],
+        now_ms: u64,
+    ) -> Result<Taken, AwarenessError> {
         let entries = decode(states)?;
         let (mut clients, mut bytes) = (self.states.len(), self.bytes);
+        let mut itself = entries.first().filter(|_| !has_heard).map(|(client, ..)| *client);
         for (client, clock, text) in &entries {
             let known = self.states.get(client);
             if known.is_none_or(|known| *clock > known.clock) {
                 serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| AwarenessError::NotJson)?;
+                itself.get_or_insert(*client);
                 clients += usize::from(known.is_none());
                 bytes += text.len().saturating_sub(known.map_or(0, |state| state.text.len()));
             }
@@ -116,8 +126,8 @@ impl Awareness {
         if clients > CLIENTS_MAX || bytes > ROOM_BYTES_MAX {
             return Err(AwarenessError::Full);
         }
-        if let Some((client, ..)) = entries.first() {
-            self.selves.entry(member).or_insert(*client);
+        if let Some(client) = itself {
+            self.selves.entry(member).or_insert(client);
         }
         let mut taken = Taken::default();
         for (client, clock, text) in entries {
@@ -325,8 +335,14 @@ mod tests {
         Said { client, clock, text: text.into() }
     }
 
+    /// What a member says that has heard of nobody.
     fn take(present: &mut Awareness, member: u64, entry: Entry<'_>) -> Taken {
-        present.take(member, &states(&[entry]), 0).expect("is taken")
+        present.take(member, false, &states(&[entry]), 0).expect("is taken")
+    }
+
+    /// What a member says that has heard of others.
+    fn answer(present: &mut Awareness, member: u64, entry: Entry<'_>) -> Taken {
+        present.take(member, true, &states(&[entry]), 0).expect("is taken")
     }
 
     fn nothing() -> Taken {
@@ -349,7 +365,7 @@ mod tests {
     #[test]
     fn who_came_in_on_a_connection_leaves_with_it() {
         let mut present = Awareness::default();
-        present.take(1, &states(&[(7, 3, "{}"), (8, 1, "{}")]), 0).expect("is taken");
+        present.take(1, false, &states(&[(7, 3, "{}"), (8, 1, "{}")]), 0).expect("is taken");
         take(&mut present, 2, (9, 1, "{}"));
         assert_eq!(present.leave(1, 5), [7, 8]);
         assert_eq!(present.encode([7, 8]), Some(states(&[(7, 3, GONE), (8, 1, GONE)])));
@@ -412,6 +428,28 @@ mod tests {
         assert_eq!(present.all(), Some(states(&[(7, 4, "{}"), (8, 1, "{}")])));
     }
 
+    /// Story: in a lecture most say nothing before they have heard others, and what they have heard they send back. That
+    /// does not make them anybody else, neither here nor for another node.
+    #[test]
+    fn who_speaks_of_others_before_himself_is_none_of_them() {
+        let mut present = Awareness::default();
+        take(&mut present, 1, (7, 1, "{}"));
+        present.hear(&source(2), &[said(8, 1, "{}")], 0);
+        for (member, client) in [(3, 7), (4, 8), (5, 8)] {
+            assert_eq!(answer(&mut present, member, (client, 1, "{}")), nothing());
+        }
+        assert_eq!(answer(&mut present, 3, (9, 1, "{}")).changed, [9]);
+        // The next round: what is sent back is not of its clients.
+        assert_eq!(take(&mut present, 1, (7, 2, "{}")).changed, [7]);
+        assert_eq!(present.hear(&source(2), &[said(8, 2, "{}")], 0).changed, [8]);
+        for (member, client) in [(3, 7), (3, 8), (4, 8), (5, 8)] {
+            assert_eq!(answer(&mut present, member, (client, 2, "{}")), nothing());
+        }
+        assert_eq!((present.member(7), present.own(8), present.elsewhere()), (Some(1), None, 1));
+        assert_eq!(present.leave(3, 0), [9]);
+        assert_eq!(present.all(), Some(states(&[(7, 2, "{}"), (8, 2, "{}")])));
+    }
+
     #[test]
     fn who_is_held_for_gone_hears_it_and_nobody_who_speaks_of_him() {
         let mut present = Awareness::default();
@@ -427,7 +465,7 @@ mod tests {
     #[test]
     fn what_would_hurt_the_others_is_refused_whole() {
         let mut present = Awareness::default();
-        let mut refusal = |bytes: &[u8]| present.take(1, bytes, 0).expect_err("is refused");
+        let mut refusal = |bytes: &[u8]| present.take(1, false, bytes, 0).expect_err("is refused");
         assert_eq!(refusal(&states(&[(1, 1, "{}"), (2, 1, "{")])), AwarenessError::NotJson);
         let large = format!("\"{}\"", "x".repeat(STATE_BYTES_MAX));
         assert_eq!(refusal(&states(&[(1, 1, &large)])), AwarenessError::TooLarge);

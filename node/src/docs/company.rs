@@ -59,9 +59,14 @@ impl Company {
         }
     }
 
-    /// Takes what came in on the connection of a member.
-    pub fn take(&mut self, member: u64, states: &[u8]) -> Result<Vec<Doubt>, AwarenessError> {
-        let taken = self.awareness.take(member, states, self.presence.now_ms())?;
+    /// Takes what came in on the connection of a member. `has_heard` is whether it has been told of others.
+    pub fn take(
+        &mut self,
+        member: u64,
+        has_heard: bool,
+        states: &[u8],
+    ) -> Result<Vec<Doubt>, AwarenessError> {
+        let taken = self.awareness.take(member, has_heard, states, self.presence.now_ms())?;
         self.note(&taken);
         let gone = self.awareness.known(&taken.gone);
         let back = gone.iter().map(|said| Doubt::of(member, said.client, said.clock));

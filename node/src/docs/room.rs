@@ -36,6 +36,9 @@ const INTEGRATED_AT_ONCE: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// An editor to whom nothing was sent for so long is sent an empty frame: after 30 s it would give up.
 const KEEP_ALIVE_MS: u64 = 20_000;
+/// How long an editor is given to say who it is before it is told of others. What clients say of themselves is among the first
+/// things that they send.
+const LISTEN_MS: u64 = 500;
 /// How long an edit is held for the sake of others under way: as long as these are tried for.
 const HELD_MS_MAX: u64 = 16_000;
 /// An update that says nothing.
@@ -80,7 +83,10 @@ pub enum Ask {
 #[derive(Debug)]
 struct Member {
     seat: Seat,
+    entered_ms: u64,
     sent_ms: u64,
+    /// Whether it is told who is present.
+    hears: bool,
 }
 
 /// Opens the room and keeps it until it ends.
@@ -262,7 +268,7 @@ impl Room {
                 return ControlFlow::Break(close);
             }
             let made_by = self.edits.came_back(update);
-            self.tell(&wire::update(update), made_by);
+            self.tell(&wire::update(update), |id, _| Some(id) != made_by);
         }
         ControlFlow::Continue(())
     }
@@ -291,12 +297,11 @@ impl Room {
         match ask {
             Ask::Enter { member, seat } => {
                 let asks_first = !seat.is_hocuspocus();
-                self.members.insert(member, Member { seat, sent_ms: self.now_ms() });
+                let now_ms = self.now_ms();
+                self.members
+                    .insert(member, Member { seat, entered_ms: now_ms, sent_ms: now_ms, hears: false });
                 if asks_first {
                     self.ask_for_the_rest(member);
-                }
-                if let Some(all) = self.company.all() {
-                    self.post(member, &wire::awareness(&all));
                 }
             }
             Ask::Say { member, message } if self.members.contains_key(&member) => {
@@ -366,22 +371,39 @@ impl Room {
                 // Editors who come back send all deletions there ever were: most of the time nothing is new.
                 let is_new = self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)?;
                 self.edit(Edit { member, update, height }, is_new)?;
+                self.introduce(member);
             }
             Message::Update(update) => {
                 let is_new = update != NOTHING;
                 self.edit(Edit { member, update, height }, is_new)?;
             }
             Message::Awareness(states) => {
-                let doubts = self.company.take(member, &states).map_err(|_| Close::BAD_AWARENESS)?;
-                self.ask_whether_there(doubts);
+                let has_heard = self.members.get(&member).is_none_or(|member| member.hears);
+                let doubts = self.company.take(member, has_heard, &states);
+                self.ask_whether_there(doubts.map_err(|_| Close::BAD_AWARENESS)?);
+                self.introduce(member);
             }
             Message::QueryAwareness => {
-                if let Some(all) = self.company.all() {
-                    self.post(member, &wire::awareness(&all));
-                }
+                self.introduce(member);
+                self.tell_all_present(member);
             }
         }
         Ok(())
+    }
+
+    /// Tells an editor who is present, from here on. Until then whatever it says it says of itself: a client announces itself
+    /// before it answers anything, if it has anything to say of itself.
+    fn introduce(&mut self, member: u64) {
+        let heard = self.members.get_mut(&member).map(|member| std::mem::replace(&mut member.hears, true));
+        if heard == Some(false) {
+            self.tell_all_present(member);
+        }
+    }
+
+    fn tell_all_present(&mut self, member: u64) {
+        if let Some(all) = self.company.all() {
+            self.post(member, &wire::awareness(&all));
+        }
     }
 
     /// Asks an editor for what it has and the document has not.
@@ -447,13 +469,13 @@ impl Room {
 
     fn tick(&mut self) -> ControlFlow<Close> {
         let now_ms = self.now_ms();
-        let gone: Vec<u64> =
-            self.members.iter().filter(|(_, member)| member.seat.is_gone()).map(|(id, _)| *id).collect();
+        let gone = self.those(|member| member.seat.is_gone());
         gone.into_iter().for_each(|member| self.leave(member));
         self.company.tick();
-        let silent = |member: &Member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS;
-        let silent: Vec<u64> =
-            self.members.iter().filter(|(_, member)| silent(member)).map(|(id, _)| *id).collect();
+        for member in self.those(|member| !member.hears && now_ms - member.entered_ms >= LISTEN_MS) {
+            self.introduce(member);
+        }
+        let silent = self.those(|member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS);
         // Nobody's states: a frame that says nothing.
         silent.into_iter().for_each(|member| self.post(member, &wire::awareness(&[0])));
         if !self.members.is_empty() || !self.edits.are_done() {
@@ -465,6 +487,11 @@ impl Room {
             return ControlFlow::Break(Close::GONE);
         }
         ControlFlow::Continue(())
+    }
+
+    /// The editors of whom that is so.
+    fn those(&self, is_so: impl Fn(&Member) -> bool) -> Vec<u64> {
+        self.members.iter().filter(|(_, member)| is_so(member)).map(|(id, _)| *id).collect()
     }
 
     /// An editor has left by itself. What it has said is written all the same.
@@ -498,15 +525,15 @@ impl Room {
     /// Tells everybody whose presence has changed; its sender too, who takes this for the sign of life that it waits for.
     fn tell_presence(&mut self) {
         if let Some(states) = self.company.gathered() {
-            self.tell(&wire::awareness(&states), None);
+            self.tell(&wire::awareness(&states), |_, member| member.hears);
         }
     }
 
-    /// Gives a frame to everybody but `except`.
-    fn tell(&mut self, frame: &Bytes, except: Option<u64>) {
+    /// Gives a frame to all whom it is for.
+    fn tell(&mut self, frame: &Bytes, is_for: impl Fn(u64, &Member) -> bool) {
         let now_ms = self.now_ms();
         let mut slow = Vec::new();
-        for (id, member) in self.members.iter_mut().filter(|(id, _)| Some(**id) != except) {
+        for (id, member) in self.members.iter_mut().filter(|(id, member)| is_for(**id, member)) {
             if member.seat.post(frame) {
                 member.sent_ms = now_ms;
                 self.docs.counts.frames.fetch_add(1, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use meridian_crdt::Key;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::HOLD;
 use super::message::{self, Answer, Ask, Fate, Push, Receipt, RoomStates, Rooms, Source};
@@ -23,6 +24,8 @@ use crate::seams::BoxStream;
 const NAMES_BYTES_MAX: usize = 256 << 10;
 /// How long a node of this datacenter may take with what is handed on to it.
 const HAND_ON_LIMIT: Duration = Duration::from_secs(1);
+/// How long all rooms of a message together may take to let it in. Those that have not are told again.
+const DOOR_LIMIT: Duration = Duration::from_millis(500);
 
 /// A node's answers at its peer port.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl PeerHandler for PeerPort {
             let answer = match message::decode::<Ask>(&request) {
                 Ok(Ask::Rooms { from: source, life, since }) => self.rooms(&source, life, since).await,
                 Ok(Ask::Push(push)) => self.push(from, push).await,
-                Ok(Ask::Gone(room)) => self.contradicted(room),
+                Ok(Ask::Gone(room)) => self.contradicted(room).await,
                 Err(error) => {
                     tracing::warn!(dc = from.dc, node = from.node, %error, "a message about who is present");
                     Answer::Refused(error)
@@ -83,7 +86,7 @@ impl PeerPort {
         }
         let mut receipts: Vec<Receipt> = receipts.drain(..).flatten().collect();
         if !mine.is_empty() {
-            receipts.push(self.take(push));
+            receipts.push(self.take(push).await);
         }
         Answer::Pushed(receipts)
     }
@@ -105,32 +108,40 @@ impl PeerPort {
 
     /// Tells a room whom of its clients another node holds for gone. If it is closed, or has much to do, they say by
     /// themselves, later, that they are there.
-    fn contradicted(&self, room: RoomStates) -> Answer {
+    async fn contradicted(&self, room: RoomStates) -> Answer {
         let (doors, _) = self.0.doors(std::iter::once(&room.key));
+        let until = Instant::now() + DOOR_LIMIT;
         for door in doors.values() {
-            give(door, RoomAsk::Contradict { states: room.states.clone() });
+            give(door, RoomAsk::Contradict { states: room.states.clone() }, until).await;
         }
         Answer::Pushed(Vec::new())
     }
 
-    fn take(&self, push: Push) -> Receipt {
+    async fn take(&self, push: Push) -> Receipt {
         let Push { from, rooms, .. } = push;
         let me = &self.0.presence.me;
         let source = Arc::new(from);
         let (doors, at) = self.0.doors(rooms.iter().map(|room| &room.key));
-        let fates = rooms.into_iter().map(|room| match doors.get(&room.key) {
-            None => Fate::NotOpen,
-            Some(door) => give(door, RoomAsk::Hear { source: source.clone(), states: room.states }),
-        });
-        Receipt { node: me.node, life: me.life, at, fates: fates.collect() }
+        let until = Instant::now() + DOOR_LIMIT;
+        let mut fates = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            fates.push(match doors.get(&room.key) {
+                None => Fate::NotOpen,
+                Some(door) => {
+                    give(door, RoomAsk::Hear { source: source.clone(), states: room.states }, until).await
+                }
+            });
+        }
+        Receipt { node: me.node, life: me.life, at, fates }
     }
 }
 
-fn give(door: &mpsc::Sender<RoomAsk>, ask: RoomAsk) -> Fate {
-    match door.try_send(ask) {
-        Ok(()) => Fate::Taken,
-        Err(mpsc::error::TrySendError::Full(_)) => Fate::Busy,
-        Err(mpsc::error::TrySendError::Closed(_)) => Fate::NotOpen,
+/// Waits in one line with the room's editors: however much these say, a node that tells of others gets its turn.
+async fn give(door: &mpsc::Sender<RoomAsk>, ask: RoomAsk, until: Instant) -> Fate {
+    match timeout_at(until, door.send(ask)).await {
+        Ok(Ok(())) => Fate::Taken,
+        Ok(Err(_)) => Fate::NotOpen,
+        Err(_) => Fate::Busy,
     }
 }
 
