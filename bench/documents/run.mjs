@@ -7,8 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import * as Y from 'yjs'
 
-import { systems } from './systems.mjs'
-import { Editor } from './wire.mjs'
+import { Drain } from './drain.mjs'
+import { farApart, systems } from './systems.mjs'
+import { Editor, opening } from './wire.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -18,24 +19,32 @@ const { values: options } = parseArgs({
     readers: { type: 'string', default: '20' },
     joins: { type: 'string', default: '100' },
     rooms: { type: 'string', default: '1000' },
+    storm: { type: 'string', default: '150' },
     only: { type: 'string', default: '' },
     help: { type: 'boolean', default: false },
   },
 })
 if (options.help) {
-  console.log('node run.mjs [--binary PATH] [--report FILE.md] [--updates N] [--readers N] [--joins N] [--rooms N] [--only PART-OF-NAME]')
+  console.log('node run.mjs [--binary PATH] [--report FILE.md] [--updates N] [--readers N] [--joins N] [--rooms N] [--storm N] [--only PART-OF-NAME]')
   process.exit(0)
 }
 const UPDATES = Number(options.updates)
 const READERS = Number(options.readers)
 const JOINS = Number(options.joins)
 const ROOMS = Number(options.rooms)
+const STORM = Number(options.storm)
 /** Updates that the writer is ahead of its first reader: no server takes this for flooding. */
 const WINDOW = 256
 /** Updates per second of a writer who does not hurry, and for how long. */
 const PACED = 400
-const PACED_SECONDS = 4
+const PACED_SECONDS = 8
 const LARGE_DOC_CHARS = 100_000
+/** The document that many join at once: so many insertions of so many characters, so many in an update. */
+const HUGE = { inserts: 200_000, chars: 80, inUpdate: 5_000 }
+/** One-way delays between two datacenters, and what is typed over them. */
+const DELAYS_MS = [0, 20, 80]
+const KEYSTROKES = 200
+const KEYSTROKES_PER_SECOND = 20
 
 /** What one editor sends who types `count` characters at the end. */
 function typed(count) {
@@ -159,6 +168,80 @@ async function joins(system, update, count) {
   return { cpuMs: cpuUs / count / 1000, p50: percentile(took, 0.5) }
 }
 
+/** A document of some 20 MB, as the updates of its author. */
+function huge() {
+  const doc = new Y.Doc()
+  const updates = []
+  doc.on('update', (update) => updates.push(Buffer.from(update)))
+  const text = doc.getText('t')
+  const words = 'x'.repeat(HUGE.chars)
+  let seed = 1
+  for (let done = 0; done < HUGE.inserts;) {
+    doc.transact(() => {
+      for (let i = 0; i < HUGE.inUpdate; i++, done++) {
+        // Near the end: where Yjs finds the place quickly.
+        seed = (seed * 48271) % 2147483647
+        text.insert(Math.max(0, text.length - (seed % 1000)), words)
+      }
+    })
+  }
+  return updates
+}
+
+/** Many who open a large document in the same moment: what the servers use, and how far their memory goes up. */
+async function storm(system, updates, count) {
+  let there = 0
+  const first = await editor(system, 'huge', { update: () => { there++ } }).join()
+  const author = await editor(system, 'huge', {}).join()
+  for (const [place, update] of updates.entries()) {
+    author.update(update)
+    while (there <= place) await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  const whole = await editor(system, 'huge', {}).join()
+  const size = whole.bytes
+  await whole.close()
+  // Whatever was ready for that one is of no use any more.
+  author.update(typed(1)[0])
+  while (there === updates.length) await new Promise((resolve) => setTimeout(resolve, 5))
+  const joining = Array.from({ length: count }, () => new Drain(system.url('huge'), opening(system.named ? 'huge' : null)))
+  await Promise.all(joining.map((one) => one.opened))
+  const before = system.used()
+  const start = performance.now()
+  let peak = before.rss
+  const watch = setInterval(() => { peak = Math.max(peak, system.used().rss) }, 10)
+  joining.forEach((one) => one.ask())
+  await Promise.all(joining.map((one) => one.has(size)))
+  const seconds = (performance.now() - start) / 1000
+  clearInterval(watch)
+  const cpuUs = system.used().cpuUs - before.cpuUs
+  joining.forEach((one) => one.close())
+  await Promise.all([author.close(), first.close()])
+  return { storm_bytes: size, storm_s: seconds, storm_cpu_s: cpuUs / 1e6, storm_before_mib: before.rss / 2 ** 20, storm_more_mib: (peak - before.rss) / 2 ** 20 }
+}
+
+/** Somebody types in one datacenter, and somebody looks on in another. */
+async function keystrokes(system) {
+  const updates = typed(KEYSTROKES)
+  const sentAt = []
+  const took = []
+  let done
+  const all = new Promise((resolve) => { done = resolve })
+  const update = () => {
+    took.push(performance.now() - sentAt[took.length])
+    if (took.length === updates.length) done()
+  }
+  const reader = await new Editor(system.urlIn(1, 'keys'), { on: { update } }).join()
+  const writer = await new Editor(system.urlIn(0, 'keys')).join()
+  const typing = setInterval(() => {
+    if (sentAt.length === updates.length) return clearInterval(typing)
+    writer.update(updates[sentAt.push(performance.now()) - 1])
+  }, 1000 / KEYSTROKES_PER_SECOND)
+  await all
+  await Promise.all([reader.close(), writer.close()])
+  took.sort((a, b) => a - b)
+  return { p50: percentile(took, 0.5), p99: percentile(took, 0.99) }
+}
+
 /** Memory of rooms with one connection and one small document each. */
 async function rooms(system, update, count) {
   const open = []
@@ -199,17 +282,19 @@ async function measure(start) {
     const one = await fanOut(system, 'one', updates, 1)
     const many = await fanOut(system, 'many', updates, 1 + READERS)
     const delivery = (many.cpuUs - one.cpuUs) / UPDATES / READERS
-    const calm = updates.slice(0, PACED * PACED_SECONDS)
-    const calmly = await fanOut(system, 'calm', calm, 1 + READERS, PACED)
     return {
       delivery_us: delivery,
-      calm_delivery_us: calmly.cpuUs / calm.length / (1 + READERS),
-      calm_p50_ms: calmly.p50,
       ingest_us: one.cpuUs / UPDATES - delivery,
       updates_per_s: one.perSecond,
       update_p50_ms: one.p50,
       update_p99_ms: one.p99,
     }
+  })
+  await each('calm', async (system) => {
+    await fanOut(system, 'warm', typed(PACED), 1, PACED)
+    const calm = updates.slice(0, PACED * PACED_SECONDS)
+    const { cpuUs, p50 } = await fanOut(system, 'calm', calm, 1 + READERS, PACED)
+    return { calm_delivery_us: cpuUs / calm.length / (1 + READERS), calm_p50_ms: p50 }
   })
   await each('saved', async (system) => (system.named ? { saved_per_s: await saved(system, updates) } : {}))
   const document = large()
@@ -217,6 +302,7 @@ async function measure(start) {
     const { cpuMs, p50 } = await joins(system, document, JOINS)
     return { join_cpu_ms: cpuMs, join_p50_ms: p50, join_bytes: document.length }
   })
+  await each('storm', async (system) => storm(system, huge(), STORM))
   await each('rooms', async (system) => ({ room_kib: await rooms(system, typed(1)[0], ROOMS) }))
   return results
 }
@@ -233,6 +319,10 @@ const COLUMNS = [
   ['join_cpu_ms', 'CPU for each join, ms'],
   ['join_p50_ms', 'join p50, ms'],
   ['room_kib', 'a room, KiB'],
+  ['storm_s', `${STORM} join a large document at once, s`],
+  ['storm_cpu_s', 'CPU, s'],
+  ['storm_before_mib', 'memory before, MiB'],
+  ['storm_more_mib', 'more at most, MiB'],
 ]
 
 const number = (n) => (n === undefined ? '' : n >= 100 ? Math.round(n).toLocaleString('en') : n.toFixed(n >= 10 ? 1 : 2))
@@ -245,15 +335,25 @@ for (const start of systems(options.binary).filter((_, i) => options.only === ''
   const results = await measure(start)
   lines.push(`| ${results.name} | ${COLUMNS.map(([key]) => number(results[key])).join(' | ')} |`)
 }
+const far = ['| One-way delay, ms | beyond it p50, ms | p99, ms |', '|--:|--:|--:|']
+for (const delay of DELAYS_MS) {
+  const system = await farApart(options.binary, delay)
+  const { p50, p99 } = await keystrokes(system)
+  await system.stop()
+  console.error('keystrokes over', delay, 'ms:', p50, p99)
+  far.push(`| ${delay} | ${number(p50 - delay)} | ${number(p99 - delay)} |`)
+}
 const head = `# Benchmarks of documents
 
 Written by \`bench/documents/run\`. Servers ran one after the other on the same machine under the same load: unmodified updates of Yjs, counted and
 not decoded where they arrive. The others keep nothing; Meridian has each update on the disks of a majority before anybody sees it.
 Of three nodes everything is added up. At full speed frames are gathered into few writes, which is why one delivery more costs so little then; at
 ${PACED} updates/s each is a write of its own, and the figure is all that the servers use, commits and idling included, for each update that
-reaches one of ${1 + READERS} readers.
+reaches one of ${1 + READERS} readers. The large document is of ${HUGE.inserts.toLocaleString('en')} insertions of ${HUGE.chars} characters.
 `
-const report = `${head}\n${lines.join('\n')}\n\n${cpus().length} cores (${cpus()[0].model}), Node ${process.version}. \
+const report = `${head}\n${lines.join('\n')}\n\n## From one datacenter to another\n
+From the moment in which somebody types in one datacenter until it is with somebody else in another, both at their leaders, ${KEYSTROKES_PER_SECOND} times a
+second, over links of so much delay; two datacenters of three nodes.\n\n${far.join('\n')}\n\n${cpus().length} cores (${cpus()[0].model}), Node ${process.version}. \
 ${UPDATES} updates of one character, ${READERS} readers more for what a delivery costs, ${JOINS} joins to a document of ${LARGE_DOC_CHARS} characters, ${ROOMS} rooms.\n`
 if (options.report) writeFileSync(options.report, report)
 console.log(report)

@@ -71,28 +71,35 @@ class NodeServer extends System {
   }
 }
 
-/** A datacenter of Meridian: every edit is on the disks of a majority before anybody sees it. */
+/** The node that leads a datacenter, once one does. */
+async function leaderOf(members) {
+  let leader = members[0]
+  await until('an election', async () => {
+    const status = await (await fetch(`http://${leader.client}/v1/status`)).json()
+    leader = members.find((member) => member.id === status.leader) ?? leader
+    return status.leader === leader.id && status.node === leader.id
+  })
+  return leader
+}
+
+/** A datacenter of Meridian, or several: every edit is on the disks of a majority before anybody sees it. */
 class Meridian extends System {
-  static async start(binary, nodes, protocol) {
+  static async start(binary, nodes, protocol, { dcs = 1, latencyMs = 0 } = {}) {
     const system = new Meridian()
     const hocuspocus = protocol === 'hocuspocus'
     const words = nodes === 1 ? '1 node' : `${nodes} nodes`
     Object.assign(system, { name: `Meridian, ${words}, ${protocol}`, named: hocuspocus })
     system.folder = mkdtempSync(join(tmpdir(), 'meridian-bench-'))
-    const args = ['dev', '--dcs', '1', '--nodes', String(nodes), '--data', system.folder]
+    const args = ['dev', '--dcs', String(dcs), '--nodes', String(nodes), '--wan-latency', `${latencyMs}ms`, '--data', system.folder]
     system.child = spawn(binary, args, { stdio: 'ignore' })
     const description = join(system.folder, 'cluster.json')
     await until('the start of Meridian', () => existsSync(description))
-    const members = JSON.parse(readFileSync(description, 'utf8')).dcs[0].nodes
-    system.pids = members.map((member) => member.pid)
-    let leader = members[0]
-    await until('an election', async () => {
-      const status = await (await fetch(`http://${leader.client}/v1/status`)).json()
-      leader = members.find((member) => member.id === status.leader) ?? leader
-      return status.leader === leader.id && status.node === leader.id
-    })
-    const base = `ws://${leader.client}/v1/spaces/default`
-    system.url = (doc) => (hocuspocus ? `${base}/hocuspocus` : `${base}/docs/${encodeURIComponent(doc)}`)
+    const datacenters = JSON.parse(readFileSync(description, 'utf8')).dcs
+    system.pids = datacenters.flatMap(({ nodes: members }) => members.map((member) => member.pid))
+    const bases = []
+    for (const { nodes: members } of datacenters) bases.push(`ws://${(await leaderOf(members)).client}/v1/spaces/default`)
+    system.urlIn = (dc, doc) => (hocuspocus ? `${bases[dc]}/hocuspocus` : `${bases[dc]}/docs/${encodeURIComponent(doc)}`)
+    system.url = (doc) => system.urlIn(0, doc)
     return system
   }
 
@@ -102,6 +109,11 @@ class Meridian extends System {
     await ended
     rmSync(this.folder, { recursive: true, force: true })
   }
+}
+
+/** Two datacenters of Meridian, so far apart. */
+export function farApart(binary, latencyMs) {
+  return Meridian.start(binary, 3, 'y-websocket', { dcs: 2, latencyMs })
 }
 
 /** All systems, by what starts them. */

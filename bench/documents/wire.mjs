@@ -35,6 +35,14 @@ const UPDATE = 2
 const EMPTY_VECTOR = Buffer.from([0])
 const EMPTY_UPDATE = Buffer.from([0, 0])
 
+/** What an editor sends who opens a document and has nothing: the frames, without what is around them. */
+export function opening(name = null) {
+  const prefix = name === null ? Buffer.alloc(0) : varString(name)
+  const frame = (type, body) => Buffer.concat([prefix, varUint(type), body])
+  const hello = name === null ? [] : [frame(AUTH, Buffer.concat([varUint(0), varString('')]))]
+  return [...hello, frame(SYNC, Buffer.concat([varUint(STEP_1), varBytes(EMPTY_VECTOR)]))]
+}
+
 /** One document on one socket. Calls `on.update`, `on.synced` and, where the server has one, `on.saved`. */
 export class Editor {
   constructor(url, { name = null, on = {} } = {}) {

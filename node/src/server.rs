@@ -197,7 +197,10 @@ impl Node {
         let neighbours = neighbours(config, &shard.peers);
         let who_is_there = Presence::new(&config.dc, config.node.id, seams, neighbours);
         let presence = tokio::spawn(presence::run(who_is_there.clone(), stop.subscribe()));
-        let bounds = DocBounds::new(config.limits.value_max.as_usize());
+        let bounds = DocBounds {
+            fanout: config.documents.fanout,
+            ..DocBounds::new(config.limits.value_max.as_usize())
+        };
         let docs = Docs::new(shard.clone(), bounds, who_is_there);
         let answers = Arc::new(PeerPort(docs.clone()));
         let api = make_api(config, options, shard.clone(), docs);

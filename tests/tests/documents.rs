@@ -40,6 +40,7 @@ async fn documents_are_edited_together_in_two_datacenters() {
     http::what_is_put_reaches_editors_and_merges_with_what_they_type(&fleet, &editors).await;
     http::an_acknowledgement_becomes_a_token_that_another_datacenter_waits_for(&fleet, &editors).await;
     http::versions_are_in_every_datacenter(&fleet, &editors).await;
+    http::a_large_document_opens_while_it_is_edited(&fleet, &editors).await;
     access::who_shows_no_token_is_sent_away_and_who_may_read_sees_and_is_seen(&fleet, &editors).await;
     access::an_editor_of_hocuspocus_is_let_in_as_far_as_its_token_goes(&fleet, &editors).await;
     fleet.agreed(PATIENCE).await;

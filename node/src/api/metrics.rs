@@ -346,6 +346,8 @@ fn render_docs(docs: &Docs, page: &mut Page) {
     let counts = &docs.counts;
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     page.single("meridian_doc_rooms_open", "gauge", "Documents open in memory.", docs.rooms_open());
+    let live = "Documents in memory to be looked into, and not as bytes only.";
+    page.single("meridian_doc_rooms_live", "gauge", live, load(&counts.live));
     page.single("meridian_doc_editors", "gauge", "Connected editors.", load(&counts.editors));
     let presence = &docs.presence.counts;
     let help = "Clients of this node of whom others are told.";

@@ -17,7 +17,7 @@ use std::path::Path;
 pub use error::{ConfigError, Problem, nearest};
 pub use reader::Setting;
 pub use settings::{
-    ClockConfig, DocumentsConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
+    ClockConfig, DocumentsConfig, Fanout, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
     StorageConfig, TransactionsConfig, WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 
 use super::error::{Problem, nearest};
+use super::settings::Fanout;
 use super::units::{ByteSize, format_duration, parse_duration};
 
 /// A type that a setting may have.
@@ -122,6 +123,27 @@ impl Setting for ByteSize {
 
     fn expects() -> &'static str {
         "a size such as \"64MiB\""
+    }
+}
+
+impl Setting for Fanout {
+    fn read(value: &Value) -> Result<Self, String> {
+        match &value.kind {
+            ValueKind::String(text) if text == "durable" => Ok(Self::Durable),
+            ValueKind::String(text) if text == "early" => Ok(Self::Early),
+            _ => Err(format!("{} is neither \"durable\" nor \"early\"", kind(value))),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Durable => "\"durable\"".into(),
+            Self::Early => "\"early\"".into(),
+        }
+    }
+
+    fn expects() -> &'static str {
+        "\"durable\" or \"early\""
     }
 }
 

@@ -20,6 +20,15 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+/// When the other editors of a node are given an edit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Fanout {
+    /// Once a majority of the datacenter has it on disk.
+    Durable,
+    /// As soon as it is checked.
+    Early,
+}
+
 /// Declares a section: its struct, its keys, its defaults, and how it is read within its ranges.
 macro_rules! section {
     (
@@ -240,8 +249,12 @@ section! {
 }
 
 section! {
-    /// `[documents]`: versions of documents.
+    /// `[documents]`: documents that are edited, and their versions.
     DocumentsConfig = "documents" {
+        /// When the other editors of this node are given an edit: `durable`, once a majority of this DC has it on disk, or
+        /// `early`, as soon as it is checked. Default `durable`: what anybody has seen is kept, whatever dies. With `early`
+        /// an edit is seen a commit sooner, and may be lost if this node dies and all who have seen it go with it.
+        fanout: Fanout = Fanout::Durable, Fanout::Durable => Fanout::Early;
         /// How long after its first edit, or after the last version, a version is made of a document that is edited by way of
         /// this node. 0 to 365 d, default 0: none is made by itself. A version is a whole copy of the document.
         version_interval: Duration = ms(0), ms(0) => secs(365 * 86_400);

@@ -36,6 +36,8 @@ pub struct Edit {
     pub update: Bytes,
     /// How deep its shared types nest within each other.
     pub height: usize,
+    /// The last seat of the room whose editor was given it before it is kept, if any was.
+    pub told_upto: Option<u64>,
 }
 
 /// What a write came to.
@@ -86,9 +88,9 @@ impl Edits {
         self.waiting.is_empty() && self.writing.is_none()
     }
 
-    /// Forgets what waits of an editor who has been closed.
+    /// Forgets what waits of an editor who has been closed, and nobody else was given.
     pub fn forget(&mut self, member: u64) {
-        self.waiting.retain(|edit| edit.member != member);
+        self.waiting.retain(|edit| edit.member != member || edit.told_upto.is_some());
         self.waiting_bytes = self.waiting.iter().map(|edit| edit.update.len()).sum();
     }
 
@@ -133,10 +135,10 @@ impl Edits {
         written
     }
 
-    /// Who of this room made an update that came by the oplog.
-    pub fn came_back(&mut self, update: &Bytes) -> Option<u64> {
+    /// The edit of this room of which the update came by the oplog, if it is one.
+    pub fn came_back(&mut self, update: &Bytes) -> Option<Edit> {
         let at = self.under_way.iter().position(|edit| edit.update == update)?;
-        self.under_way.remove(at).map(|edit| edit.member)
+        self.under_way.remove(at)
     }
 }
 
@@ -159,5 +161,25 @@ async fn write(shard: &Shard, key: &Key, edits: &[Edit], exists: bool) -> Result
         }
         tracing::debug!(%key, %error, "an edit is tried again");
         tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(told_upto: Option<u64>) -> Edit {
+        Edit { member: 7, update: Bytes::from_static(b"update"), height: 0, told_upto }
+    }
+
+    #[test]
+    fn what_a_closed_editor_has_said_is_forgotten_unless_others_have_it() {
+        let mut edits = Edits::default();
+        edits.push(edit(None));
+        edits.push(edit(Some(3)));
+        edits.forget(8);
+        assert_eq!(edits.waiting.len(), 2);
+        edits.forget(7);
+        assert_eq!((edits.waiting.len(), edits.waiting_bytes), (1, 6));
     }
 }

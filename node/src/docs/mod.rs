@@ -4,7 +4,8 @@
 //! longer, and there is never a second one of the same document. It holds nothing that is not in the log: an edit goes
 //! through the shard like any other write, and comes back to the room, and to the rooms of all other nodes and
 //! datacenters, by the oplog (`feed`). So whatever an editor sees of others is held by a majority of a datacenter, and
-//! a room that ends loses nothing.
+//! a room that ends loses nothing. With [`Fanout::Early`] the other editors of the node see an edit before that; if it
+//! cannot be kept they are all sent away, and bring it again when they come back.
 //!
 //! `wire` and `awareness` are pure. `presence` is about those who are present at other nodes. How an editor's connection looks is the business of `api::docs`.
 
@@ -14,9 +15,11 @@ mod company;
 mod edits;
 mod feed;
 mod intake;
+mod members;
 pub mod presence;
 mod room;
 mod seat;
+mod sheet;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -31,6 +34,7 @@ pub use close::Close;
 pub use intake::check_nesting;
 pub use seat::{Inbox, Outlet, Posted, Seat, outlet};
 
+use crate::config::Fanout;
 use crate::shard::Shard;
 use feed::Feeds;
 use presence::Presence;
@@ -53,6 +57,8 @@ pub struct DocBounds {
     pub doc_bytes_max: usize,
     /// How long a room without editors stays.
     pub idle: Duration,
+    /// When the other editors of a room are given an edit.
+    pub fanout: Fanout,
 }
 
 impl DocBounds {
@@ -64,6 +70,7 @@ impl DocBounds {
             update_bytes_max,
             doc_bytes_max: 64 << 20,
             idle: Duration::from_secs(30),
+            fanout: Fanout::Durable,
         }
     }
 }
@@ -75,6 +82,8 @@ pub struct DocCounts {
     pub editors: AtomicU64,
     /// Rooms opened.
     pub rooms_opened: AtomicU64,
+    /// Documents that are live in memory now. Rooms of the others have their bytes.
+    pub live: Arc<AtomicU64>,
     /// Updates taken from editors and kept.
     pub updates: AtomicU64,
     /// Frames given to editors.

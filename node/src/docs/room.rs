@@ -3,7 +3,6 @@
 //! The document is fed by the oplog alone. An edit that comes in is checked, written, and given to the others when it
 //! comes back. The room never waits for an editor: who does not take frames in time is closed.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,10 +21,13 @@ use super::close::Close;
 use super::company::{Company, Doubt};
 use super::edits::{Edit, Edits, Written};
 use super::feed::{Attached, Event};
+use super::members::{Member, Members};
 use super::presence::message::{Said, Source};
 use super::seat::Seat;
-use super::wire::{self, FROM_NOTHING, Message};
+use super::sheet::Sheet;
+use super::wire::{self, Message};
 use super::{DocBounds, Docs};
+use crate::config::Fanout;
 use crate::txn::ShardState;
 
 /// How long opening may wait for this node to have recovered.
@@ -80,19 +82,10 @@ pub enum Ask {
     },
 }
 
-#[derive(Debug)]
-struct Member {
-    seat: Seat,
-    entered_ms: u64,
-    sent_ms: u64,
-    /// Whether it is told who is present.
-    hears: bool,
-}
-
 /// Opens the room and keeps it until it ends.
 pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<Ask>) {
     let attached = docs.feeds.attach(&docs.shard.0, &key);
-    let mut members = BTreeMap::new();
+    let mut members = Members::new(docs.clone());
     let close = match Room::open(docs.clone(), key.clone(), id, attached).await {
         Ok(mut room) => {
             let close = room.serve(&mut door).await;
@@ -110,9 +103,7 @@ pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<As
             seat.close(close);
         }
     }
-    for member in members.into_values() {
-        member.seat.close(close);
-    }
+    members.close(close);
 }
 
 struct Room {
@@ -120,16 +111,14 @@ struct Room {
     key: Key,
     id: u64,
     attached: Attached,
-    document: YrsDocument,
+    sheet: Sheet,
     /// Bytes of all snapshots and updates.
     bytes: usize,
     /// What the document was read at.
     read_at: Vector,
     /// The incarnations whose updates are in the document.
     incarnations: Vec<Dot>,
-    /// The answer to an editor who has nothing, for as long as nothing changes.
-    whole: Option<Bytes>,
-    members: BTreeMap<u64, Member>,
+    members: Members,
     company: Company,
     edits: Edits,
     /// What an editor has said that has to wait for the edits under way, and since when. Nobody is listened to meanwhile.
@@ -155,26 +144,25 @@ impl Room {
         if bytes > docs.bounds.doc_bytes_max {
             return Err(Close::TOO_LARGE);
         }
+        let now_ms = shard.seams.clock.monotonic_ms();
         let mut room = Room {
-            empty_since_ms: shard.seams.clock.monotonic_ms(),
+            empty_since_ms: now_ms,
             company: Company::new(docs.presence.clone(), key.clone(), id),
+            members: Members::new(docs.clone()),
+            sheet: Sheet::new(docs.counts.live.clone(), now_ms),
             docs,
             key,
             id,
             attached,
-            document: YrsDocument::default(),
             bytes,
             read_at,
             incarnations: state.incarnations,
-            whole: None,
-            members: BTreeMap::new(),
             edits: Edits::default(),
             held: None,
         };
         for snapshot in &content.snapshots {
             let snapshot = Snapshot::decode(snapshot).map_err(|e| unreadable(&room.key, e))?;
-            room.whole = None;
-            room.document.load(&snapshot).map_err(|error| room.unusable(&error))?;
+            room.sheet.load(&snapshot, now_ms).map_err(|error| room.unusable(&error))?;
             tokio::task::yield_now().await;
         }
         for chunk in content.updates.chunks(INTEGRATED_AT_ONCE) {
@@ -219,17 +207,15 @@ impl Room {
     }
 
     /// Puts in an update that counts. The room ends if the document cannot be held with it.
-    fn integrate(&mut self, update: &[u8]) -> Result<(), Close> {
-        self.whole = None;
-        match self.document.integrate(update) {
-            Ok(()) => Ok(()),
-            Err(UpdateError::TooDeep) => Err(self.unusable(&UpdateError::TooDeep)),
-            Err(error) => {
-                // Another version of this program has taken it in. It counts, and whoever can read it does.
-                tracing::warn!(key = %self.key, %error, "an update of a document cannot be read by this version");
-                Ok(())
-            }
-        }
+    fn integrate(&mut self, update: &Bytes) -> Result<(), Close> {
+        let now_ms = self.now_ms();
+        self.sheet.integrate(update, now_ms).map_err(|error| self.unusable(&error))
+    }
+
+    /// The document, to look into.
+    fn document(&mut self) -> Result<&mut YrsDocument, UpdateError> {
+        let now_ms = self.now_ms();
+        self.sheet.live(now_ms)
     }
 
     /// Why editors are sent away of whose document there is no use.
@@ -262,14 +248,21 @@ impl Room {
         self.incarnations = living;
         let updates =
             event.ops.iter().filter_map(|op| if let Mutation::Doc(op) = op { Some(op) } else { None });
+        let (mut frames, mut own) = (Vec::new(), Vec::new());
         for update in updates.flat_map(DocOp::updates) {
             self.bytes += update.len();
             if let Err(close) = self.integrate(update) {
                 return ControlFlow::Break(close);
             }
-            let made_by = self.edits.came_back(update);
-            self.tell(&wire::update(update), |id, _| Some(id) != made_by);
+            own.push(self.edits.came_back(update));
+            frames.push(wire::update(update));
         }
+        let has_it = |edit: &Edit, id: u64, member: &Member| {
+            edit.member == id || edit.told_upto.is_some_and(|upto| member.number <= upto)
+        };
+        self.tell(&frames, |place, id, member| {
+            !own[place].as_ref().is_some_and(|edit| has_it(edit, id, member))
+        });
         ControlFlow::Continue(())
     }
 
@@ -287,24 +280,23 @@ impl Room {
         if close == Close::DELETED {
             return ControlFlow::Break(close);
         }
+        let is_told = edits.iter().any(|edit| edit.told_upto.is_some());
         for edit in edits {
             self.close(edit.member, close);
         }
-        ControlFlow::Continue(())
+        // Who has seen what is not kept holds something else than the document, until he comes in anew.
+        if is_told { ControlFlow::Break(Close::NOT_KEPT) } else { ControlFlow::Continue(()) }
     }
 
     fn ask(&mut self, ask: Ask) -> ControlFlow<Close> {
         match ask {
             Ask::Enter { member, seat } => {
-                let asks_first = !seat.is_hocuspocus();
-                let now_ms = self.now_ms();
-                self.members
-                    .insert(member, Member { seat, entered_ms: now_ms, sent_ms: now_ms, hears: false });
-                if asks_first {
+                self.members.enter(member, seat);
+                if !self.members.is_hocuspocus(member) {
                     self.ask_for_the_rest(member);
                 }
             }
-            Ask::Say { member, message } if self.members.contains_key(&member) => {
+            Ask::Say { member, message } if self.members.get(member).is_some() => {
                 if let Err(close) = self.say(member, message) {
                     self.close(member, close);
                 }
@@ -325,7 +317,7 @@ impl Room {
     fn release(&mut self) {
         let Some((member, message, since_ms)) = self.held.take() else { return };
         if self.edits.are_settled() {
-            if self.members.contains_key(&member)
+            if self.members.get(member).is_some()
                 && let Err(close) = self.say(member, message)
             {
                 self.close(member, close);
@@ -346,9 +338,15 @@ impl Room {
 
     fn say(&mut self, member: u64, message: Message) -> Result<(), Close> {
         let mut height = 0;
-        if let Message::Step2(update) | Message::Update(update) = &message {
+        let mut is_new = false;
+        if let Message::Step2(update) | Message::Update(update) = &message
+            && update != NOTHING
+        {
             self.check_size(update)?;
-            let reach = self.document.reach(update).map_err(|error| self.not_taken(&error))?;
+            let reach = match self.document().and_then(|document| document.reach(update)) {
+                Ok(reach) => reach,
+                Err(error) => return Err(self.not_taken(&error)),
+            };
             if self.must_wait(reach) {
                 self.held = Some((member, message, self.now_ms()));
                 return Ok(());
@@ -356,29 +354,27 @@ impl Room {
             if !reach.fits {
                 return Err(self.not_taken(&UpdateError::TooDeep));
             }
-            height = reach.height;
+            (height, is_new) = (reach.height, true);
         }
         match message {
             Message::Step1(state_vector) => {
-                let frame = self.lacking(&state_vector)?;
-                self.post(member, &frame);
+                let now_ms = self.now_ms();
+                let frames = self.sheet.lacking(&state_vector, now_ms).map_err(|_| Close::BAD_MESSAGE)?;
+                frames.iter().for_each(|frame| self.post(member, frame));
                 // An editor of Hocuspocus counts the answers to what it is asked, so it is asked as often as it asks.
-                if self.members.get(&member).is_some_and(|member| member.seat.is_hocuspocus()) {
+                if self.members.is_hocuspocus(member) {
                     self.ask_for_the_rest(member);
                 }
             }
             Message::Step2(update) => {
                 // Editors who come back send all deletions there ever were: most of the time nothing is new.
-                let is_new = self.document.lacks(&update).map_err(|_| Close::BAD_UPDATE)?;
-                self.edit(Edit { member, update, height }, is_new)?;
+                let is_new = is_new && self.lacks(&update)?;
+                self.edit(member, update, height, is_new)?;
                 self.introduce(member);
             }
-            Message::Update(update) => {
-                let is_new = update != NOTHING;
-                self.edit(Edit { member, update, height }, is_new)?;
-            }
+            Message::Update(update) => self.edit(member, update, height, is_new)?,
             Message::Awareness(states) => {
-                let has_heard = self.members.get(&member).is_none_or(|member| member.hears);
+                let has_heard = self.members.get(member).is_none_or(|member| member.hears);
                 let doubts = self.company.take(member, has_heard, &states);
                 self.ask_whether_there(doubts.map_err(|_| Close::BAD_AWARENESS)?);
                 self.introduce(member);
@@ -394,8 +390,7 @@ impl Room {
     /// Tells an editor who is present, from here on. Until then whatever it says it says of itself: a client announces itself
     /// before it answers anything, if it has anything to say of itself.
     fn introduce(&mut self, member: u64) {
-        let heard = self.members.get_mut(&member).map(|member| std::mem::replace(&mut member.hears, true));
-        if heard == Some(false) {
+        if self.members.begins_to_hear(member) {
             self.tell_all_present(member);
         }
     }
@@ -408,20 +403,23 @@ impl Room {
 
     /// Asks an editor for what it has and the document has not.
     fn ask_for_the_rest(&mut self, member: u64) {
-        self.post(member, &wire::step_1(&self.document.state_vector()));
+        self.post(member, &wire::step_1(&self.sheet.state_vector()));
     }
 
     /// Takes an edit on its way into the log. What is in the document already came from there.
-    fn edit(&mut self, edit: Edit, is_new: bool) -> Result<(), Close> {
-        let member = edit.member;
+    fn edit(&mut self, member: u64, update: Bytes, height: usize, is_new: bool) -> Result<(), Close> {
         if let Some(refusal) = is_new.then(|| self.refusal(member)).flatten() {
-            if self.document.lacks(&edit.update).map_err(|_| Close::BAD_UPDATE)? {
+            if self.lacks(&update)? {
                 self.post(member, &refusal);
             } else {
                 self.tell_kept(member);
             }
         } else if is_new {
-            self.edits.push(edit);
+            let told_upto = (self.docs.bounds.fanout == Fanout::Early).then_some(self.members.last());
+            if told_upto.is_some() {
+                self.tell(&[wire::update(&update)], |_, id, _| id != member);
+            }
+            self.edits.push(Edit { member, update, height, told_upto });
         } else {
             self.tell_kept(member);
         }
@@ -430,28 +428,19 @@ impl Room {
 
     /// How an editor is told that what it has made is refused, if it may only read.
     fn refusal(&self, member: u64) -> Option<Bytes> {
-        let seat = &self.members.get(&member)?.seat;
+        let seat = &self.members.get(member)?.seat;
         seat.reads_only().then(|| seat.refusal())
     }
 
     /// Tells an editor who wants to know that one of its edits is kept.
     fn tell_kept(&mut self, member: u64) {
-        if self.members.get(&member).is_some_and(|member| member.seat.is_hocuspocus()) {
+        if self.members.is_hocuspocus(member) {
             self.post(member, &wire::kept());
         }
     }
 
-    /// What an editor lacks who has `state_vector`. Many who have nothing share one answer.
-    fn lacking(&mut self, state_vector: &[u8]) -> Result<Bytes, Close> {
-        if let (true, Some(whole)) = (state_vector == FROM_NOTHING, &self.whole) {
-            return Ok(whole.clone());
-        }
-        let update = self.document.diff(state_vector).map_err(|_| Close::BAD_MESSAGE)?;
-        let frame = wire::step_2(&update);
-        if state_vector == FROM_NOTHING {
-            self.whole = Some(frame.clone());
-        }
-        Ok(frame)
+    fn lacks(&mut self, update: &[u8]) -> Result<bool, Close> {
+        self.document().and_then(|document| document.lacks(update)).map_err(|_| Close::BAD_UPDATE)
     }
 
     fn not_taken(&self, error: &UpdateError) -> Close {
@@ -469,16 +458,19 @@ impl Room {
 
     fn tick(&mut self) -> ControlFlow<Close> {
         let now_ms = self.now_ms();
-        let gone = self.those(|member| member.seat.is_gone());
+        let gone = self.members.those(|member| member.seat.is_gone());
         gone.into_iter().for_each(|member| self.leave(member));
         self.company.tick();
-        for member in self.those(|member| !member.hears && now_ms - member.entered_ms >= LISTEN_MS) {
+        if let Err(error) = self.sheet.tire(now_ms) {
+            return ControlFlow::Break(self.unusable(&error));
+        }
+        for member in self.members.those(|member| !member.hears && now_ms - member.entered_ms >= LISTEN_MS) {
             self.introduce(member);
         }
-        let silent = self.those(|member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS);
+        let silent = self.members.those(|member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS);
         // Nobody's states: a frame that says nothing.
         silent.into_iter().for_each(|member| self.post(member, &wire::awareness(&[0])));
-        if !self.members.is_empty() || !self.edits.are_done() {
+        if !self.members.are_none() || !self.edits.are_done() {
             self.empty_since_ms = now_ms;
         }
         let idle_ms = self.docs.bounds.idle.as_millis();
@@ -489,22 +481,17 @@ impl Room {
         ControlFlow::Continue(())
     }
 
-    /// The editors of whom that is so.
-    fn those(&self, is_so: impl Fn(&Member) -> bool) -> Vec<u64> {
-        self.members.iter().filter(|(_, member)| is_so(member)).map(|(id, _)| *id).collect()
-    }
-
     /// An editor has left by itself. What it has said is written all the same.
     fn leave(&mut self, member: u64) {
-        if let Some(left) = self.members.remove(&member) {
+        if let Some(left) = self.members.remove(member) {
             left.seat.part();
             self.company.leave(member);
         }
     }
 
-    /// Closes an editor. What it has said and is not yet being written is void: it has it still.
+    /// Closes an editor. What it has said and is not yet being written is void, as long as it alone has it.
     fn close(&mut self, member: u64, close: Close) {
-        if let Some(closed) = self.members.remove(&member) {
+        if let Some(closed) = self.members.remove(member) {
             closed.seat.close(close);
             self.edits.forget(member);
             self.company.leave(member);
@@ -516,7 +503,7 @@ impl Room {
         for Doubt { member, states } in doubts {
             self.post(member, &wire::awareness(&states));
             // Hocuspocus raises its clock when it hears that, and keeps it to itself.
-            if self.members.get(&member).is_some_and(|member| member.seat.is_hocuspocus()) {
+            if self.members.is_hocuspocus(member) {
                 self.post(member, &wire::query_awareness());
             }
         }
@@ -525,39 +512,25 @@ impl Room {
     /// Tells everybody whose presence has changed; its sender too, who takes this for the sign of life that it waits for.
     fn tell_presence(&mut self) {
         if let Some(states) = self.company.gathered() {
-            self.tell(&wire::awareness(&states), |_, member| member.hears);
+            self.tell(&[wire::awareness(&states)], |_, _, member| member.hears);
         }
     }
 
-    /// Gives a frame to all whom it is for.
-    fn tell(&mut self, frame: &Bytes, is_for: impl Fn(u64, &Member) -> bool) {
-        let now_ms = self.now_ms();
-        let mut slow = Vec::new();
-        for (id, member) in self.members.iter_mut().filter(|(id, member)| is_for(**id, member)) {
-            if member.seat.post(frame) {
-                member.sent_ms = now_ms;
-                self.docs.counts.frames.fetch_add(1, Ordering::Relaxed);
-            } else {
-                slow.push(*id);
-            }
-        }
+    /// Gives frames to all whom they are for.
+    fn tell(&mut self, frames: &[Bytes], is_for: impl Fn(usize, u64, &Member) -> bool) {
+        let slow = self.members.tell(frames, is_for);
         slow.into_iter().for_each(|member| self.slow(member));
     }
 
     fn post(&mut self, to: u64, frame: &Bytes) {
-        let now_ms = self.now_ms();
-        let Some(member) = self.members.get_mut(&to) else { return };
-        if member.seat.post(frame) {
-            member.sent_ms = now_ms;
-            self.docs.counts.frames.fetch_add(1, Ordering::Relaxed);
-        } else {
+        if !self.members.post(to, frame) {
             self.slow(to);
         }
     }
 
     fn slow(&mut self, member: u64) {
         // One who is gone is not slow.
-        if self.members.get(&member).is_some_and(|member| !member.seat.is_gone()) {
+        if self.members.get(member).is_some_and(|member| !member.seat.is_gone()) {
             self.docs.counts.slow.fetch_add(1, Ordering::Relaxed);
         }
         self.close(member, Close::SLOW);

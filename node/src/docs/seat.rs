@@ -3,9 +3,12 @@
 //! A connection of `y-websocket` has one document and one seat; one of Hocuspocus has a seat for each of its documents,
 //! and they share the queue. A frame is never left out: the protocols have no way to notice. An editor who takes frames more
 //! slowly than they come is closed once [`FRAMES_MAX`] or [`BYTES_MAX`] of them wait; it comes back and gets what it lacks.
+//!
+//! One frame larger than that, which is a document as a whole, may wait beside the others: else nobody could open a large
+//! document while it is edited.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -16,7 +19,7 @@ use crate::access::Right;
 
 /// Frames that wait for one connection.
 pub const FRAMES_MAX: usize = 1024;
-/// Bytes that wait for one connection. A single larger frame waits alone.
+/// Bytes that wait for one connection, beside one frame that is larger.
 pub const BYTES_MAX: usize = 4 << 20;
 
 /// A frame on its way to a connection: the name of the document, where the protocol has one, and the message.
@@ -33,9 +36,17 @@ impl Posted {
         self.name.len() + self.message.len()
     }
 
-    /// The bytes of the frame.
-    pub fn into_frame(self) -> Bytes {
-        if self.name.is_empty() { self.message } else { [self.name, self.message].concat().into() }
+    /// The bytes of the frame, in pieces of at most `piece_bytes`, so that what many share is not copied as a whole for each
+    /// of them. The name stands alone before a message that is more than one piece.
+    pub fn into_pieces(self, piece_bytes: usize) -> Vec<Bytes> {
+        let Self { name, message } = self;
+        if name.len() + message.len() <= piece_bytes {
+            return vec![if name.is_empty() { message } else { [name, message].concat().into() }];
+        }
+        let name = Some(name).filter(|name| !name.is_empty());
+        let ends = (0..message.len()).step_by(piece_bytes);
+        let piece = |at: usize| message.slice(at..message.len().min(at + piece_bytes));
+        name.into_iter().chain(ends.map(piece)).collect()
     }
 }
 
@@ -43,7 +54,7 @@ impl Posted {
 #[derive(Clone, Debug)]
 pub struct Outlet {
     frames: mpsc::Sender<Posted>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     close: watch::Sender<Option<Close>>,
 }
 
@@ -61,15 +72,46 @@ pub struct Seat {
 #[derive(Debug)]
 pub struct Inbox {
     frames: mpsc::Receiver<Posted>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     close: watch::Receiver<Option<Close>>,
+}
+
+/// What waits in a queue.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    /// Whether a frame above [`BYTES_MAX`] is among it, which is not counted otherwise.
+    has_large: AtomicBool,
+}
+
+impl Waiting {
+    /// Counts a frame; `false` if there is no room for it.
+    fn add(&self, len: usize) -> bool {
+        if len > BYTES_MAX {
+            return !self.has_large.swap(true, Ordering::AcqRel);
+        }
+        let fits = self.bytes.fetch_add(len, Ordering::AcqRel) + len <= BYTES_MAX;
+        if !fits {
+            self.take(len);
+        }
+        fits
+    }
+
+    /// Counts one no longer.
+    fn take(&self, len: usize) {
+        if len > BYTES_MAX {
+            self.has_large.store(false, Ordering::Release);
+        } else {
+            self.bytes.fetch_sub(len, Ordering::AcqRel);
+        }
+    }
 }
 
 /// A queue and its two ends.
 pub fn outlet() -> (Outlet, Inbox) {
     let (sender, frames) = mpsc::channel(FRAMES_MAX);
     let (close, closed) = watch::channel(None);
-    let waiting = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::<Waiting>::default();
     (Outlet { frames: sender, waiting: waiting.clone(), close }, Inbox { frames, waiting, close: closed })
 }
 
@@ -82,11 +124,12 @@ impl Outlet {
     /// Queues a frame; `false` if there is no room for it, or nobody takes frames any more.
     pub fn post(&self, posted: Posted) -> bool {
         let len = posted.len();
-        let before = self.waiting.fetch_add(len, Ordering::AcqRel);
-        let fits = before == 0 || before + len <= BYTES_MAX;
-        let is_posted = fits && self.frames.try_send(posted).is_ok();
+        if !self.waiting.add(len) {
+            return false;
+        }
+        let is_posted = self.frames.try_send(posted).is_ok();
         if !is_posted {
-            self.waiting.fetch_sub(len, Ordering::AcqRel);
+            self.waiting.take(len);
         }
         is_posted
     }
@@ -179,7 +222,7 @@ impl Inbox {
     }
 
     fn taken(&self, posted: Posted) -> Posted {
-        self.waiting.fetch_sub(posted.len(), Ordering::AcqRel);
+        self.waiting.take(posted.len());
         posted
     }
 }
@@ -193,21 +236,45 @@ mod tests {
         (outlet.seat(Bytes::new(), Right::Write), inbox)
     }
 
+    fn whole(posted: Posted) -> Bytes {
+        posted.into_pieces(1 << 10).concat().into()
+    }
+
     const X: Bytes = Bytes::from_static(b"x");
 
     #[tokio::test]
     async fn frames_come_in_order_until_there_is_no_room() {
         let (seat, mut inbox) = alone();
-        let large = Bytes::from(vec![1; BYTES_MAX + 1]);
-        assert!(seat.post(&large), "alone");
-        assert!(!seat.post(&X), "behind it");
-        assert_eq!(inbox.next().await.expect("a frame").message.len(), large.len());
+        let [large, half] = [BYTES_MAX + 1, BYTES_MAX / 2].map(|len| Bytes::from(vec![1; len]));
+        let places = [&X, &large, &half, &large, &half];
+        assert_eq!(places.map(|frame| seat.post(frame)), [true, true, true, false, false]);
+        for frame in &places[..3] {
+            assert_eq!(inbox.next().await.expect("a frame").message.len(), frame.len());
+        }
+        assert!(seat.post(&large));
+        assert_eq!(inbox.ready().map(|posted| posted.message.len()), Some(large.len()));
         for n in 0..FRAMES_MAX {
             assert!(seat.post(&Bytes::from(vec![0; n % 3])), "{n}");
         }
         assert!(!seat.post(&X));
-        assert_eq!(inbox.ready().map(Posted::into_frame), Some(Bytes::new()));
-        assert_eq!(inbox.next().await.map(Posted::into_frame), Ok(Bytes::from(vec![0])));
+        assert_eq!(inbox.ready().map(whole), Some(Bytes::new()));
+        assert_eq!(inbox.next().await.map(whole), Ok(Bytes::from(vec![0])));
+    }
+
+    #[test]
+    fn a_large_frame_is_in_pieces_that_share_its_bytes() {
+        let message = Bytes::from((0..10).collect::<Vec<u8>>());
+        let pieces = |name: &'static [u8], piece_bytes| {
+            let posted = Posted { name: Bytes::from_static(name), message: message.clone() };
+            posted.into_pieces(piece_bytes)
+        };
+        let shared = |piece: &Bytes, at: usize| piece.as_ptr() == message[at..].as_ptr();
+        assert_eq!(pieces(b"", 10).concat(), message);
+        assert_eq!(pieces(b"n", 11), [[&b"n"[..], &message].concat()]);
+        let named = pieces(b"n", 4);
+        assert_eq!(named, [&b"n"[..], &message[..4], &message[4..8], &message[8..]]);
+        assert!(shared(&named[1], 0) && shared(&named[3], 8));
+        assert_eq!(pieces(b"", 5), [&message[..5], &message[5..]]);
     }
 
     #[tokio::test]
@@ -232,12 +299,12 @@ mod tests {
         let [one, two, three] =
             [b"\x01a", b"\x01b", b"\x01c"].map(|bytes| outlet.seat(name(bytes), Right::Write));
         one.close(Close::DELETED);
-        let told = inbox.next().await.expect("a frame").into_frame();
+        let told = whole(inbox.next().await.expect("a frame"));
         assert_eq!(told[..3], *b"\x01a\x07");
         two.part();
         assert_eq!(inbox.ready(), None);
         assert!(three.post(&X));
-        assert_eq!(inbox.next().await.map(Posted::into_frame), Ok(Bytes::from_static(b"\x01cx")));
+        assert_eq!(inbox.next().await.map(whole), Ok(Bytes::from_static(b"\x01cx")));
         three.close(Close::NOT_KEPT);
         assert_eq!(inbox.next().await, Err(Close::NOT_KEPT));
     }

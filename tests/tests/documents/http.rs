@@ -128,3 +128,38 @@ pub async fn versions_are_in_every_datacenter(fleet: &Fleet, editors: &Editors) 
         .await;
     }
 }
+
+/// Characters of each of three roots: together more than may wait for an editor beside one large frame.
+const LARGE_ROOT_CHARS: usize = 3 << 19;
+
+/// Story: a document that is larger than everything that may wait for an editor is opened by clients of both protocols, while
+/// somebody types in it: what he types comes behind the document, and nobody is sent away for being slow.
+pub async fn a_large_document_opens_while_it_is_edited(fleet: &Fleet, editors: &Editors) {
+    let node = fleet.node("eu-west/1");
+    for root in ["u", "v", "w"] {
+        let text = "large; ".repeat(LARGE_ROOT_CHARS / 7);
+        node.ask(Ask::put(&format!("/v1/spaces/default/docs/large?format=text&root={root}"), &text))
+            .await
+            .ok();
+    }
+    let slow = node.metric("meridian_doc_slow_total").await;
+    editors.open("large-typist", &node, "large").await;
+    for (reader, hocuspocus) in [("large-y", false), ("large-h", true), ("large-z", false)] {
+        editors.types("large-typist", "before; ", None).await;
+        if hocuspocus {
+            editors.enter(reader, &node, "large", reader).await;
+        } else {
+            editors.begin(reader, &node, "large").await;
+        }
+        editors.types("large-typist", "after; ", None).await;
+    }
+    for reader in ["large-typist", "large-y", "large-h", "large-z"] {
+        wait::until("all see what was typed", PATIENCE, async || {
+            let text = editors.text(reader).await;
+            if text == "before; after; ".repeat(3) { Ok(()) } else { Err(format!("{reader}: {text:?}")) }
+        })
+        .await;
+        editors.tell(reader, "leave", json!({})).await;
+    }
+    assert_eq!(node.metric("meridian_doc_slow_total").await, slow);
+}

@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame as RawFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message as Frame, Utf8Bytes};
 
@@ -22,6 +24,8 @@ const READ_BUFFER_BYTES: usize = 4 << 10;
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// What a frame may have beside an update of the largest size: the name of a document, and the lengths.
 const FRAME_OVERHEAD_BYTES: usize = 2 << 10;
+/// A larger frame is written in fragments of so many bytes.
+const FRAGMENT_BYTES: usize = 64 << 10;
 /// How many frames are written before the flush.
 const BATCH_MAX: usize = 64;
 /// How often an editor who is silent is asked for a sign of life; after a second time it is closed. Editors renew their
@@ -42,8 +46,7 @@ pub fn config(bounds: &DocBounds) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
-        // The largest frame is a whole document, which is never longer than its updates together by much.
-        .max_write_buffer_size(2 * WRITE_BUFFER_BYTES + 2 * bounds.doc_bytes_max)
+        .max_write_buffer_size(2 * (WRITE_BUFFER_BYTES + FRAGMENT_BYTES))
         .max_message_size(Some(frame_bytes_max))
         .max_frame_size(Some(frame_bytes_max))
 }
@@ -105,12 +108,28 @@ async fn run(socket: &mut Socket, ears: &mut impl Ears, inbox: &mut Inbox, port:
 
 /// Writes a frame and those that are there behind it. `None` if the editor has gone.
 async fn write(socket: &mut Socket, inbox: &mut Inbox, first: Posted) -> Option<()> {
-    socket.feed(Frame::Binary(first.into_frame())).await.ok()?;
+    feed(socket, first).await?;
     for _ in 1..BATCH_MAX {
         let Some(posted) = inbox.ready() else { break };
-        socket.feed(Frame::Binary(posted.into_frame())).await.ok()?;
+        feed(socket, posted).await?;
     }
     socket.flush().await.ok()
+}
+
+/// Gives a frame to the socket, a large one as fragments: the socket copies what it is given, and of a document that many open
+/// at once there would be as many copies.
+async fn feed(socket: &mut Socket, posted: Posted) -> Option<()> {
+    let mut pieces = posted.into_pieces(FRAGMENT_BYTES);
+    if pieces.len() == 1 {
+        return socket.feed(Frame::Binary(pieces.remove(0))).await.ok();
+    }
+    let last = pieces.len() - 1;
+    for (place, piece) in pieces.into_iter().enumerate() {
+        let kind = if place == 0 { Data::Binary } else { Data::Continue };
+        let fragment = RawFrame::message(piece, OpCode::Data(kind), place == last);
+        socket.send(Frame::Frame(fragment)).await.ok()?;
+    }
+    Some(())
 }
 
 /// The frame that a message carries, if it carries one, or why the connection is to end. `None` if the editor has gone.
