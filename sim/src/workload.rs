@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use crate::documents::shown;
 use crate::editors::draft::Draft;
 use crate::http::{Answer, Ask, ask};
-use crate::ledger::{COUNTERS, DOCS, Fact, Known, Ledger, REMOVED, SETS, linear, register};
+use crate::ledger::{COUNTERS, DOCS, DRAFT, Fact, Known, Ledger, MINUTES, REMOVED, SETS, linear, register};
 use crate::options::{Place, Shape};
 
 /// How long a client waits for an answer.
@@ -182,7 +182,7 @@ impl Session {
         let mut draft = Draft::new(element.unsigned_abs());
         if self.rng.random_bool(0.5) {
             let path = format!("/v1/spaces/default/docs/{key}?format=update");
-            let Some((answer, started)) = self.get(Ask::get(path)).await else { return };
+            let Some((answer, started)) = self.get(key, Ask::get(path)).await else { return };
             let applied = if answer.status == 200 { draft.apply(&answer.bytes) } else { Ok(()) };
             if let Err(why) = applied {
                 return self.shared.ledger().violated(format!("{} reads {key}: {why}", self.name()));
@@ -196,7 +196,7 @@ impl Session {
 
     /// The same element into a document and a set: they are seen together or not at all.
     async fn edit_and_add(&mut self) {
-        let (key, set, element) = (self.document(), self.set_key(), self.value());
+        let (key, set, element) = (MINUTES, self.set_key(), self.value());
         let update = Draft::new(element.unsigned_abs()).insert(0, &[element]);
         let update = json!({"$bytes": BASE64_STANDARD.encode(update)});
         let ops = json!({"ops": [
@@ -209,7 +209,7 @@ impl Session {
 
     async fn read_document(&mut self) {
         let key = self.document();
-        let Some((answer, started)) = self.get(Ask::get(path(key))).await else { return };
+        let Some((answer, started)) = self.get(key, Ask::get(path(key))).await else { return };
         self.read_elements(key, &shown(&answer.body["value"]), started);
     }
 
@@ -307,8 +307,11 @@ impl Session {
         Place { dc: self.dc, id: self.rng.random_range(1..=self.shared.shape.nodes as u64) }
     }
 
-    fn begin(&self, place: Place) -> Started {
-        self.shared.recorder.begin(self.number as usize, &self.shared.shape.node(place))
+    /// Begins an operation on this key in the history. What comes before and after one on [`DRAFT`] tells checkers
+    /// nothing.
+    fn begin(&self, key: &str, place: Place) -> Started {
+        let session = if key == DRAFT { self.shared.ledger().lone_session() } else { self.number as usize };
+        self.shared.recorder.begin(session, &self.shared.shape.node(place))
     }
 
     fn with_token(&self, ask: Ask) -> Ask {
@@ -322,8 +325,8 @@ impl Session {
     async fn read(&mut self, key: &str, kind: Kind, consistency: Option<&str>) -> Option<Action> {
         let asked = Ask::get(path(key));
         let (answer, started) = match consistency {
-            Some(consistency) => self.get(asked.header("meridian-consistency", consistency)).await?,
-            None => self.get(asked).await?,
+            Some(consistency) => self.get(key, asked.header("meridian-consistency", consistency)).await?,
+            None => self.get(key, asked).await?,
         };
         let value = Some(&answer.body["value"]).filter(|value| !value.is_null());
         let read = seen(key, kind, value);
@@ -332,11 +335,11 @@ impl Session {
     }
 
     /// Asks any node; nothing if there was no answer, or none that says what is there.
-    async fn get(&mut self, asked: Ask) -> Option<(Answer, Started)> {
+    async fn get(&mut self, key: &str, asked: Ask) -> Option<(Answer, Started)> {
         let asked = self.with_token(asked);
         let place = self.place();
         let node = self.shared.shape.host(place);
-        let started = self.begin(place);
+        let started = self.begin(key, place);
         match ask(&node, &asked, DEADLINE).await {
             Ok(answer) if answer.status == 200 || answer.code() == "not_found" => {
                 self.token = answer.token.clone().or(self.token.take());
@@ -353,7 +356,8 @@ impl Session {
     /// Writes and records it as `actions`, unless the history has no words for it.
     async fn write(&mut self, ask_for: Ask, actions: Vec<Action>) -> Outcome {
         let first = self.place();
-        let mut started = self.begin(first);
+        let key = actions.first().map(Action::key).unwrap_or_default();
+        let mut started = self.begin(key, first);
         let outcome = self.try_write(first, ask_for, &mut started).await;
         if !actions.is_empty() {
             self.shared.recorder.end(started, outcome, actions);

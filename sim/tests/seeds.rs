@@ -8,13 +8,17 @@ fn demand(seeds: std::ops::Range<u64>, dcs: usize, nodes: usize) {
     options.dcs = Some(dcs);
     options.nodes = Some(nodes);
     options.load_ms = 6000;
-    let mut acked = 0;
+    let (mut acked, mut edits, mut compacted) = (0, 0, 0);
     for seed in seeds {
         let report = run(seed, &options);
         assert!(report.violations.is_empty(), "{report}");
         acked += report.counts.acked;
+        edits += report.counts.edits;
+        compacted += report.counts.compacted;
     }
     assert!(acked > 100, "clients get something done: {acked}");
+    assert!(edits > 50, "editors are told that what they have made is kept: {edits}");
+    assert!(compacted > 0, "documents are compacted");
 }
 
 #[test]
@@ -48,6 +52,27 @@ fn without_faults_every_write_is_acknowledged() {
     assert!(report.violations.is_empty(), "{report}");
     assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
     assert!(report.counts.acked > 100, "{report}");
+    assert!(report.counts.edits > 25, "{report}");
+}
+
+/// Story: one node whose power fails again and again while several people edit. What an editor is told is kept has to be on
+/// its disk by then.
+#[test]
+fn editors_of_a_node_that_dies_again_and_again_lose_nothing_that_was_acknowledged() {
+    let mut options = Options::default();
+    options.dcs = Some(1);
+    options.nodes = Some(1);
+    options.load_ms = 5000;
+    options.faults = 12;
+    options.sessions = 1;
+    options.editors = 4;
+    let mut edits = 0;
+    for seed in 80..86 {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        edits += report.counts.edits;
+    }
+    assert!(edits > 100, "editors get something done: {edits}");
 }
 
 #[test]
@@ -69,8 +94,8 @@ fn sessions_that_forget_their_tokens_are_found_out() {
     options.load_ms = 5000;
     options.faults = 2;
     options.forget_tokens = true;
-    // The ledger and the checkers of the history, each by itself.
-    for words in ["knows", "MonotonicReads"] {
+    // The ledger, for sessions and for editors, and the checkers of the history, each by itself.
+    for words in ["knows", "editor", "MonotonicReads"] {
         let found = (60..64).any(|seed| run(seed, &options).violations.iter().any(|v| v.contains(words)));
         assert!(found, "{words}: without its token a session goes back in time, and a run must see that");
     }

@@ -22,7 +22,7 @@ use self::draft::Draft;
 use self::seat::{Dialect, Heard, Seat};
 use crate::documents::shown;
 use crate::http::{Ask, ask};
-use crate::ledger::{DOCS, Fact, Known};
+use crate::ledger::{DRAFT, Fact, Known};
 use crate::options::Place;
 use crate::workload::{DEADLINE, Phase, Shared, VALUES_PER_SESSION};
 
@@ -53,10 +53,9 @@ enum Stage {
     Over,
 }
 
-/// One editor of one document.
+/// One editor of the document [`DRAFT`].
 pub(crate) struct Editor {
     number: u64,
-    key: &'static str,
     dc: usize,
     rng: SmallRng,
     draft: Draft,
@@ -84,7 +83,6 @@ impl Editor {
         let draft = Draft::new(client(&mut rng));
         Self {
             number,
-            key: DOCS[number as usize % DOCS.len()],
             dc,
             rng,
             draft,
@@ -130,7 +128,7 @@ impl Editor {
     }
 
     fn violated(&self, what: String) {
-        self.shared.ledger().violated(format!("{} of {} {what}", self.name(), self.key));
+        self.shared.ledger().violated(format!("{} of {} {what}", self.name(), DRAFT));
     }
 
     fn place(&mut self) -> Place {
@@ -172,7 +170,7 @@ impl Editor {
         let node = self.shared.shape.host(place);
         let dialect = if self.rng.random_bool(0.5) { Dialect::YWebsocket } else { Dialect::Hocuspocus };
         let has = self.draft.state_vector();
-        let sat = match Seat::take(&node, dialect, self.key, &has, DEADLINE).await {
+        let sat = match Seat::take(&node, dialect, DRAFT, &has, DEADLINE).await {
             Ok(mut seat) => {
                 self.shared.ledger().counts.visits += 1;
                 self.sit(&mut seat).await
@@ -230,7 +228,7 @@ impl Editor {
 
     /// Whether the copy shows what all nodes hold. On a connection that lives it has to, soon.
     fn compare(&mut self, age: Duration) -> Result<bool, Broken> {
-        let agreed = self.shared.ledger().agreed.get(self.key).cloned().unwrap_or_default();
+        let agreed = self.shared.ledger().agreed.get(DRAFT).cloned().unwrap_or_default();
         let for_long = self.rested.get_or_insert_with(Instant::now).elapsed();
         let elements = self.draft.elements();
         if elements == agreed {
@@ -257,8 +255,8 @@ impl Editor {
                 let after = self.draft.elements();
                 let name = self.name();
                 let mut ledger = self.shared.ledger();
-                for element in ledger.shown(&name, self.key, &after).difference(&before) {
-                    ledger.check_existing(&name, self.key, *element);
+                for element in ledger.shown(&name, DRAFT, &after).difference(&before) {
+                    ledger.check_existing(&name, DRAFT, *element);
                     self.here.insert(*element);
                 }
             }
@@ -275,7 +273,7 @@ impl Editor {
     /// The update of a new edit of one to three elements, somewhere in the document.
     fn edit(&mut self) -> Vec<u8> {
         let elements: Vec<i64> = (0..self.rng.random_range(1..4)).map(|_| self.value()).collect();
-        let facts: Vec<Fact> = elements.iter().map(|element| (self.key.to_owned(), *element)).collect();
+        let facts: Vec<Fact> = elements.iter().map(|element| (DRAFT.to_owned(), *element)).collect();
         let place = self.place();
         let lone = {
             let mut ledger = self.shared.ledger();
@@ -330,7 +328,7 @@ impl Editor {
         let here = self.here.clone();
         let place = self.place();
         let node = self.shared.shape.host(place);
-        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/docs/{}/token", self.key)));
+        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/docs/{}/token", DRAFT)));
         let Ok(answer) = ask(&node, &asked, DEADLINE).await else { return };
         match (answer.status, answer.body["token"].as_str()) {
             (200, Some(token)) => self.token = Some(token.to_owned()),
@@ -338,7 +336,7 @@ impl Editor {
             (404, _) => return self.violated(format!("knows of {here:?}, and {node} of no document")),
             _ => return self.shared.check_refusal(&self.name(), &node, &answer),
         }
-        self.known.facts.extend(here.into_iter().map(|element| (self.key.to_owned(), element)));
+        self.known.facts.extend(here.into_iter().map(|element| (DRAFT.to_owned(), element)));
         self.read().await;
     }
 
@@ -346,8 +344,9 @@ impl Editor {
         let dc = self.rng.random_range(0..self.shared.shape.dcs);
         let place = Place { dc, ..self.place() };
         let node = self.shared.shape.host(place);
-        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/keys/{}", self.key)));
-        let started = self.shared.recorder.begin(self.number as usize, &self.shared.shape.node(place));
+        let lone = self.shared.ledger().lone_session();
+        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/keys/{}", DRAFT)));
+        let started = self.shared.recorder.begin(lone, &self.shared.shape.node(place));
         let Ok(answer) = ask(&node, &asked, DEADLINE).await else { return };
         if answer.status != 200 && answer.code() != "not_found" {
             return self.shared.check_refusal(&self.name(), &node, &answer);
@@ -355,11 +354,11 @@ impl Editor {
         self.token = answer.token.or(self.token.take());
         let name = format!("{} at {node}", self.name());
         let mut ledger = self.shared.ledger();
-        let elements = ledger.shown(&name, self.key, &shown(&answer.body["value"]));
-        ledger.read_set(&name, self.key, &elements, &mut self.known);
+        let elements = ledger.shown(&name, DRAFT, &shown(&answer.body["value"]));
+        ledger.read_set(&name, DRAFT, &elements, &mut self.known);
         ledger.counts.reads += 1;
         drop(ledger);
-        let read = Action::Members { key: self.key.to_owned(), elements };
+        let read = Action::Members { key: DRAFT.to_owned(), elements };
         self.shared.recorder.end(started, Outcome::Ok, vec![read]);
     }
 
