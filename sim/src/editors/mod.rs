@@ -263,6 +263,10 @@ impl Editor {
             Heard::Kept => {
                 if seat.kept().map_err(Broken::Promise)? {
                     self.kept_up_to(self.draft.clock());
+                    // Right now the other nodes are most likely not to have it yet.
+                    if self.rng.random_bool(0.1) && self.phase() == Phase::Load {
+                        self.look_elsewhere().await;
+                    }
                 }
             }
             Heard::Other => {}
