@@ -189,6 +189,7 @@ impl Node {
             members: config.remotes.keys().cloned().collect(),
             lost_tail: lost_tail_told,
             tidy_rows_max: u32::try_from(config.storage.sweep_cells_max).unwrap_or(u32::MAX),
+            compact_rows_min: config.documents.compact_rows_min,
             clock_guard: clock_guard(config, steady),
             scrub_interval: config.storage.scrub_interval,
             disk_check: config.storage.disk_check_interval,

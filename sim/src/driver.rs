@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use turmoil::{Builder, Sim};
 
+use crate::editors::Editor;
 use crate::faults::{self, Planned};
 use crate::inspector::inspect;
 use crate::judge::judge;
@@ -40,7 +41,9 @@ pub fn run(seed: u64, options: &Options) -> Report {
         ledger: Arc::new(ledger.into()),
         recorder: recorder(),
         phase: Arc::new(watch::Sender::new(Phase::Boot)),
-        working: Arc::new(watch::Sender::new(options.sessions * shape.dcs)),
+        working: Arc::new(watch::Sender::new((options.sessions + options.editors) * shape.dcs)),
+        comparing: Arc::new(watch::Sender::new(options.editors * shape.dcs)),
+        converge_max: Duration::from_millis(options.converge_ms_max),
         shape: shape.clone(),
         forget_tokens: options.forget_tokens,
     };
@@ -134,17 +137,23 @@ fn drive(options: &Options, shared: &Shared, trace: &Trace, rng: &mut SmallRng) 
         let sessions: Vec<Session> = (0..options.sessions)
             .map(|i| Session::new((dc * options.sessions + i) as u64, dc, rng.random(), shared.clone()))
             .collect();
+        let first = (options.sessions * shape.dcs + dc * options.editors) as u64;
+        let editors: Vec<Editor> = (first..first + options.editors as u64)
+            .map(|number| Editor::new(number, dc, rng.random(), shared.clone()))
+            .collect();
         sim.client(shape.client_host(dc), async move {
-            for session in sessions.into_iter().map(|session| tokio::spawn(session.run())).collect::<Vec<_>>()
-            {
-                session.await?;
+            let mut clients: Vec<_> =
+                sessions.into_iter().map(|session| tokio::spawn(session.run())).collect();
+            clients.extend(editors.into_iter().map(|editor| tokio::spawn(editor.run())));
+            for client in clients {
+                client.await?;
             }
             Ok(())
         });
     }
-    let (inspected, converge_max) = (shared.clone(), Duration::from_millis(options.converge_ms_max));
+    let inspected = shared.clone();
     sim.client("inspector", async move {
-        inspect(inspected, converge_max).await;
+        inspect(inspected).await;
         Ok(())
     });
     let plan = faults::plan(options, &shape, rng);

@@ -14,7 +14,10 @@ use turmoil::net::TcpStream;
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) token: Option<String>,
+    /// Null if it is not JSON.
     pub(crate) body: Json,
+    /// The body as it came.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -30,7 +33,7 @@ pub(crate) struct Ask {
     pub(crate) method: &'static str,
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<&'static str, String>,
-    pub(crate) body: Option<Json>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Ask {
@@ -39,7 +42,11 @@ impl Ask {
     }
 
     pub(crate) fn post(path: impl Into<String>, body: Json) -> Self {
-        Self { method: "POST", path: path.into(), body: Some(body), ..Self::default() }
+        Self { method: "POST", path: path.into(), body: body.to_string().into(), ..Self::default() }
+    }
+
+    pub(crate) fn put(path: impl Into<String>, body: Vec<u8>) -> Self {
+        Self { method: "PUT", path: path.into(), body, ..Self::default() }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -56,13 +63,12 @@ pub(crate) async fn ask(host: &str, ask: &Ask, deadline: Duration) -> io::Result
 
 async fn exchange(host: &str, ask: &Ask) -> io::Result<Answer> {
     let mut stream = TcpStream::connect((host, 7400)).await?;
-    let body = ask.body.as_ref().map(Json::to_string).unwrap_or_default();
     let mut head = format!("{} {} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n", ask.method, ask.path);
     for (name, value) in &ask.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    head.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
-    stream.write_all(head.as_bytes()).await?;
+    head.push_str(&format!("content-length: {}\r\n\r\n", ask.body.len()));
+    stream.write_all(&[head.as_bytes(), &ask.body].concat()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;
     parse(&bytes).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
@@ -71,7 +77,6 @@ async fn exchange(host: &str, ask: &Ask) -> io::Result<Answer> {
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
-    let body = &bytes[end + 4..];
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let header = |name: &str| {
         head.lines().find_map(|line| {
@@ -80,8 +85,8 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         })
     };
     let length: usize = header("content-length")?.parse().ok()?;
-    if body.len() < length {
-        return None;
-    }
-    Some(Answer { status, token: header("meridian-session"), body: serde_json::from_slice(body).ok()? })
+    let bytes = bytes[end + 4..].get(..length)?.to_vec();
+    let is_json = header("content-type").is_some_and(|kind| kind.starts_with("application/json"));
+    let body = if is_json { serde_json::from_slice(&bytes).ok()? } else { Json::Null };
+    Some(Answer { status, token: header("meridian-session"), body, bytes })
 }

@@ -1,26 +1,28 @@
 //! The client that waits for the nodes at the start, and at the end demands that all are equal and reads them out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use meridian_history::kind::ELEMENTS;
 use meridian_history::rest::Rest;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep};
 
+use crate::documents::{self, Copy, copy};
 use crate::http::{Ask, ask};
-use crate::ledger::{COUNTERS, REMOVED, SETS, linear, register};
+use crate::ledger::{COUNTERS, DOCS, REMOVED, SETS, linear, register};
 use crate::options::Shape;
 use crate::workload::{Phase, Shared};
 
 /// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(4);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long the cluster may take to be ready at first.
 const READY_MAX: Duration = Duration::from_secs(60);
 
 /// Leads the run from phase to phase; the driver alone ends the load.
-pub(crate) async fn inspect(shared: Shared, converge_max: Duration) {
+pub(crate) async fn inspect(shared: Shared) {
     let nodes: Vec<String> = shared.shape.places().into_iter().map(|p| shared.shape.host(p)).collect();
     let deadline = Instant::now() + READY_MAX;
     for node in &nodes {
@@ -35,6 +37,7 @@ pub(crate) async fn inspect(shared: Shared, converge_max: Duration) {
     }
     shared.phase.send_replace(Phase::Load);
     shared.reached(Phase::Healed).await;
+    let converge_max = shared.converge_max;
     let deadline = Instant::now() + converge_max;
     // The sender is `shared`.
     let _ = shared.working.subscribe().wait_for(|working| *working == 0).await;
@@ -49,20 +52,64 @@ pub(crate) async fn inspect(shared: Shared, converge_max: Duration) {
     if !differences.is_empty() {
         shared.ledger().violated(format!("not equal {converge_max:?} after healing: {differences}"));
     }
-    read_out(&shared).await;
+    let documents = read_documents(&shared).await;
+    read_out(&shared, &documents).await;
+    if differences.is_empty() {
+        shared.phase.send_replace(Phase::Rested);
+        let _ = shared.comparing.subscribe().wait_for(|comparing| *comparing == 0).await;
+    }
     shared.phase.send_replace(Phase::Over);
 }
 
+/// Reads every document at every node, where all must show the same.
+async fn read_documents(shared: &Shared) -> BTreeMap<&'static str, Vec<(String, Copy)>> {
+    let mut documents = BTreeMap::new();
+    for key in DOCS {
+        let mut copies = Vec::new();
+        for place in shared.shape.places() {
+            let node = shared.shape.host(place);
+            match copy(&node, key).await {
+                Ok(Some(copy)) => copies.push((node, copy)),
+                // One that nobody has written yet; whoever has lost it is found by what it should hold.
+                Ok(None) => {}
+                Err(why) => shared.ledger().violated(format!("{key} at {node}: {why}")),
+            }
+        }
+        let mut ledger = shared.ledger();
+        let difference = documents::difference(&copies);
+        if !difference.is_empty() {
+            ledger.violated(format!("{key} is not the same everywhere: {difference}"));
+        }
+        ledger.counts.compacted += copies.iter().filter(|(_, copy)| copy.snapshots > 0).count() as u64;
+        if let Some((_, copy)) = copies.first() {
+            ledger.agreed.insert(key.to_owned(), copy.elements.clone());
+        }
+        drop(ledger);
+        documents.insert(key, copies);
+    }
+    documents
+}
+
 /// What every node holds at the end.
-async fn read_out(shared: &Shared) {
+async fn read_out(shared: &Shared, documents: &BTreeMap<&'static str, Vec<(String, Copy)>>) {
     let keys = keys(&shared.shape, shared.ledger().sessions);
     for place in shared.shape.places() {
         let node = shared.shape.host(place);
         let contents = contents(&node, &keys).await;
         let mut ledger = shared.ledger();
         match contents {
-            Some(contents) => {
+            Some(mut contents) => {
+                for (key, copies) in documents {
+                    let held = copies.iter().find(|(at, _)| *at == node).map(|(_, copy)| &copy.elements);
+                    contents.extend(held.map(|elements| ((*key).to_owned(), json!({ELEMENTS: elements}))));
+                }
                 ledger.check_final(&node, &contents);
+                for elements in contents.values_mut().filter_map(|value| value.get_mut(ELEMENTS)) {
+                    // A history has no word for what is there twice, which has been found by now.
+                    let once: BTreeSet<i64> =
+                        elements.as_array().into_iter().flatten().filter_map(Json::as_i64).collect();
+                    *elements = json!(once);
+                }
                 ledger.rest.push(Rest { node: shared.shape.node(place), contents });
             }
             None => ledger.violated(format!("{node} cannot be read at the end")),

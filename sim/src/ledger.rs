@@ -12,13 +12,26 @@ use meridian_history::Outcome;
 use meridian_history::rest::Rest;
 use serde_json::Value as Json;
 
+use crate::documents::shown;
+
 /// The sets that everybody adds to.
 pub(crate) const SETS: [&str; 3] = ["posts", "replies", "likes"];
 /// The set whose elements are removed by those who added them.
 pub(crate) const REMOVED: &str = "removed";
+/// The document that editors write, and sessions too.
+///
+/// SUBTLE: an editor who goes to another DC brings the whole of its copy along, others' edits too, and knows no tokens. So
+/// who sees an element of this document need not see what its author knew of anything else.
+pub(crate) const DRAFT: &str = "draft";
+/// The document that only sessions write: what is said of elements of sets is true of its elements.
+pub(crate) const MINUTES: &str = "minutes";
+/// The documents.
+pub(crate) const DOCS: [&str; 2] = [DRAFT, MINUTES];
 /// The counters.
 pub(crate) const COUNTERS: [&str; 2] = ["visits", "stock"];
 
+/// Sessions of one operation have numbers above all others.
+const LONE_SESSIONS_FROM: usize = 1_000_000;
 /// How the keys of registers begin that are set and read linearizably.
 pub(crate) const LINEAR: &str = "linear-";
 
@@ -32,7 +45,7 @@ pub(crate) fn register(session: u64) -> String {
     format!("register-{session}")
 }
 
-/// An element of one of the sets.
+/// An element of one of the sets or documents.
 pub(crate) type Fact = (String, i64);
 
 /// What a session knows to exist.
@@ -62,6 +75,14 @@ pub struct Counts {
     pub reads: u64,
     /// Reads that were not.
     pub reads_failed: u64,
+    /// Edits of editors that were acknowledged.
+    pub edits: u64,
+    /// Edits that were lost with their editor before anybody acknowledged them.
+    pub edits_unknown: u64,
+    /// Connections of editors to nodes.
+    pub visits: u64,
+    /// Copies of documents that nodes had compacted at rest.
+    pub compacted: u64,
     /// Faults that were injected.
     pub faults: u64,
     /// How often a node was started.
@@ -79,6 +100,9 @@ pub(crate) struct Ledger {
     /// How many sessions there are, and so how many registers.
     pub(crate) sessions: u64,
     pub(crate) counts: Counts,
+    lone_sessions: usize,
+    /// What all nodes hold at rest of each document, in its order.
+    pub(crate) agreed: BTreeMap<String, Vec<i64>>,
     /// What nodes hold at the end, as far as they could be read.
     pub(crate) rest: Vec<Rest>,
     pub(crate) violations: Vec<String>,
@@ -106,10 +130,17 @@ impl Ledger {
         }
     }
 
+    /// A session for one operation that nothing comes before or after.
+    pub(crate) fn lone_session(&mut self) -> usize {
+        self.lone_sessions += 1;
+        LONE_SESSIONS_FROM + self.lone_sessions
+    }
+
     /// Before these elements are added by somebody who knows this: from now on others may see them.
     pub(crate) fn adding(&mut self, facts: &[Fact], known: &Known) {
-        let mut implies = known.facts.clone();
-        implies.extend(facts.iter().cloned());
+        let is_carried = facts.iter().any(|(key, _)| key == DRAFT);
+        let implied = known.facts.iter().filter(|(key, _)| !is_carried || key == DRAFT);
+        let implies: BTreeSet<Fact> = implied.chain(facts).cloned().collect();
         for fact in facts {
             self.added.insert(fact.clone(), Added { outcome: Outcome::Unknown, implies: implies.clone() });
         }
@@ -175,7 +206,18 @@ impl Ledger {
         }
     }
 
-    fn check_existing(&mut self, who: &str, key: &str, element: i64) {
+    /// Somebody is shown these elements of a document, of which each may be there once.
+    pub(crate) fn shown(&mut self, who: &str, key: &str, elements: &[i64]) -> BTreeSet<i64> {
+        let mut once = BTreeSet::new();
+        let twice: Vec<i64> = elements.iter().copied().filter(|element| !once.insert(*element)).collect();
+        if !twice.is_empty() {
+            self.violated(format!("{who} shows {twice:?} more than once in {key}"));
+        }
+        once
+    }
+
+    /// Somebody has seen an element.
+    pub(crate) fn check_existing(&mut self, who: &str, key: &str, element: i64) {
         match self.added.get(&(key.to_owned(), element)).map(|added| added.outcome) {
             Some(Outcome::Ok | Outcome::Unknown) => {}
             Some(Outcome::Failed) => {
@@ -218,6 +260,10 @@ impl Ledger {
         for key in SETS.iter().chain([&REMOVED]) {
             let elements = contents.get(*key).map(numbers).unwrap_or_default();
             held.extend(elements.into_iter().map(|element| ((*key).to_owned(), element)));
+        }
+        for key in DOCS {
+            let elements = contents.get(key).map(shown).unwrap_or_default();
+            held.extend(self.shown(who, key, &elements).into_iter().map(|element| (key.to_owned(), element)));
         }
         for (key, element) in &held {
             self.check_existing(who, key, *element);
@@ -360,6 +406,70 @@ mod tests {
             ledger.check_final("n", &BTreeMap::from([("visits".to_owned(), json!(value))]));
             finds(&ledger, "3 were acked");
         }
+    }
+
+    /// A ledger in which an editor has made two edits, one after the other, with these outcomes.
+    fn edited(outcomes: [Outcome; 2]) -> Ledger {
+        let (mut ledger, mut own) = (Ledger::of(1), Known::default());
+        for (element, outcome) in [11, 12].into_iter().zip(outcomes) {
+            let facts = [fact(DRAFT, element)];
+            ledger.adding(&facts, &own);
+            own.facts.extend(facts.iter().cloned());
+            ledger.added(&facts, outcome, &mut Known::default());
+        }
+        ledger
+    }
+
+    fn holding(elements: &[i64]) -> BTreeMap<String, Json> {
+        BTreeMap::from([(DRAFT.to_owned(), json!({ "a": elements }))])
+    }
+
+    #[test]
+    fn a_document_may_hold_its_edits_in_any_order_and_those_of_unknown_outcome_or_not() {
+        for elements in [&[11, 12][..], &[12, 11], &[11]] {
+            let mut ledger = edited([Outcome::Ok, Outcome::Unknown]);
+            ledger.check_final("n", &holding(elements));
+            assert_eq!(ledger.violations, [""; 0], "{elements:?}");
+        }
+    }
+
+    #[test]
+    fn an_edit_that_is_lost_doubled_torn_or_nobodys_is_found() {
+        let failing = [
+            (&[12][..], [Outcome::Ok; 2], "has lost"),
+            (&[], [Outcome::Ok; 2], "has lost"),
+            (&[11, 12, 11], [Outcome::Ok; 2], "shows [11] more than once"),
+            (&[11, 12, 12], [Outcome::Ok, Outcome::Unknown], "shows [12] more than once"),
+            // Who sees what an editor has made sees what it had made before.
+            (&[12], [Outcome::Unknown; 2], "which others that it has imply"),
+            (&[11, 12, 13], [Outcome::Ok; 2], "which nobody wrote"),
+        ];
+        for (elements, outcomes, words) in failing {
+            let mut ledger = edited(outcomes);
+            ledger.check_final("n", &holding(elements));
+            finds(&ledger, words);
+        }
+    }
+
+    #[test]
+    fn what_an_editor_may_have_carried_implies_nothing_of_other_keys() {
+        for (doc, implies) in [(DRAFT, false), (MINUTES, true)] {
+            let (mut ledger, author) = posted(Outcome::Ok);
+            ledger.adding(&[fact(doc, 11)], &author);
+            let mut reader = Known::default();
+            ledger.read_set("r", doc, &BTreeSet::from([11]), &mut reader);
+            assert_eq!(reader.facts.contains(&fact("posts", 1)), implies, "{doc}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_does_not_read_what_an_editor_was_told_to_be_kept_is_found() {
+        let mut ledger = edited([Outcome::Ok; 2]);
+        let mut known = Known { facts: BTreeSet::from([fact(DRAFT, 11)]), ..Known::default() };
+        ledger.read_set("e", DRAFT, &BTreeSet::from([11, 12]), &mut known);
+        assert!(ledger.violations.is_empty());
+        ledger.read_set("e", DRAFT, &BTreeSet::from([12]), &mut known);
+        finds(&ledger, "e knows of [11] in draft");
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //! The network is turmoil's: it reorders and delays the segments of a connection and can lose them, and since it does
 //! not retransmit, a loss ends the connection. What it cannot do is duplicate.
 
+mod documents;
 mod driver;
+mod editors;
 mod faults;
 mod http;
 mod inspector;

@@ -17,6 +17,8 @@ pub struct Options {
     pub faults: usize,
     /// How many client sessions there are in each DC (default 3).
     pub sessions: usize,
+    /// How many editors of documents there are in each DC at first (default 2).
+    pub editors: usize,
     /// How long after healing all DCs must be equal, in milliseconds of virtual time (default 60 s).
     pub converge_ms_max: u64,
     /// Whether the lines of the trace are kept beside their hash.
@@ -35,6 +37,7 @@ impl Default for Options {
             load_ms: 20_000,
             faults: 8,
             sessions: 3,
+            editors: 2,
             converge_ms_max: 60_000,
             keep_trace: false,
             lying_disks: false,
@@ -150,5 +153,6 @@ fn settings(rng: &mut SmallRng) -> String {
         pick("256KiB", "4KiB"),
         pick("1s", "50ms"),
     );
-    raft + &storage + &gossip
+    let documents = format!("[documents]\ncompact_rows_min = {}\n", pick("40", "4"));
+    raft + &storage + &gossip + &documents
 }

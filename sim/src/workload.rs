@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use meridian_history::kind::{Kind, seen};
 use meridian_history::{Action, Outcome, Recorder, Started};
 use rand::rngs::SmallRng;
@@ -13,16 +15,18 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::documents::shown;
+use crate::editors::draft::Draft;
 use crate::http::{Answer, Ask, ask};
-use crate::ledger::{COUNTERS, Fact, Known, Ledger, REMOVED, SETS, linear, register};
+use crate::ledger::{COUNTERS, DOCS, DRAFT, Fact, Known, Ledger, MINUTES, REMOVED, SETS, linear, register};
 use crate::options::{Place, Shape};
 
 /// How long a client waits for an answer.
-const DEADLINE: Duration = Duration::from_secs(4);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
 /// How often a write is tried at most, with the same id in the same DC.
 const ATTEMPTS_MAX: usize = 4;
-/// Writes of one session: their values do not meet those of others.
-const VALUES_PER_SESSION: u64 = 1_000_000;
+/// Writes of one session or editor: their values do not meet those of others.
+pub(crate) const VALUES_PER_SESSION: u64 = 1_000_000;
 
 /// Where the run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +37,8 @@ pub(crate) enum Phase {
     Load,
     /// All faults are over; clients finish.
     Healed,
+    /// All nodes hold the same; editors have to show that.
+    Rested,
     /// Everything has been checked.
     Over,
 }
@@ -43,8 +49,12 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Mutex<Ledger>>,
     pub(crate) recorder: Recorder,
     pub(crate) phase: Arc<watch::Sender<Phase>>,
-    /// Sessions that still work.
+    /// Sessions that still work, and editors of whom not everything is known to be kept.
     pub(crate) working: Arc<watch::Sender<usize>>,
+    /// Editors that have not shown yet what all nodes hold.
+    pub(crate) comparing: Arc<watch::Sender<usize>>,
+    /// How long everything may take to come to rest after healing.
+    pub(crate) converge_max: Duration,
     pub(crate) shape: Arc<Shape>,
     pub(crate) forget_tokens: bool,
 }
@@ -58,6 +68,24 @@ impl Shared {
     pub(crate) async fn reached(&self, phase: Phase) {
         // The sender is `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// Refusals of these clients' requests can only mean that something is not available.
+    pub(crate) fn check_refusal(&self, who: &str, node: &str, answer: &Answer) {
+        let available = [
+            "not_caught_up",
+            "no_quorum",
+            "no_leader",
+            "clock_unsafe",
+            "shutting_down",
+            "overloaded",
+            "outcome_unknown",
+            "internal",
+        ];
+        if !available.contains(&answer.code()) {
+            let what = format!("{who} is refused by {node}: {} {}", answer.status, answer.body);
+            self.ledger().violated(what);
+        }
     }
 }
 
@@ -98,15 +126,18 @@ impl Session {
             self.dc = self.rng.random_range(0..self.shared.shape.dcs);
         }
         match self.rng.random_range(0..100) {
-            0..22 => self.add().await,
-            22..31 => self.add_pair().await,
-            31..43 => self.count().await,
-            43..51 => self.set().await,
-            51..57 => self.set_linear().await,
-            57..62 => self.add_and_remove().await,
-            62..79 => self.read_set().await,
-            79..84 => self.read_counter().await,
-            84..91 => self.read_linear().await,
+            0..16 => self.add().await,
+            16..23 => self.add_pair().await,
+            23..33 => self.count().await,
+            33..40 => self.set().await,
+            40..45 => self.set_linear().await,
+            45..49 => self.add_and_remove().await,
+            49..55 => self.edit().await,
+            55..58 => self.edit_and_add().await,
+            58..68 => self.read_set().await,
+            68..78 => self.read_document().await,
+            78..83 => self.read_counter().await,
+            83..91 => self.read_linear().await,
             _ => self.read_register().await,
         }
     }
@@ -139,6 +170,56 @@ impl Session {
             .map(|(key, element)| json!({"key": key, "type": "set", "op": "add", "element": element}))
             .collect();
         self.add_facts(&facts, Ask::post("/v1/spaces/default/txn", json!({ "ops": ops }))).await;
+    }
+
+    fn document(&mut self) -> &'static str {
+        DOCS.choose(&mut self.rng).unwrap_or(&DOCS[0])
+    }
+
+    /// An edit of somebody who has read the document, or has begun one of their own: a copy that lives for one edit.
+    async fn edit(&mut self) {
+        let (key, element) = (self.document(), self.value());
+        let mut draft = Draft::new(element.unsigned_abs());
+        if self.rng.random_bool(0.5) {
+            let path = format!("/v1/spaces/default/docs/{key}?format=update");
+            let Some((answer, started)) = self.get(key, Ask::get(path)).await else { return };
+            let applied = if answer.status == 200 { draft.apply(&answer.bytes) } else { Ok(()) };
+            if let Err(why) = applied {
+                return self.shared.ledger().violated(format!("{} reads {key}: {why}", self.name()));
+            }
+            self.read_elements(key, &draft.elements(), started);
+        }
+        let update = draft.insert(self.rng.random_range(0..=1000), &[element]);
+        let ask = Ask::put(format!("/v1/spaces/default/docs/{key}?format=update"), update);
+        self.add_facts(&[(key.to_owned(), element)], ask).await;
+    }
+
+    /// The same element into a document and a set: they are seen together or not at all.
+    async fn edit_and_add(&mut self) {
+        let (key, set, element) = (MINUTES, self.set_key(), self.value());
+        let update = Draft::new(element.unsigned_abs()).insert(0, &[element]);
+        let update = json!({"$bytes": BASE64_STANDARD.encode(update)});
+        let ops = json!({"ops": [
+            {"key": key, "type": "doc", "op": "update", "update": update},
+            {"key": set, "type": "set", "op": "add", "element": element},
+        ]});
+        let facts = [(key.to_owned(), element), (set, element)];
+        self.add_facts(&facts, Ask::post("/v1/spaces/default/txn", ops)).await;
+    }
+
+    async fn read_document(&mut self) {
+        let key = self.document();
+        let Some((answer, started)) = self.get(key, Ask::get(path(key))).await else { return };
+        self.read_elements(key, &shown(&answer.body["value"]), started);
+    }
+
+    /// What was read of a document.
+    fn read_elements(&mut self, key: &str, elements: &[i64], started: Started) {
+        let who = self.name();
+        let elements = self.shared.ledger().shown(&who, key, elements);
+        self.shared.ledger().read_set(&who, key, &elements, &mut self.known);
+        let read = Action::Members { key: key.to_owned(), elements };
+        self.shared.recorder.end(started, Outcome::Ok, vec![read]);
     }
 
     async fn add_facts(&mut self, facts: &[Fact], ask: Ask) -> Outcome {
@@ -226,8 +307,11 @@ impl Session {
         Place { dc: self.dc, id: self.rng.random_range(1..=self.shared.shape.nodes as u64) }
     }
 
-    fn begin(&self, place: Place) -> Started {
-        self.shared.recorder.begin(self.number as usize, &self.shared.shape.node(place))
+    /// Begins an operation on this key in the history. What comes before and after one on [`DRAFT`] tells checkers
+    /// nothing.
+    fn begin(&self, key: &str, place: Place) -> Started {
+        let session = if key == DRAFT { self.shared.ledger().lone_session() } else { self.number as usize };
+        self.shared.recorder.begin(session, &self.shared.shape.node(place))
     }
 
     fn with_token(&self, ask: Ask) -> Ask {
@@ -239,23 +323,30 @@ impl Session {
 
     /// Reads and records it; nothing if there was no answer.
     async fn read(&mut self, key: &str, kind: Kind, consistency: Option<&str>) -> Option<Action> {
-        let mut ask_for = self.with_token(Ask::get(path(key)));
-        if let Some(consistency) = consistency {
-            ask_for = ask_for.header("meridian-consistency", consistency);
-        }
+        let asked = Ask::get(path(key));
+        let (answer, started) = match consistency {
+            Some(consistency) => self.get(key, asked.header("meridian-consistency", consistency)).await?,
+            None => self.get(key, asked).await?,
+        };
+        let value = Some(&answer.body["value"]).filter(|value| !value.is_null());
+        let read = seen(key, kind, value);
+        self.shared.recorder.end(started, Outcome::Ok, vec![read.clone()]);
+        Some(read)
+    }
+
+    /// Asks any node; nothing if there was no answer, or none that says what is there.
+    async fn get(&mut self, key: &str, asked: Ask) -> Option<(Answer, Started)> {
+        let asked = self.with_token(asked);
         let place = self.place();
         let node = self.shared.shape.host(place);
-        let started = self.begin(place);
-        match ask(&node, &ask_for, DEADLINE).await {
+        let started = self.begin(key, place);
+        match ask(&node, &asked, DEADLINE).await {
             Ok(answer) if answer.status == 200 || answer.code() == "not_found" => {
-                self.token = answer.token.or(self.token.take());
-                let value = Some(&answer.body["value"]).filter(|value| !value.is_null());
-                let read = seen(key, kind, value);
-                self.shared.recorder.end(started, Outcome::Ok, vec![read.clone()]);
+                self.token = answer.token.clone().or(self.token.take());
                 self.shared.ledger().counts.reads += 1;
-                return Some(read);
+                return Some((answer, started));
             }
-            Ok(answer) => self.check_refusal(&node, &answer),
+            Ok(answer) => self.shared.check_refusal(&self.name(), &node, &answer),
             Err(_) => {}
         }
         self.shared.ledger().counts.reads_failed += 1;
@@ -265,7 +356,8 @@ impl Session {
     /// Writes and records it as `actions`, unless the history has no words for it.
     async fn write(&mut self, ask_for: Ask, actions: Vec<Action>) -> Outcome {
         let first = self.place();
-        let mut started = self.begin(first);
+        let key = actions.first().map(Action::key).unwrap_or_default();
+        let mut started = self.begin(key, first);
         let outcome = self.try_write(first, ask_for, &mut started).await;
         if !actions.is_empty() {
             self.shared.recorder.end(started, outcome, actions);
@@ -292,7 +384,7 @@ impl Session {
                     outcome = Outcome::Unknown;
                 }
                 Ok(answer) => {
-                    self.check_refusal(&node, &answer);
+                    self.shared.check_refusal(&self.name(), &node, &answer);
                     if outcome == Outcome::Failed && self.rng.random_bool(0.5) {
                         return outcome;
                     }
@@ -304,23 +396,5 @@ impl Session {
             place = self.place();
         }
         outcome
-    }
-
-    /// Refusals of these requests can only mean that something is not available.
-    fn check_refusal(&self, node: &str, answer: &Answer) {
-        let available = [
-            "not_caught_up",
-            "no_quorum",
-            "no_leader",
-            "clock_unsafe",
-            "shutting_down",
-            "overloaded",
-            "outcome_unknown",
-            "internal",
-        ];
-        if !available.contains(&answer.code()) {
-            let what = format!("{} is refused by {node}: {} {}", self.name(), answer.status, answer.body);
-            self.shared.ledger().violated(what);
-        }
     }
 }

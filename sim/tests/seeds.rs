@@ -8,13 +8,17 @@ fn demand(seeds: std::ops::Range<u64>, dcs: usize, nodes: usize) {
     options.dcs = Some(dcs);
     options.nodes = Some(nodes);
     options.load_ms = 6000;
-    let mut acked = 0;
+    let (mut acked, mut edits, mut compacted) = (0, 0, 0);
     for seed in seeds {
         let report = run(seed, &options);
         assert!(report.violations.is_empty(), "{report}");
         acked += report.counts.acked;
+        edits += report.counts.edits;
+        compacted += report.counts.compacted;
     }
     assert!(acked > 100, "clients get something done: {acked}");
+    assert!(edits > 50, "editors are told that what they have made is kept: {edits}");
+    assert!(compacted > 0, "documents are compacted");
 }
 
 #[test]
@@ -48,6 +52,27 @@ fn without_faults_every_write_is_acknowledged() {
     assert!(report.violations.is_empty(), "{report}");
     assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
     assert!(report.counts.acked > 100, "{report}");
+    assert!(report.counts.edits > 25, "{report}");
+}
+
+/// Story: nodes fail again and again while several people edit. What an editor is told is kept has to be on the disks of
+/// a majority by then.
+#[test]
+fn editors_of_nodes_that_die_again_and_again_lose_nothing_that_was_acknowledged() {
+    let mut options = Options::default();
+    options.dcs = Some(1);
+    options.nodes = Some(3);
+    options.load_ms = 5000;
+    options.faults = 12;
+    options.sessions = 1;
+    options.editors = 4;
+    let mut edits = 0;
+    for seed in 80..92 {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        edits += report.counts.edits;
+    }
+    assert!(edits > 100, "editors get something done: {edits}");
 }
 
 #[test]
@@ -69,9 +94,28 @@ fn sessions_that_forget_their_tokens_are_found_out() {
     options.load_ms = 5000;
     options.faults = 2;
     options.forget_tokens = true;
-    // The ledger and the checkers of the history, each by itself.
-    for words in ["knows", "MonotonicReads"] {
+    // The ledger, for sessions and for editors, and the checkers of the history, each by itself.
+    for words in ["knows", "editor", "MonotonicReads"] {
         let found = (60..64).any(|seed| run(seed, &options).violations.iter().any(|v| v.contains(words)));
         assert!(found, "{words}: without its token a session goes back in time, and a run must see that");
     }
+}
+
+/// Story: each datacenter compacts at moments of its own, while editors of both edit and nodes die. Whatever stands in whose
+/// snapshot, all show the same.
+#[test]
+fn documents_read_the_same_everywhere_whoever_has_compacted_them() {
+    let mut options = Options::default();
+    options.dcs = Some(2);
+    options.nodes = Some(1);
+    options.load_ms = 6000;
+    options.faults = 6;
+    options.editors = 4;
+    let mut compacted = 0;
+    for seed in 90..94 {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        compacted += report.counts.compacted;
+    }
+    assert!(compacted >= 8, "of each document there is a snapshot here or there: {compacted}");
 }

@@ -21,10 +21,8 @@ use crate::seams::{Worker, run_on};
 use crate::storage::{StateStore, StorageError};
 use crate::txn::{Item, Outcome, StagedPart};
 
-/// A document with fewer rows is left as it is: opening it costs a millisecond or so more than opening its snapshot.
-const ROWS_MIN: u64 = 1_000;
-/// As many updates there have to be to one set of incarnations.
-const UPDATES_MIN: usize = 500;
+/// Of the rows that make a document long, one in so many has to be an update to one set of incarnations.
+const UPDATES_SHARE: u64 = 2;
 /// The most updates that one step replaces: apply takes some ten milliseconds for these.
 const UPDATES_MAX: usize = 4_096;
 /// A snapshot is written anew when what is to go into it has this share of its bytes, or is as much as one step takes. So a
@@ -39,8 +37,8 @@ const LAP_PAUSE: Duration = Duration::from_secs(2);
 /// What an item takes in an entry beyond the bytes of its part, at most.
 const FRAME_BYTES: usize = 64 << 10;
 
-/// Looks for documents for ever.
-pub(super) async fn run(shard: &Shard) {
+/// Looks for documents of at least `rows_min` rows for ever.
+pub(super) async fn run(shard: &Shard, rows_min: u64) {
     let worker = shard.seams.executor.worker("compact");
     let mut next: Vec<u8> = Vec::new();
     let mut looked_at = None;
@@ -54,7 +52,7 @@ pub(super) async fn run(shard: &Shard) {
         if next.is_empty() {
             looked_at = Some(end);
         }
-        next = match step(shard, worker.as_ref(), next).await {
+        next = match step(shard, worker.as_ref(), rows_min, next).await {
             Ok(next) => next.unwrap_or_default(),
             Err(error) => {
                 tracing::error!(%error, "documents cannot be looked through");
@@ -64,13 +62,18 @@ pub(super) async fn run(shard: &Shard) {
     }
 }
 
-async fn step(shard: &Shard, worker: &dyn Worker, from: Vec<u8>) -> Result<Option<Vec<u8>>, StorageError> {
+async fn step(
+    shard: &Shard,
+    worker: &dyn Worker,
+    rows_min: u64,
+    from: Vec<u8>,
+) -> Result<Option<Vec<u8>>, StorageError> {
     let store = shard.store.clone();
-    let look = move || doc_long_tails(&store.view(), &from, STEP_KEYS, ROWS_MIN).map_err(storage_error);
+    let look = move || doc_long_tails(&store.view(), &from, STEP_KEYS, rows_min).map_err(storage_error);
     let (keys, next) = run_on(worker, look).await.unwrap_or(Err(StorageError::Stopped))?;
     for key in keys {
         // As long as there is enough for another step.
-        while let Some((compaction, snapshot)) = prepared(shard, worker, key.clone()).await? {
+        while let Some((compaction, snapshot)) = prepared(shard, worker, rows_min, key.clone()).await? {
             let count = compaction.count;
             match propose(shard, &key, compaction, snapshot).await {
                 Ok(Outcome::Done) => {
@@ -95,14 +98,20 @@ async fn step(shard: &Shard, worker: &dyn Worker, from: Vec<u8>) -> Result<Optio
 async fn prepared(
     shard: &Shard,
     worker: &dyn Worker,
+    rows_min: u64,
     key: Key,
 ) -> Result<Option<(DocCompaction, Bytes)>, StorageError> {
     let store = shard.store.clone();
-    run_on(worker, move || prepare(&store, &key)).await.unwrap_or(Err(StorageError::Stopped))
+    run_on(worker, move || prepare(&store, rows_min, &key)).await.unwrap_or(Err(StorageError::Stopped))
 }
 
-fn prepare(store: &StateStore, key: &Key) -> Result<Option<(DocCompaction, Bytes)>, StorageError> {
-    let tail = doc_tail(&store.view(), key, UPDATES_MIN, UPDATES_MAX).map_err(storage_error)?;
+fn prepare(
+    store: &StateStore,
+    rows_min: u64,
+    key: &Key,
+) -> Result<Option<(DocCompaction, Bytes)>, StorageError> {
+    let updates_min = usize::try_from(rows_min / UPDATES_SHARE).unwrap_or(usize::MAX);
+    let tail = doc_tail(&store.view(), key, updates_min, UPDATES_MAX).map_err(storage_error)?;
     let Some(DocTail { mut compaction, content }) = tail else { return Ok(None) };
     let compacted: usize = content.snapshots.iter().map(Bytes::len).sum();
     let is_full = compaction.count as usize >= UPDATES_MAX;

@@ -38,6 +38,8 @@ pub struct Keeper {
     pub lost_tail: mpsc::Receiver<Dot>,
     /// How many rows one housekeeping entry looks at.
     pub tidy_rows_max: u32,
+    /// From how many rows on a document is compacted.
+    pub compact_rows_min: u64,
     /// Compares this node's clock with the others'.
     pub clock_guard: ClockGuard,
     /// How long the scrubber takes to read everything once.
@@ -55,6 +57,7 @@ impl Keeper {
             members,
             lost_tail,
             tidy_rows_max,
+            compact_rows_min,
             clock_guard,
             scrub_interval,
             disk_check,
@@ -70,7 +73,7 @@ impl Keeper {
                 clock_guard.run(&shard),
                 digests::run(&shard),
                 scrubber::run(&shard, scrub_interval),
-                compactor::run(&shard),
+                compactor::run(&shard, compact_rows_min),
                 transactions::expire(&shard),
             )
         };

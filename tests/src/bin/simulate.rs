@@ -105,10 +105,11 @@ fn run_nodes(seed: u64, traced: bool) -> Ran {
     let report = meridian_sim::run(seed, &options);
     let trace: String = report.trace.iter().map(|line| format!("{line}\n")).collect();
     let counts = &report.counts;
+    let writes = counts.acked + counts.unknown + counts.refused + counts.edits + counts.edits_unknown;
     Ran {
         text: format!("{trace}{report}"),
         violation: report.violations.first().cloned(),
-        requests: counts.acked + counts.unknown + counts.refused + counts.reads + counts.reads_failed,
+        requests: writes + counts.reads + counts.reads_failed,
         faults: counts.faults,
         history: report.history,
     }
