@@ -200,6 +200,7 @@ impl Node {
         let presence = tokio::spawn(presence::run(who_is_there.clone(), stop.subscribe()));
         let bounds = DocBounds {
             fanout: config.documents.fanout,
+            gather: config.documents.gather,
             ..DocBounds::new(config.limits.value_max.as_usize())
         };
         let docs = Docs::new(shard.clone(), bounds, who_is_there);

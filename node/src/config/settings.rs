@@ -255,6 +255,9 @@ section! {
         /// `early`, as soon as it is checked. Default `durable`: what anybody has seen is kept, whatever dies. With `early`
         /// an edit is seen a commit sooner, and may be lost if this node dies and all who have seen it go with it.
         fanout: Fanout = Fanout::Durable, Fanout::Durable => Fanout::Early;
+        /// How long after a write of a document has begun the next one begins, unless 64 edits wait. 0 to 1 s, default
+        /// 20 ms: an edit after a pause is written at once, and where many type, several share one commit.
+        gather: Duration = ms(20), ms(0) => secs(1);
         /// How long after its first edit, or after the last version, a version is made of a document that is edited by way of
         /// this node. 0 to 365 d, default 0: none is made by itself. A version is a whole copy of the document.
         version_interval: Duration = ms(0), ms(0) => secs(365 * 86_400);

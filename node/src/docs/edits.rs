@@ -1,4 +1,6 @@
-//! The edits of a room on their way into the log: one write at a time, each with all that has come in meanwhile.
+//! The edits of a room on their way into the log: one write at a time, each with all that has come in meanwhile. A write
+//! begins some time after the one before, or once [`GATHERED_EDITS`] wait: a commit costs far more than the edits in it, so
+//! where many type, several edits share one.
 //!
 //! An update may be written twice without harm, since Yjs takes it once; so a write whose outcome is not known is simply
 //! repeated, for as long as [`WRITE_TIME_MAX`].
@@ -22,6 +24,8 @@ const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Edits of one write, by number and by bytes; a single larger one goes alone.
 const BATCH_EDITS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Edits for the sake of which a write does not wait for more.
+const GATHERED_EDITS: usize = 64;
 /// How long a write is tried for.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(15);
 /// How long to wait between attempts.
@@ -57,6 +61,8 @@ pub struct Edits {
     waiting: VecDeque<Edit>,
     waiting_bytes: usize,
     writing: Option<Writing>,
+    /// When the last write began, in milliseconds of the room's clock.
+    began_ms: Option<u64>,
     /// Who made the edits that have gone into a write and have not come back by the oplog, the oldest first.
     under_way: VecDeque<Edit>,
 }
@@ -94,12 +100,20 @@ impl Edits {
         self.waiting_bytes = self.waiting.iter().map(|edit| edit.update.len()).sum();
     }
 
-    /// Begins a write of what waits, unless one is under way. `exists` is whether the document did when it was last
-    /// looked at: then it must still exist, or an edit would bring it back without what it builds on.
-    pub fn write(&mut self, shard: &Arc<Shard>, key: &Key, exists: bool) {
+    /// For how long what waits is held back so that more can join it; `None` if nothing waits, or a write is under way.
+    pub fn gathers_ms(&self, now_ms: u64, gather_ms: u64) -> Option<u64> {
         if self.writing.is_some() || self.waiting.is_empty() {
-            return;
+            return None;
         }
+        let is_enough = self.waiting.len() >= GATHERED_EDITS || self.waiting_bytes >= BATCH_BYTES_MAX;
+        let due_ms = self.began_ms.filter(|_| !is_enough).map_or(now_ms, |began_ms| began_ms + gather_ms);
+        Some(due_ms.saturating_sub(now_ms))
+    }
+
+    /// Begins a write of what waits. `exists` is whether the document did when it was last looked at: then it must still exist,
+    /// or an edit would bring it back without what it builds on.
+    pub fn write(&mut self, shard: &Arc<Shard>, key: &Key, exists: bool, now_ms: u64) {
+        self.began_ms = Some(now_ms);
         let mut edits = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.waiting.front() {
@@ -170,6 +184,24 @@ mod tests {
 
     fn edit(told_upto: Option<u64>) -> Edit {
         Edit { member: 7, update: Bytes::from_static(b"update"), height: 0, told_upto }
+    }
+
+    #[test]
+    fn an_edit_after_a_pause_is_written_at_once_and_then_others_are_gathered() {
+        let mut edits = Edits::default();
+        assert_eq!(edits.gathers_ms(5, 15), None, "nothing waits");
+        edits.push(edit(None));
+        assert_eq!(edits.gathers_ms(5, 15), Some(0), "nothing was written before");
+        edits.began_ms = Some(5);
+        assert_eq!(
+            [5, 6, 19, 20, 100].map(|now_ms| edits.gathers_ms(now_ms, 15)),
+            [15, 14, 1, 0, 0].map(Some)
+        );
+        edits.writing = Some(Box::pin(std::future::pending()));
+        assert_eq!(edits.gathers_ms(100, 15), None, "one write at a time");
+        edits.writing = None;
+        (1..GATHERED_EDITS).for_each(|_| edits.push(edit(None)));
+        assert_eq!(edits.gathers_ms(5, 15), Some(0), "enough for a write");
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct DocBounds {
     pub idle: Duration,
     /// When the other editors of a room are given an edit.
     pub fanout: Fanout,
+    /// How long after a write of a room has begun the next one begins.
+    pub gather: Duration,
 }
 
 impl DocBounds {
@@ -71,6 +73,7 @@ impl DocBounds {
             doc_bytes_max: 64 << 20,
             idle: Duration::from_secs(30),
             fanout: Fanout::Durable,
+            gather: Duration::from_millis(20),
         }
     }
 }

@@ -178,6 +178,7 @@ impl Room {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let gathers = self.company.gathers_ms();
+            let writes = self.gathers_ms();
             let flow = tokio::select! {
                 event = self.attached.next() => match event {
                     Some(event) => self.event(&event),
@@ -192,14 +193,27 @@ impl Room {
                     self.tell_presence();
                     ControlFlow::Continue(())
                 }
+                // It is written below.
+                () = sleep(Duration::from_millis(writes.unwrap_or_default())), if writes.is_some() => {
+                    ControlFlow::Continue(())
+                }
                 _ = tick.tick() => self.tick(),
             };
             if let ControlFlow::Break(close) = flow {
                 return close;
             }
             self.release();
-            self.edits.write(&self.docs.shard.0, &self.key, !self.incarnations.is_empty());
+            if self.gathers_ms() == Some(0) {
+                let now_ms = self.now_ms();
+                self.edits.write(&self.docs.shard.0, &self.key, !self.incarnations.is_empty(), now_ms);
+            }
         }
+    }
+
+    /// For how long edits are held back so that more can join them.
+    fn gathers_ms(&self) -> Option<u64> {
+        let gather_ms = u64::try_from(self.docs.bounds.gather.as_millis()).unwrap_or(u64::MAX);
+        self.edits.gathers_ms(self.now_ms(), gather_ms)
     }
 
     fn now_ms(&self) -> u64 {
