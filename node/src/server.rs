@@ -285,6 +285,7 @@ fn raft_config(config: &Config) -> RaftConfig {
         snapshot_entries: config.raft.snapshot_every,
         keep_entries: config.raft.snapshot_every / 2,
         checkpoint_interval: config.storage.checkpoint_interval,
+        checkpoint_log_bytes: config.storage.checkpoint_log.0,
         snapshot_stall: config.raft.snapshot_timeout,
         ..RaftConfig::default()
     }

@@ -116,6 +116,26 @@ impl Cluster {
         Ok(status["vector"][origin].as_u64().unwrap_or(0))
     }
 
+    /// Waits until no node has more changed rows in memory than that.
+    pub async fn checkpointed(&self, bytes_max: u64, limit: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        for address in self.dcs.iter().flat_map(|dc| &dc.addresses) {
+            loop {
+                let (_, page) = http::get(address, "/metrics").await?;
+                let value = page.lines().find_map(|line| line.strip_prefix("meridian_state_memory_bytes "));
+                let bytes: u64 = value.and_then(|value| value.parse().ok()).ok_or("no such metric")?;
+                if bytes <= bytes_max {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("{bytes} bytes at {address} still wait for a checkpoint"));
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends all nodes and removes their files.
     pub async fn stop(mut self) -> Result<(), String> {
         for process in self.dcs.iter_mut().flat_map(|dc| &mut dc.processes) {

@@ -98,9 +98,12 @@ section! {
 section! {
     /// `[storage]`: the state and the log of a node and the room they need.
     StorageConfig = "storage" {
-        /// How often the state is made durable; a crash replays the log from there. 100 ms to 10 min, default 5 s.
-        /// Shorter means faster restarts and more writing.
-        checkpoint_interval: Duration = secs(5), ms(100) => secs(600);
+        /// The longest time after which the state is made durable; a crash replays the log from there. 100 ms to 10 min,
+        /// default 60 s. Shorter means faster restarts and more writing.
+        checkpoint_interval: Duration = secs(60), ms(100) => secs(600);
+        /// How many bytes of the log make the state durable earlier; more if the last time it wrote more than half of
+        /// that. 64 KiB to 16 GiB, default 16 MiB: some seconds of writes, which a restart replays in less.
+        checkpoint_log: ByteSize = ByteSize::mib(16), ByteSize::kib(64) => ByteSize::gib(16);
         /// Room on the disk below which writes are refused with `storage_full` while reads go on. 1 MiB to 1 TiB,
         /// default 256 MiB: enough for one checkpoint and one snapshot of a small store. Raise it with the data.
         disk_headroom: ByteSize = ByteSize::mib(256), ByteSize::mib(1) => ByteSize::gib(1024);

@@ -13,7 +13,7 @@ use super::codec;
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_position};
 use super::{Machine, RaftConfig};
 use crate::seams::{Clock, Worker, run_on};
-use crate::storage::{Fatal, Folder, Incoming, LogPosition, StateStore, StateView, StorageError};
+use crate::storage::{Fatal, Folder, Incoming, StateStore, StateView, StorageError};
 use crate::txn::Reply;
 
 /// Entries of one write.
@@ -33,6 +33,9 @@ pub(super) enum SnapshotData {
     Received(Box<Incoming>),
 }
 
+/// A checkpoint is made for the log's sake once the log has grown by so many times what the last checkpoint wrote.
+const CHECKPOINT_PAYS: u64 = 2;
+
 /// The state machine; clones share it.
 #[derive(Clone)]
 pub(super) struct StateMachine(Arc<Inner>);
@@ -44,10 +47,11 @@ struct Inner {
     worker: Box<dyn Worker>,
     clock: Arc<dyn Clock>,
     fatal: Fatal,
-    checkpoint_entries: u64,
+    checkpoint_log_bytes: u64,
     checkpoint_interval_ms: u64,
-    // When the last checkpoint was started: the worker alone writes it.
+    // When the last checkpoint was started, and the bytes of the log applied since: the worker alone writes them.
     started_at_ms: AtomicU64,
+    log_bytes: AtomicU64,
 }
 
 type Item = EntryResponder<TypeConfig>;
@@ -70,9 +74,10 @@ impl StateMachine {
             worker,
             clock,
             fatal,
-            checkpoint_entries: config.checkpoint_entries,
+            checkpoint_log_bytes: config.checkpoint_log_bytes,
             checkpoint_interval_ms: config.checkpoint_interval.as_millis() as u64,
             started_at_ms,
+            log_bytes: AtomicU64::new(0),
         }))
     }
 
@@ -93,13 +98,14 @@ impl StateMachine {
         self.0.state.room().await?;
         self.run(move |inner| {
             let replies = inner.apply(&batch)?;
-            let last = batch.last().map(|(entry, _)| entry_position(entry));
+            let bytes: usize = batch.iter().map(|(entry, _)| entry_bytes(entry)).sum();
+            inner.log_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             for ((_, responder), reply) in batch.into_iter().zip(replies) {
                 if let Some(responder) = responder {
                     responder.send(reply);
                 }
             }
-            if last.is_some_and(|last| inner.is_checkpoint_due(last)) {
+            if inner.is_checkpoint_due() {
                 inner.start_checkpoint()?;
             }
             Ok(())
@@ -179,15 +185,18 @@ impl Inner {
         Ok(replies)
     }
 
-    fn is_checkpoint_due(&self, applied: LogPosition) -> bool {
-        let entries = (applied.index + 1).saturating_sub(self.state.durable().end());
+    /// Whether something was applied and the time has come, or so much of the log that a checkpoint pays: it writes whole
+    /// pages, so where each write lands on a page of its own it is worth waiting until it writes less than the log did.
+    fn is_checkpoint_due(&self) -> bool {
         let age_ms = self.clock.monotonic_ms().saturating_sub(self.started_at_ms.load(Ordering::Relaxed));
-        entries >= self.checkpoint_entries || (entries > 0 && age_ms >= self.checkpoint_interval_ms)
+        let worth = self.checkpoint_log_bytes.max(CHECKPOINT_PAYS * self.state.checkpoint_cost());
+        age_ms >= self.checkpoint_interval_ms || self.log_bytes.load(Ordering::Relaxed) >= worth
     }
 
     fn start_checkpoint(&self) -> Result<(), StorageError> {
         if self.state.start_checkpoint()? {
             self.started_at_ms.store(self.clock.monotonic_ms(), Ordering::Relaxed);
+            self.log_bytes.store(0, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -266,7 +275,7 @@ mod tests {
     use super::super::types::{Entry, EntryData, log_id};
     use super::*;
     use crate::seams::{InlineExecutor, Seams, SimDisk};
-    use crate::storage::{FolderConfig, Identity, Opened};
+    use crate::storage::{FolderConfig, Identity, LogPosition, Opened};
 
     fn seams(disk: &SimDisk) -> Seams {
         Seams { disk: Arc::new(disk.clone()), executor: Arc::new(InlineExecutor), ..Seams::production() }
@@ -309,5 +318,29 @@ mod tests {
         let again = open(&disk.restart(1));
         let found = again.state.view();
         assert_eq!((found.applied_index(), count(&found)), (5, 5));
+    }
+
+    #[test]
+    fn a_checkpoint_is_made_once_the_log_has_grown_by_more_than_one_costs() {
+        let disk = SimDisk::new();
+        let Opened { folder, state, fatal, .. } = open(&disk);
+        let seams = seams(&disk);
+        let worker = seams.executor.worker("state");
+        let config = RaftConfig { checkpoint_log_bytes: 10, ..RaftConfig::default() };
+        let (counting, store) = (Box::<TestMachine>::default(), state.clone());
+        let machine = StateMachine::new(counting, store, folder, worker, seams.clock, fatal, &config);
+        let mut index = 0;
+        let mut durable_after = |bytes: usize| {
+            index += 1;
+            let entry =
+                Entry::new_normal(log_id(LogPosition { term: 1, index }), EntryData(vec![0; bytes].into()));
+            let applied = machine.apply_batch(vec![(entry, None)]).now_or_never();
+            applied.expect("everything runs inline").expect("is applied");
+            state.durable().end().saturating_sub(1)
+        };
+        assert_eq!([9, 1].map(&mut durable_after), [0, 2]);
+        let cost = usize::try_from(state.checkpoint_cost()).expect("some pages");
+        assert!(cost > 4_096, "{cost}");
+        assert_eq!([cost, cost - 1, 1].map(&mut durable_after), [2, 2, 5]);
     }
 }

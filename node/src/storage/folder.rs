@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::Database;
 use uuid::Uuid;
@@ -80,6 +81,7 @@ pub struct Folder {
     disk: Arc<dyn Disk>,
     config: FolderConfig,
     store_id: Uuid,
+    state_written: Arc<AtomicU64>,
     _lock: Box<dyn FolderLock>,
 }
 
@@ -134,7 +136,8 @@ impl Folder {
         };
         disk.remove(&path.join(INCOMING))?;
         let fatal = Fatal::new();
-        let (state, state_owner) = open_state(disk.as_ref(), &config)?;
+        let state_written = Arc::<AtomicU64>::default();
+        let (state, state_owner) = open_state(disk.as_ref(), &config, state_written.clone())?;
         let files = Files::list(disk.as_ref(), &path)?;
         let read = log::Read::of(disk.as_ref(), &path, &files)?;
         if state_owner.store_id != read.store_id() {
@@ -150,7 +153,8 @@ impl Folder {
             headroom_bytes: config.headroom_bytes,
         };
         let cache_bytes = config.entry_cache_bytes;
-        let folder = Arc::new(Self { disk, config, store_id: state_owner.store_id, _lock: lock });
+        let folder =
+            Arc::new(Self { disk, config, store_id: state_owner.store_id, state_written, _lock: lock });
         let executor = seams.executor.as_ref();
         let log = LogStore::open(read, &files, site, cache_bytes, executor, folder.clone(), fatal.clone())?;
         let state = StateStore::new(
@@ -161,6 +165,11 @@ impl Folder {
             fatal.clone(),
         )?;
         Ok(Opened { state, log, created, fatal, folder })
+    }
+
+    /// Bytes that have been written into state files since the folder was opened.
+    pub(super) fn state_written(&self) -> u64 {
+        self.state_written.load(Ordering::Relaxed)
     }
 
     /// Who owns the folder.
@@ -184,7 +193,7 @@ impl Folder {
     pub fn incoming(&self) -> Result<Incoming, StorageError> {
         self.check_headroom()?;
         let backend = self.disk.open(&self.config.path.join(INCOMING), true)?;
-        let db = tables::open_database(backend, self.config.state_cache_bytes)?;
+        let db = tables::open_database(backend, self.config.state_cache_bytes, self.state_written.clone())?;
         let owner = owner_of(&self.config, self.store_id);
         tables::initialise(&db, &owner, &tables::state_tables())?;
         Ok(Incoming::new(db))
@@ -216,7 +225,7 @@ fn create(disk: &dyn Disk, config: &FolderConfig, store_id: Uuid, files: &Files)
 fn create_state(disk: &dyn Disk, folder: &Path, owner: &Owner) -> Result<(), StorageError> {
     const CREATE_CACHE_BYTES: usize = 1 << 20;
     let new = folder.join(format!("{STATE}{NEW_SUFFIX}"));
-    let db = tables::open_database(disk.open(&new, true)?, CREATE_CACHE_BYTES)?;
+    let db = tables::open_database(disk.open(&new, true)?, CREATE_CACHE_BYTES, Arc::default())?;
     tables::initialise(&db, owner, &tables::state_tables())?;
     // Closing marks the file clean; the rename must not overtake that.
     drop(db);
@@ -224,9 +233,14 @@ fn create_state(disk: &dyn Disk, folder: &Path, owner: &Owner) -> Result<(), Sto
     Ok(disk.sync_dir(folder)?)
 }
 
-fn open_state(disk: &dyn Disk, config: &FolderConfig) -> Result<(Database, Owner), StorageError> {
+fn open_state(
+    disk: &dyn Disk,
+    config: &FolderConfig,
+    written: Arc<AtomicU64>,
+) -> Result<(Database, Owner), StorageError> {
     let folder = || config.path.display().to_string();
-    let db = tables::open_database(disk.open(&config.path.join(STATE), false)?, config.state_cache_bytes)?;
+    let backend = disk.open(&config.path.join(STATE), false)?;
+    let db = tables::open_database(backend, config.state_cache_bytes, written)?;
     let owner = tables::owner(&db).map_err(|error| match error {
         OwnerError::Newer(found) => {
             StorageError::NewerFormat { folder: folder(), found, known: FORMAT_VERSION }

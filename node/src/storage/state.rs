@@ -10,6 +10,7 @@
 //!
 //! [`FolderConfig::overlay_bytes`]: super::FolderConfig::overlay_bytes
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use redb::{Database, Durability};
@@ -34,8 +35,10 @@ struct Inner {
     fatal: Fatal,
     // Sent after each checkpoint, exchange of the file, and failure: whoever waits looks again.
     changed: watch::Sender<()>,
+    /// Bytes that the last checkpoint wrote.
+    cost: AtomicU64,
     // Declared last: the folder stays locked until the file is closed.
-    _folder: Arc<Folder>,
+    folder: Arc<Folder>,
 }
 
 /// Changes that are being written into the file, and where the log stood behind them.
@@ -101,7 +104,8 @@ impl StateStore {
             worker,
             fatal,
             changed: watch::Sender::new(()),
-            _folder: folder,
+            cost: AtomicU64::new(0),
+            folder,
         })))
     }
 
@@ -129,6 +133,11 @@ impl StateStore {
     pub fn bytes_in_memory(&self) -> usize {
         let now = self.0.now();
         now.active.bytes() + now.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes())
+    }
+
+    /// Bytes that the last checkpoint since the start wrote into the file; 0 if there was none.
+    pub fn checkpoint_cost(&self) -> u64 {
+        self.0.cost.load(Ordering::Relaxed)
     }
 
     /// Runs `work` on the rows and then makes what it wrote visible as a whole. An error of `work` leaves the rows as
@@ -284,10 +293,12 @@ impl Inner {
             (frozen, now.db.clone(), now.exchanges)
         };
         let _alarm = Alarm(self);
+        let before = self.folder.state_written();
         let written = commit(&db, Durability::Immediate, |file| {
             file.put_layer(&frozen.rows)?;
             file.set_applied(&frozen.applied)
         });
+        self.cost.store(self.folder.state_written().saturating_sub(before), Ordering::Relaxed);
         match written.and_then(|()| Base::open(&db)) {
             Ok(base) => {
                 let mut now = self.now();
