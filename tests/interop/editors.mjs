@@ -104,6 +104,22 @@ const actions = {
     p.insert(0, [new Y.XmlText(what)])
     editor(name).doc.getXmlFragment('x').push([p])
   },
+  // Puts a document into the document, with an identity of its own.
+  nest: ({ editor: name, key }) => {
+    const within = new Y.Doc()
+    editor(name).doc.getMap('documents').set(key, within)
+    return within.guid
+  },
+  // The identity of a document within the document.
+  nested: ({ editor: name, key }) => editor(name).doc.getMap('documents').get(key)?.guid ?? null,
+  // Opens a document that is within the one of another editor, as what it is: a document of its own.
+  openWithin: ({ editor: name, of, key, server }) => {
+    const within = editor(of).doc.getMap('documents').get(key)
+    within.load()
+    editors.set(name, { doc: within })
+    actions.open({ editor: name, server, doc: within.guid })
+    return within.guid
+  },
   show: ({ editor: name }) => {
     const { doc } = editor(name)
     return { t: text({ doc }).toString(), m: doc.getMap('m').toJSON(), x: doc.getXmlFragment('x').toString() }

@@ -104,9 +104,14 @@ impl Editors {
     /// # Panics
     /// When it does not get it in time.
     pub async fn enter(&self, editor: &str, at: &Client, doc: &str, socket: &str) {
+        self.begins_to_enter(editor, at, doc, socket).await;
+        self.kept(editor).await;
+    }
+
+    /// Begins to open a document by Hocuspocus, on the connection `socket`.
+    pub async fn begins_to_enter(&self, editor: &str, at: &Client, doc: &str, socket: &str) {
         let server = format!("ws://{}/v1/spaces/default/hocuspocus", at.server());
         self.tell(editor, "enter", json!({"server": server, "doc": doc, "socket": socket})).await;
-        self.kept(editor).await;
     }
 
     /// Waits until an editor of Hocuspocus has heard that all its edits are kept.

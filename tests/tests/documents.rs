@@ -39,6 +39,7 @@ async fn documents_are_edited_together_in_two_datacenters() {
     what_no_client_sends_ends_its_connection_alone(&fleet, &editors).await;
     http::what_is_put_reaches_editors_and_merges_with_what_they_type(&fleet, &editors).await;
     http::an_acknowledgement_becomes_a_token_that_another_datacenter_waits_for(&fleet, &editors).await;
+    a_document_within_a_document_is_one_of_its_own(&fleet, &editors).await;
     http::versions_are_in_every_datacenter(&fleet, &editors).await;
     http::a_large_document_opens_while_it_is_edited(&fleet, &editors).await;
     access::who_shows_no_token_is_sent_away_and_who_may_read_sees_and_is_seen(&fleet, &editors).await;
@@ -83,6 +84,40 @@ async fn edits_made_at_the_same_time_merge_everywhere(fleet: &Fleet, editors: &E
         .await;
     }
     for editor in all {
+        editors.tell(editor, "leave", json!({})).await;
+    }
+}
+
+/// Story: a document has another one within it, which Yjs holds by its identity alone. Whoever has the outer one opens the
+/// inner one under that name, in another datacenter too.
+async fn a_document_within_a_document_is_one_of_its_own(fleet: &Fleet, editors: &Editors) {
+    let (here, there) = (fleet.node("eu-west/2"), fleet.node("us-east/2"));
+    editors.open("outer-e", &here, "outer").await;
+    editors.open("outer-u", &there, "outer").await;
+    let guid = editors.tell("outer-e", "nest", json!({"key": "inner"})).await;
+    wait::until("the inner document is known there", PATIENCE, async || {
+        let read = there.value("outer").await;
+        if read == json!({"documents": {"inner": guid}}) { Ok(()) } else { Err(read.to_string()) }
+    })
+    .await;
+    for (inner, outer, node) in [("inner-e", "outer-e", &here), ("inner-u", "outer-u", &there)] {
+        let server = format!("ws://{}/v1/spaces/default/docs", node.server());
+        wait::until("the inner document is there", PATIENCE, async || {
+            let seen = editors.tell(outer, "nested", json!({"key": "inner"})).await;
+            if seen == guid { Ok(()) } else { Err(seen.to_string()) }
+        })
+        .await;
+        let opened =
+            editors.tell(inner, "openWithin", json!({"of": outer, "key": "inner", "server": server})).await;
+        assert_eq!(opened, guid);
+    }
+    editors.types("inner-e", "from one ", None).await;
+    editors.agree(&["inner-e", "inner-u"], PATIENCE, text_is("from one ")).await;
+    editors.types("inner-u", "and the other", None).await;
+    editors.agree(&["inner-e", "inner-u"], PATIENCE, text_is("from one and the other")).await;
+    let inner = guid.as_str().expect("an identity");
+    assert_eq!(here.value(inner).await, json!({"t": "from one and the other"}));
+    for editor in ["outer-e", "outer-u", "inner-e", "inner-u"] {
         editors.tell(editor, "leave", json!({})).await;
     }
 }

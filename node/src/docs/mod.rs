@@ -201,7 +201,7 @@ impl Docs {
             }
         };
         // A room that is gone has dropped its door, and the seat with it, which ends the connection.
-        editor.door.send(Ask::Enter { member, seat }).await.ok();
+        editor.door.send(Ask::Enter { member, seat: Box::new(seat) }).await.ok();
         Ok(editor)
     }
 

@@ -53,8 +53,8 @@ pub enum Ask {
     Enter {
         /// Who it is.
         member: u64,
-        /// The way to it.
-        seat: Seat,
+        /// The way to it. Boxed, because a door keeps room for many of the largest thing that comes through it.
+        seat: Box<Seat>,
     },
     /// An editor says something.
     Say {
@@ -305,7 +305,7 @@ impl Room {
     fn ask(&mut self, ask: Ask) -> ControlFlow<Close> {
         match ask {
             Ask::Enter { member, seat } => {
-                self.members.enter(member, seat);
+                self.members.enter(member, *seat);
                 if !self.members.is_hocuspocus(member) {
                     self.ask_for_the_rest(member);
                 }
