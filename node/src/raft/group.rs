@@ -21,7 +21,7 @@ use super::network::Network;
 use super::types::{EntryData, TypeConfig};
 use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, runtime, snapshot};
 use crate::peer::{PeerClient, RaftHandler};
-use crate::seams::{BoxStream, Seams, Worker};
+use crate::seams::{BoxStream, Random, Seams, Worker};
 use crate::storage::{Fatal, Folder, LogCounts, LogStore, Opened, StateStore};
 use crate::txn::{ENTRY_BYTES_MAX, Reply};
 
@@ -146,7 +146,7 @@ impl RaftGroup {
             config: config.clone(),
         }));
         group.spawn(leadership::follow(raft, tx, config.election_max, config.heartbeat, fatal));
-        group.spawn(keep_checkpoints(machine, config.checkpoint_interval));
+        group.spawn(keep_checkpoints(machine, config.checkpoint_interval, seams.random.clone()));
         group.spawn(bootstrap::run(group.clone()));
         Ok(group)
     }
@@ -352,10 +352,12 @@ impl RaftHandler for RaftGroup {
     }
 }
 
-/// Makes a checkpoint now and then, also when no entries come that would.
-async fn keep_checkpoints(machine: StateMachine, every: Duration) {
+/// Makes a checkpoint now and then, also when no entries come that would: between three quarters of the interval and all of
+/// it after the last one, so that nodes that were started together are not busy with it together.
+async fn keep_checkpoints(machine: StateMachine, interval: Duration, random: Arc<dyn Random>) {
     loop {
-        sleep(every).await;
+        let more = (random.u64() % 256) as u32;
+        sleep(interval * 3 / 4 + interval / 4 * more / 256).await;
         if machine.checkpoint().await.is_err() {
             // The failure has been told as fatal.
             return;
