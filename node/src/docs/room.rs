@@ -372,8 +372,7 @@ impl Room {
         }
         match message {
             Message::Step1(state_vector) => {
-                let now_ms = self.now_ms();
-                let frames = self.sheet.lacking(&state_vector, now_ms).map_err(|_| Close::BAD_MESSAGE)?;
+                let frames = self.lacking(&state_vector)?;
                 frames.iter().for_each(|frame| self.post(member, frame));
                 // An editor of Hocuspocus counts the answers to what it is asked, so it is asked as often as it asks.
                 if self.members.is_hocuspocus(member) {
@@ -394,7 +393,7 @@ impl Room {
                 self.introduce(member);
             }
             Message::QueryAwareness => {
-                self.introduce(member);
+                self.members.begins_to_hear(member);
                 self.tell_all_present(member);
             }
         }
@@ -453,8 +452,18 @@ impl Room {
         }
     }
 
+    /// What an editor lacks who has `state_vector`.
+    fn lacking(&mut self, state_vector: &[u8]) -> Result<Vec<Bytes>, Close> {
+        let now_ms = self.now_ms();
+        self.sheet.lacking(state_vector, now_ms).map_err(|error| match error {
+            UpdateError::TooDeep => Close::TOO_DEEP,
+            _ => Close::BAD_MESSAGE,
+        })
+    }
+
     fn lacks(&mut self, update: &[u8]) -> Result<bool, Close> {
-        self.document().and_then(|document| document.lacks(update)).map_err(|_| Close::BAD_UPDATE)
+        let lacks = self.document().and_then(|document| document.lacks(update));
+        lacks.map_err(|error| self.not_taken(&error))
     }
 
     fn not_taken(&self, error: &UpdateError) -> Close {
