@@ -26,7 +26,13 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
 /// How often a write is tried at most, with the same id in the same DC.
 const ATTEMPTS_MAX: usize = 4;
 /// Writes of one session or editor: their values do not meet those of others.
-pub(crate) const VALUES_PER_SESSION: u64 = 1_000_000;
+const VALUES_PER_SESSION: u64 = 1_000_000;
+
+/// A number that nobody else writes than the client of this number, who has written so many.
+pub(crate) fn next_value(client: u64, written: &mut u64) -> i64 {
+    *written += 1;
+    (VALUES_PER_SESSION * (client + 1) + *written) as i64
+}
 
 /// Where the run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +74,14 @@ impl Shared {
     pub(crate) async fn reached(&self, phase: Phase) {
         // The sender is `self`.
         let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// A request that shows a session's token, unless clients of this run forget theirs.
+    pub(crate) fn with_token(&self, ask: Ask, token: Option<&String>) -> Ask {
+        match token {
+            Some(token) if !self.forget_tokens => ask.header("meridian-session", token.clone()),
+            _ => ask,
+        }
     }
 
     /// Refusals of these clients' requests can only mean that something is not available.
@@ -148,8 +162,7 @@ impl Session {
 
     /// A number that nobody else writes.
     fn value(&mut self) -> i64 {
-        self.written += 1;
-        (VALUES_PER_SESSION * (self.number + 1) + self.written) as i64
+        next_value(self.number, &mut self.written)
     }
 
     fn set_key(&mut self) -> String {
@@ -315,10 +328,7 @@ impl Session {
     }
 
     fn with_token(&self, ask: Ask) -> Ask {
-        match &self.token {
-            Some(token) if !self.shared.forget_tokens => ask.header("meridian-session", token.clone()),
-            _ => ask,
-        }
+        self.shared.with_token(ask, self.token.as_ref())
     }
 
     /// Reads and records it; nothing if there was no answer.

@@ -32,17 +32,20 @@ pub struct Posted {
 }
 
 impl Posted {
-    fn len(&self) -> usize {
+    /// How many bytes the frame has.
+    pub fn size(&self) -> usize {
         self.name.len() + self.message.len()
     }
 
+    /// The bytes of the frame.
+    pub fn into_frame(self) -> Bytes {
+        if self.name.is_empty() { self.message } else { [self.name, self.message].concat().into() }
+    }
+
     /// The bytes of the frame, in pieces of at most `piece_bytes`, so that what many share is not copied as a whole for each
-    /// of them. The name stands alone before a message that is more than one piece.
+    /// of them. The name stands alone.
     pub fn into_pieces(self, piece_bytes: usize) -> Vec<Bytes> {
         let Self { name, message } = self;
-        if name.len() + message.len() <= piece_bytes {
-            return vec![if name.is_empty() { message } else { [name, message].concat().into() }];
-        }
         let name = Some(name).filter(|name| !name.is_empty());
         let ends = (0..message.len()).step_by(piece_bytes);
         let piece = |at: usize| message.slice(at..message.len().min(at + piece_bytes));
@@ -123,7 +126,7 @@ impl Outlet {
 
     /// Queues a frame; `false` if there is no room for it, or nobody takes frames any more.
     pub fn post(&self, posted: Posted) -> bool {
-        let len = posted.len();
+        let len = posted.size();
         if !self.waiting.add(len) {
             return false;
         }
@@ -222,7 +225,7 @@ impl Inbox {
     }
 
     fn taken(&self, posted: Posted) -> Posted {
-        self.waiting.take(posted.len());
+        self.waiting.take(posted.size());
         posted
     }
 }
@@ -234,10 +237,6 @@ mod tests {
     fn alone() -> (Seat, Inbox) {
         let (outlet, inbox) = outlet();
         (outlet.seat(Bytes::new(), Right::Write), inbox)
-    }
-
-    fn whole(posted: Posted) -> Bytes {
-        posted.into_pieces(1 << 10).concat().into()
     }
 
     const X: Bytes = Bytes::from_static(b"x");
@@ -257,20 +256,18 @@ mod tests {
             assert!(seat.post(&Bytes::from(vec![0; n % 3])), "{n}");
         }
         assert!(!seat.post(&X));
-        assert_eq!(inbox.ready().map(whole), Some(Bytes::new()));
-        assert_eq!(inbox.next().await.map(whole), Ok(Bytes::from(vec![0])));
+        assert_eq!(inbox.ready().map(Posted::into_frame), Some(Bytes::new()));
+        assert_eq!(inbox.next().await.map(Posted::into_frame), Ok(Bytes::from(vec![0])));
     }
 
     #[test]
     fn a_large_frame_is_in_pieces_that_share_its_bytes() {
         let message = Bytes::from((0..10).collect::<Vec<u8>>());
-        let pieces = |name: &'static [u8], piece_bytes| {
-            let posted = Posted { name: Bytes::from_static(name), message: message.clone() };
-            posted.into_pieces(piece_bytes)
-        };
+        let posted = |name| Posted { name: Bytes::from_static(name), message: message.clone() };
+        let pieces = |name, piece_bytes| posted(name).into_pieces(piece_bytes);
         let shared = |piece: &Bytes, at: usize| piece.as_ptr() == message[at..].as_ptr();
         assert_eq!(pieces(b"", 10).concat(), message);
-        assert_eq!(pieces(b"n", 11), [[&b"n"[..], &message].concat()]);
+        assert_eq!(posted(b"n").into_frame(), [&b"n"[..], &message].concat());
         let named = pieces(b"n", 4);
         assert_eq!(named, [&b"n"[..], &message[..4], &message[4..8], &message[8..]]);
         assert!(shared(&named[1], 0) && shared(&named[3], 8));
@@ -299,12 +296,12 @@ mod tests {
         let [one, two, three] =
             [b"\x01a", b"\x01b", b"\x01c"].map(|bytes| outlet.seat(name(bytes), Right::Write));
         one.close(Close::DELETED);
-        let told = whole(inbox.next().await.expect("a frame"));
+        let told = inbox.next().await.expect("a frame").into_frame();
         assert_eq!(told[..3], *b"\x01a\x07");
         two.part();
         assert_eq!(inbox.ready(), None);
         assert!(three.post(&X));
-        assert_eq!(inbox.next().await.map(whole), Ok(Bytes::from_static(b"\x01cx")));
+        assert_eq!(inbox.next().await.map(Posted::into_frame), Ok(Bytes::from_static(b"\x01cx")));
         three.close(Close::NOT_KEPT);
         assert_eq!(inbox.next().await, Err(Close::NOT_KEPT));
     }

@@ -6,6 +6,8 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -45,39 +47,49 @@ pub trait Disk: Send + Sync + 'static {
 
 /// An open file, of any disk.
 #[derive(Debug)]
-pub struct Backend(Box<dyn StorageBackend>);
+pub struct Backend {
+    storage: Box<dyn StorageBackend>,
+    written: Arc<AtomicU64>,
+}
 
 impl Backend {
     /// Wraps a disk's own storage.
     pub fn new(backend: impl StorageBackend) -> Self {
-        Self(Box::new(backend))
+        Self { storage: Box::new(backend), written: Arc::default() }
+    }
+
+    /// The same file, which adds the bytes that are written into it to `written`.
+    #[must_use]
+    pub fn counted(self, written: Arc<AtomicU64>) -> Self {
+        Self { written, ..self }
     }
 }
 
 // Locking is left at its default: the folder's lock already excludes every other process.
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.storage.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.storage.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.storage.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.storage.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.storage.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.storage.close()
     }
 }
 

@@ -193,7 +193,8 @@ impl Folder {
     pub fn incoming(&self) -> Result<Incoming, StorageError> {
         self.check_headroom()?;
         let backend = self.disk.open(&self.config.path.join(INCOMING), true)?;
-        let db = tables::open_database(backend, self.config.state_cache_bytes, self.state_written.clone())?;
+        let backend = backend.counted(self.state_written.clone());
+        let db = tables::open_database(backend, self.config.state_cache_bytes)?;
         let owner = owner_of(&self.config, self.store_id);
         tables::initialise(&db, &owner, &tables::state_tables())?;
         Ok(Incoming::new(db))
@@ -225,7 +226,7 @@ fn create(disk: &dyn Disk, config: &FolderConfig, store_id: Uuid, files: &Files)
 fn create_state(disk: &dyn Disk, folder: &Path, owner: &Owner) -> Result<(), StorageError> {
     const CREATE_CACHE_BYTES: usize = 1 << 20;
     let new = folder.join(format!("{STATE}{NEW_SUFFIX}"));
-    let db = tables::open_database(disk.open(&new, true)?, CREATE_CACHE_BYTES, Arc::default())?;
+    let db = tables::open_database(disk.open(&new, true)?, CREATE_CACHE_BYTES)?;
     tables::initialise(&db, owner, &tables::state_tables())?;
     // Closing marks the file clean; the rename must not overtake that.
     drop(db);
@@ -239,8 +240,8 @@ fn open_state(
     written: Arc<AtomicU64>,
 ) -> Result<(Database, Owner), StorageError> {
     let folder = || config.path.display().to_string();
-    let backend = disk.open(&config.path.join(STATE), false)?;
-    let db = tables::open_database(backend, config.state_cache_bytes, written)?;
+    let backend = disk.open(&config.path.join(STATE), false)?.counted(written);
+    let db = tables::open_database(backend, config.state_cache_bytes)?;
     let owner = tables::owner(&db).map_err(|error| match error {
         OwnerError::Newer(found) => {
             StorageError::NewerFormat { folder: folder(), found, known: FORMAT_VERSION }

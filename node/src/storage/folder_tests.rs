@@ -56,12 +56,8 @@ fn a_newer_format_is_refused() {
     let opened = Folder::open(config(1), &on(&disk)).unwrap();
     let store_id = opened.folder.store_id();
     drop(opened);
-    let db = tables::open_database(
-        disk.open(Path::new("/data/state.redb"), false).unwrap(),
-        1 << 20,
-        std::sync::Arc::default(),
-    )
-    .unwrap();
+    let db =
+        tables::open_database(disk.open(Path::new("/data/state.redb"), false).unwrap(), 1 << 20).unwrap();
     let owner = Owner { format: FORMAT_VERSION + 1, identity: identity(1), store_id };
     tables::initialise(&db, &owner, &[]).unwrap();
     drop(db);
@@ -77,12 +73,8 @@ fn a_folder_of_an_older_format_is_refused_with_a_word_on_what_to_do() {
     let disk = SimDisk::new();
     drop(Folder::open(config(1), &on(&disk)).unwrap());
     let owner = Owner { format: 1, identity: identity(1), store_id: uuid::Uuid::nil() };
-    let db = tables::open_database(
-        disk.open(Path::new("/data/state.redb"), false).unwrap(),
-        1 << 20,
-        std::sync::Arc::default(),
-    )
-    .unwrap();
+    let db =
+        tables::open_database(disk.open(Path::new("/data/state.redb"), false).unwrap(), 1 << 20).unwrap();
     tables::initialise(&db, &owner, &[]).unwrap();
     drop(db);
     let refused = Folder::open(config(1), &on(&disk)).unwrap_err();

@@ -1,12 +1,8 @@
 //! The redb tables of the state's file, and the rows about the file itself.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use meridian_crdt::Table;
 use meridian_crdt::codec::{Reader, Writer};
-use redb::{Database, Durability, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, Durability, ReadableTable, TableDefinition};
 use uuid::Uuid;
 
 use super::checksum::{sealed, unseal};
@@ -84,50 +80,11 @@ impl From<StorageError> for OwnerError {
     }
 }
 
-/// Opens the database in `backend` with `cache` bytes of page cache; an empty backend becomes an empty database. What is
-/// written into it is added to `written`.
-pub(super) fn open_database(
-    backend: Backend,
-    cache: usize,
-    written: Arc<AtomicU64>,
-) -> Result<Database, StorageError> {
+/// Opens the database in `backend` with `cache` bytes of page cache; an empty backend becomes an empty database.
+pub(super) fn open_database(backend: Backend, cache: usize) -> Result<Database, StorageError> {
     let mut builder = Database::builder();
     builder.set_cache_size(cache);
-    Ok(builder.create_with_backend(Counted { backend, written })?)
-}
-
-/// A file of which the written bytes are counted.
-#[derive(Debug)]
-struct Counted {
-    backend: Backend,
-    written: Arc<AtomicU64>,
-}
-
-impl StorageBackend for Counted {
-    fn len(&self) -> io::Result<u64> {
-        self.backend.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.backend.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.backend.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.backend.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.backend.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.backend.close()
-    }
+    Ok(builder.create_with_backend(backend)?)
 }
 
 /// Writes the first rows of a new file, durably: its owner and all tables, empty.

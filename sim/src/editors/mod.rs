@@ -24,7 +24,7 @@ use crate::documents::shown;
 use crate::http::{Ask, ask};
 use crate::ledger::{DRAFT, Fact, Known};
 use crate::options::Place;
-use crate::workload::{DEADLINE, Phase, Shared, VALUES_PER_SESSION};
+use crate::workload::{DEADLINE, Phase, Shared, next_value};
 
 /// Numbers of editors' copies: above those of sessions.
 const CLIENTS_FROM: u64 = 1 << 31;
@@ -293,8 +293,7 @@ impl Editor {
 
     /// A number that nobody else writes.
     fn value(&mut self) -> i64 {
-        self.written += 1;
-        (VALUES_PER_SESSION * (self.number + 1) + self.written) as i64
+        next_value(self.number, &mut self.written)
     }
 
     /// Somebody has so much of what this copy has made.
@@ -367,10 +366,7 @@ impl Editor {
     }
 
     fn with_token(&self, ask: Ask) -> Ask {
-        match &self.token {
-            Some(token) if !self.shared.forget_tokens => ask.header("meridian-session", token.clone()),
-            _ => ask,
-        }
+        self.shared.with_token(ask, self.token.as_ref())
     }
 }
 

@@ -119,10 +119,10 @@ async fn write(socket: &mut Socket, inbox: &mut Inbox, first: Posted) -> Option<
 /// Gives a frame to the socket, a large one as fragments: the socket copies what it is given, and of a document that many open
 /// at once there would be as many copies.
 async fn feed(socket: &mut Socket, posted: Posted) -> Option<()> {
-    let mut pieces = posted.into_pieces(FRAGMENT_BYTES);
-    if pieces.len() == 1 {
-        return socket.feed(Frame::Binary(pieces.remove(0))).await.ok();
+    if posted.size() <= FRAGMENT_BYTES {
+        return socket.feed(Frame::Binary(posted.into_frame())).await.ok();
     }
+    let pieces = posted.into_pieces(FRAGMENT_BYTES);
     let last = pieces.len() - 1;
     for (place, piece) in pieces.into_iter().enumerate() {
         let kind = if place == 0 { Data::Binary } else { Data::Continue };
