@@ -21,6 +21,10 @@ use clap::Parser;
 use args::{Args, Command, Suite};
 use record::Record;
 
+/// The allocator of the program `meridian`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // A node's words are the same as those of the program `meridian`.
     if std::env::args_os().nth(1).is_some_and(|word| word == "serve") {

@@ -33,6 +33,8 @@ const QUEUE_MAX: usize = 64;
 const EVENTS_MAX: usize = 256;
 /// The longest message that is taken from a node.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// What is read from the socket at once: so much of the buffer is zeroed before each read.
+const READ_BUFFER_BYTES: usize = 8 << 10;
 /// How many bytes may wait for the socket; more is refused by the WebSocket and ends the connection.
 const WRITE_BUFFER_BYTES_MAX: usize = 64 << 20;
 
@@ -152,6 +154,7 @@ impl Connection {
     ) -> Result<Connection, String> {
         let stream = connector.connect(address).await.map_err(|e| format!("cannot connect: {e}"))?;
         let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
             .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX);

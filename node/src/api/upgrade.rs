@@ -3,6 +3,7 @@
 //! It is made by hand rather than by the web framework, so that errors have the one documented shape, the socket's
 //! buffers have our bounds, and the connection stays counted after it has left HTTP.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,8 +22,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use super::answer::Failure;
 use super::serve::Port;
 
-/// A client's WebSocket.
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+/// A client's WebSocket. Boxed, because each function on its way would keep room for it.
+pub type Socket = Pin<Box<WebSocketStream<TokioIo<Upgraded>>>>;
 
 /// How much a client that is being closed may still send before the socket is dropped: bytes that nobody reads would make
 /// the system take back the goodbye.
@@ -49,7 +50,7 @@ where
             Ok(upgraded) => {
                 let stream = TokioIo::new(upgraded);
                 let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                serve(socket, port).await;
+                serve(Box::pin(socket), port).await;
             }
             Err(error) => tracing::debug!(%error, "a client left during the handshake of a WebSocket"),
         }
@@ -65,7 +66,7 @@ where
 
 /// Reads and throws away what the client still sends, so that it gets to read the goodbye.
 pub async fn linger(mut socket: Socket) {
-    let stream = socket.get_mut();
+    let stream = socket.as_mut().get_mut().get_mut();
     let mut discarded = 0;
     let discarding = async {
         let mut buffer = vec![0; 16 << 10];

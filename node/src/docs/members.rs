@@ -29,7 +29,8 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Members {
     docs: Arc<Docs>,
-    by_id: BTreeMap<u64, Member>,
+    /// Boxed, because a map keeps room for several, and most rooms have one.
+    by_id: BTreeMap<u64, Box<Member>>,
     entered: u64,
 }
 
@@ -44,7 +45,7 @@ impl Members {
         let now_ms = self.now_ms();
         self.entered += 1;
         let member = Member { seat, number: self.entered, entered_ms: now_ms, sent_ms: now_ms, hears: false };
-        self.by_id.insert(id, member);
+        self.by_id.insert(id, Box::new(member));
     }
 
     /// The number of whoever entered last.
@@ -54,7 +55,7 @@ impl Members {
 
     /// One of them.
     pub fn get(&self, id: u64) -> Option<&Member> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(|member| &**member)
     }
 
     /// Whether it is here and speaks Hocuspocus.
@@ -69,7 +70,7 @@ impl Members {
 
     /// Takes one out.
     pub fn remove(&mut self, id: u64) -> Option<Member> {
-        self.by_id.remove(&id)
+        self.by_id.remove(&id).map(|member| *member)
     }
 
     /// Whether nobody is here.

@@ -86,7 +86,9 @@ pub enum Ask {
 pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<Ask>) {
     let attached = docs.feeds.attach(&docs.shard.0, &key);
     let mut members = Members::new(docs.clone());
-    let close = match Room::open(docs.clone(), key.clone(), id, attached).await {
+    // Opening takes several times the memory of what comes after it, which is not to be kept for as long as the room is.
+    let opening = Box::pin(Room::open(docs.clone(), key.clone(), id, attached));
+    let close = match opening.await {
         Ok(mut room) => {
             let close = room.serve(&mut door).await;
             members = room.members;
@@ -128,7 +130,7 @@ struct Room {
 }
 
 impl Room {
-    async fn open(docs: Arc<Docs>, key: Key, id: u64, mut attached: Attached) -> Result<Room, Close> {
+    async fn open(docs: Arc<Docs>, key: Key, id: u64, mut attached: Attached) -> Result<Box<Room>, Close> {
         if !attached.begun().await {
             return Err(Close::BUSY);
         }
@@ -145,7 +147,7 @@ impl Room {
             return Err(Close::TOO_LARGE);
         }
         let now_ms = shard.seams.clock.monotonic_ms();
-        let mut room = Room {
+        let mut room = Box::new(Room {
             empty_since_ms: now_ms,
             company: Company::new(docs.presence.clone(), key.clone(), id),
             members: Members::new(docs.clone()),
@@ -159,7 +161,7 @@ impl Room {
             incarnations: state.incarnations,
             edits: Edits::default(),
             held: None,
-        };
+        });
         for snapshot in &content.snapshots {
             let snapshot = Snapshot::decode(snapshot).map_err(|e| unreadable(&room.key, e))?;
             room.sheet.load(&snapshot, now_ms).map_err(|error| room.unusable(&error))?;

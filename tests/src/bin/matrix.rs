@@ -11,6 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use meridian_tests::faults::{Fault, Machine, Row, RowPlan, report};
 use meridian_tests::loads::Load;
 
+/// The allocator of the program `meridian`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// How long each run strikes unless told otherwise: all rows together stay under a quarter of an hour.
 const SECONDS: u64 = 14;
 /// Mean pause of a session between two operations: some 1,000 operations a second of all sessions together.

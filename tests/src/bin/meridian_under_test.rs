@@ -3,6 +3,10 @@
 
 use std::process::ExitCode;
 
+/// The allocator of the program `meridian`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     meridian::cli::main(std::env::args_os())
 }

@@ -66,7 +66,7 @@ pub async fn serve(mut socket: Socket, mut ears: impl Ears, mut inbox: Inbox, mu
 pub async fn say_goodbye(mut socket: Socket, close: Close) {
     let frame = CloseFrame { code: close.code.into(), reason: Utf8Bytes::from_static(close.reason) };
     // An editor who does not listen learns it from the end of the connection.
-    if tokio::time::timeout(CLOSE_LIMIT, socket.close(Some(frame))).await.is_ok() {
+    if tokio::time::timeout(CLOSE_LIMIT, socket.as_mut().get_mut().close(Some(frame))).await.is_ok() {
         linger(socket).await;
     }
 }

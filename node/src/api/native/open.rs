@@ -9,8 +9,9 @@ use crate::api::Api;
 use crate::api::answer::Failure;
 use crate::api::upgrade::upgrade;
 
-/// What is read from the socket at once; small, because there is one such buffer per connection.
-const READ_BUFFER_BYTES: usize = 16 << 10;
+/// What is read from the socket at once; small, because there is one such buffer per connection, and so much of it is zeroed
+/// before each read.
+const READ_BUFFER_BYTES: usize = 4 << 10;
 /// Above so many buffered bytes the socket is written to before the flush.
 const WRITE_BUFFER_BYTES: usize = 128 << 10;
 
