@@ -8,6 +8,7 @@
 
 mod check;
 mod compare;
+mod mark;
 mod nesting;
 mod render;
 mod rewrite;
@@ -27,6 +28,7 @@ use crate::types::doc::DocContent;
 use crate::value::Value;
 
 pub use check::{check_update, nests_elsewhere};
+pub use mark::{incarnation_mark, marks_of_state_vector, marks_of_update, without_marks};
 pub use nesting::{NESTING_MAX, NESTING_READ_MAX};
 pub use rewrite::{Content, RewriteError, Rewritten};
 pub use snapshot::Snapshot;
@@ -159,7 +161,8 @@ impl YrsDocument {
         Ok((document, refused))
     }
 
-    fn is_sound(&self) -> Result<(), UpdateError> {
+    /// Why nothing more is to be had of the document, if that is so: its decoder has not taken what has its foundations here.
+    pub fn is_sound(&self) -> Result<(), UpdateError> {
         self.broken.clone().map_or(Ok(()), Err)
     }
 

@@ -51,7 +51,8 @@ pub use describe::describe;
 pub use digest::{BUCKETS, bucket_digests, digest};
 pub use document::{
     Content as DocWanted, Document, NESTING_MAX, NESTING_READ_MAX, Reach, RewriteError, Rewritten, Snapshot,
-    UpdateError, YrsDocument, check_update, nests_elsewhere, split_update,
+    UpdateError, YrsDocument, check_update, incarnation_mark, marks_of_state_vector, marks_of_update,
+    nests_elsewhere, split_update, without_marks,
 };
 pub use error::StoreError;
 pub use execute::{Ctx, ExecuteError, Executed, Limits, Refusal, execute, prepare};

@@ -40,7 +40,8 @@ const actions = {
     editors.set(name, e)
   },
   // The same by Hocuspocus; editors who name the same socket share a connection.
-  enter: ({ editor: name, server, doc, socket: shared, token }) => {
+  // Its token may take a while.
+  enter: ({ editor: name, server, doc, socket: shared, token, slow }) => {
     const e = editors.get(name) ?? { doc: new Y.Doc() }
     e.provider?.destroy()
     e.closed = null
@@ -58,12 +59,22 @@ const actions = {
       websocketProvider: socket,
       name: doc,
       document: e.doc,
-      token: token ?? 'anything',
+      token: slow ? () => new Promise((resolve) => setTimeout(() => resolve('anything'), slow)) : token ?? 'anything',
       onAuthenticationFailed: ({ reason }) => { e.denied = reason },
     })
     e.provider.on('close', ({ event }) => { e.closed = { code: event.code, reason: event.reason } })
     e.provider.attach()
     editors.set(name, e)
+  },
+  // The connection of an editor of Hocuspocus breaks, and is made again.
+  reconnect: async ({ editor: name }) => {
+    const e = editor(name)
+    const socket = e.provider.configuration.websocketProvider
+    const closed = new Promise((resolve) => socket.on('close', resolve))
+    socket.disconnect()
+    await closed
+    e.closed = null
+    socket.connect()
   },
   // What a node answers to who asks without a WebSocket.
   get: async ({ url }) => {
@@ -129,6 +140,14 @@ const actions = {
     const { awareness } = editor(name).provider
     if (user) awareness.setLocalStateField('user', user)
     return [...awareness.getStates().values()].map((state) => state.user).filter(Boolean).sort()
+  },
+  // What somebody makes who types so many characters, one by one.
+  typed: ({ count }) => {
+    const doc = new Y.Doc()
+    const updates = []
+    doc.on('update', (update) => updates.push(Buffer.from(update).toString('base64')))
+    for (let n = 0; n < count; n++) text({ doc }).insert(n, 'x')
+    return updates
   },
   update: ({ editor: name }) => Buffer.from(Y.encodeStateAsUpdate(editor(name).doc)).toString('base64'),
 }

@@ -5,7 +5,8 @@
 // A server is host:port. Of a sequential trace each edit is typed at the first one. Of a concurrent trace each agent types at
 // a server of its own, and what it builds on is exactly what the trace says: its edits are made beforehand, in documents
 // that have merged no more than their parents, and then sent as they were made. At the end every client and every
-// server has to have the text of the trace.
+// server has to have the text of the trace. The traces (CC BY 4.0, Martin Kleppmann and Joseph Gentle) are not part of the
+// project; docs/TESTING.md says where they are from.
 
 import { readFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'

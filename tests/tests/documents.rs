@@ -33,6 +33,8 @@ async fn documents_are_edited_together_in_two_datacenters() {
     edits_made_in_datacenters_that_are_cut_off_merge_when_the_cut_heals(&fleet, &editors).await;
     updates_by_http_reach_those_who_edit(&fleet, &editors).await;
     a_deleted_document_sends_its_editors_away_for_good(&fleet, &editors).await;
+    a_deleted_document_does_not_come_back_from_memory(&fleet, &editors).await;
+    a_txn_of_many_updates_reaches_its_editors(&fleet, &editors).await;
     what_others_have_seen_survives_the_death_of_a_node(&fleet, &editors).await;
     clients_of_hocuspocus_share_a_connection_and_documents_with_others(&fleet, &editors).await;
     an_edit_that_was_acknowledged_survives_the_death_of_its_node(&fleet, &editors).await;
@@ -243,6 +245,71 @@ async fn a_deleted_document_sends_its_editors_away_for_good(fleet: &Fleet, edito
     closed_with(editors, "m", 4409).await;
 }
 
+/// Story: somebody works offline on a document that is deleted meanwhile, and somebody else has it open while it is. Neither
+/// brings it back, whenever and wherever they connect again. Whoever begins it anew begins with nothing.
+async fn a_deleted_document_does_not_come_back_from_memory(fleet: &Fleet, editors: &Editors) {
+    let (here, there) = (fleet.node("eu-west/1"), fleet.node("us-east/1"));
+    editors.open("absent", &here, "gone").await;
+    editors.enter("present", &there, "gone", "memory").await;
+    for word in ["secret", " plan"] {
+        editors.types("absent", word, None).await;
+        editors
+            .agree(&["absent", "present"], PATIENCE, |seen| {
+                seen["t"].as_str().is_some_and(|t| t.ends_with(word))
+            })
+            .await;
+    }
+    editors.tell("absent", "leave", json!({})).await;
+    here.ask(Ask::delete("gone")).await.ok();
+    closed_with(editors, "present", 1000).await;
+    let is_gone = async || {
+        for name in fleet.node_names() {
+            wait::until("the document is gone", PATIENCE, async || {
+                let read = fleet.node(&name).value("gone").await;
+                if read.is_null() { Ok(()) } else { Err(read.to_string()) }
+            })
+            .await;
+        }
+    };
+    is_gone().await;
+    editors.types("absent", " of mine", None).await;
+    editors.begin("absent", &there, "gone").await;
+    closed_with(editors, "absent", 4404).await;
+    editors.types("present", " of ours", None).await;
+    editors.tell("present", "reconnect", json!({})).await;
+    closed_with(editors, "present", 1000).await;
+    is_gone().await;
+    editors.open("anew", &here, "gone").await;
+    editors.types("anew", "public", None).await;
+    editors.agree(&["anew"], PATIENCE, text_is("public")).await;
+    editors.begin("absent", &here, "gone").await;
+    closed_with(editors, "absent", 4404).await;
+    wait::until("what was begun anew is everywhere", PATIENCE, async || {
+        let read = there.value("gone").await;
+        if read == json!({"t": "public"}) { Ok(()) } else { Err(read.to_string()) }
+    })
+    .await;
+    editors.tell("present", "leave", json!({})).await;
+}
+
+/// Story: one txn brings more updates than there was once room for on the way to an editor.
+async fn a_txn_of_many_updates_reaches_its_editors(fleet: &Fleet, editors: &Editors) {
+    let nodes = ["eu-west/2", "us-east/3"].map(|name| fleet.node(name));
+    editors.open("many1", &nodes[0], "many").await;
+    editors.open("many2", &nodes[1], "many").await;
+    let updates = editors.tell("many1", "typed", json!({"count": 3_000})).await;
+    let updates = updates.as_array().expect("a list").iter().map(|update| json!({"$bytes": update}));
+    let updates: Vec<Value> = updates.collect();
+    let txn = json!({"type": "doc", "op": "update_all", "updates": updates});
+    nodes[0].ask(Ask::mutate("many", &txn)).await.ok();
+    let all = "x".repeat(3_000);
+    editors.agree(&["many1", "many2"], PATIENCE, text_is(&all)).await;
+    for editor in ["many1", "many2"] {
+        assert_eq!(editors.tell(editor, "closed", json!({})).await, Value::Null, "nobody was sent away");
+        editors.tell(editor, "leave", json!({})).await;
+    }
+}
+
 async fn closed_with(editors: &Editors, editor: &str, code: u16) {
     wait::until("an editor is sent away", PATIENCE, async || {
         let closed = editors.tell(editor, "closed", json!({})).await;
@@ -313,6 +380,22 @@ async fn clients_of_hocuspocus_share_a_connection_and_documents_with_others(
     editors.agree(&["y", "h1", "h3"], PATIENCE, text_is("from y. from h1. from h3.")).await;
     editors.kept("h2").await;
     assert_eq!(here.value("shared/two").await, json!({"t": "of its own"}));
+    // One whose token takes a while types before it is let in.
+    let server = format!("ws://{}/v1/spaces/default/hocuspocus", there.server());
+    let late = json!({"server": server, "doc": "shared/two", "socket": "other", "slow": 300});
+    editors.tell("late", "enter", late).await;
+    editors.types("late", "; early", None).await;
+    editors.kept("late").await;
+    editors
+        .agree(&["h2", "late"], PATIENCE, |seen| {
+            ["of its own", "; early"].iter().all(|part| seen["t"].as_str().is_some_and(|t| t.contains(part)))
+        })
+        .await;
+    assert_eq!(editors.tell("late", "scope", json!({})).await["denied"], Value::Null);
+    editors.tell("late", "erase", json!({"at": 0, "length": 17})).await;
+    editors.types("late", "of its own", None).await;
+    editors.agree(&["h2", "late"], PATIENCE, text_is("of its own")).await;
+    editors.tell("late", "leave", json!({})).await;
     // One document of a connection ends; the other goes on.
     here.ask(Ask::delete("shared/one")).await.ok();
     closed_with(editors, "y", 4404).await;

@@ -170,7 +170,7 @@ impl Walk<'_> {
     }
 
     /// The blocks of one client.
-    fn client(&mut self) -> Result<(u64, Vec<Block>), UpdateError> {
+    pub(super) fn client(&mut self) -> Result<(u64, Vec<Block>), UpdateError> {
         let count = self.count()?;
         let client = self.client_id()?;
         let mut clock = self.clock()?;
@@ -279,16 +279,25 @@ impl Walk<'_> {
 
     fn deletions(&mut self, ends: &mut Vec<(u64, u32)>) -> Result<(), UpdateError> {
         for _ in 0..self.count()? {
-            let client = self.client_id()?;
-            for _ in 0..self.count()? {
-                let end = self.clock()? + self.length()?;
-                if end >= CLOCK_END {
-                    return Err(DecodeError::TooLarge.into());
-                }
-                ends.push((client, end as u32));
-            }
+            self.deletions_of_client(|client, end| ends.push((client, end)))?;
         }
         Ok(())
+    }
+
+    /// What of one client is deleted: visits the client and the clock behind the end of each range.
+    pub(super) fn deletions_of_client(
+        &mut self,
+        mut visit: impl FnMut(u64, u32),
+    ) -> Result<u64, UpdateError> {
+        let client = self.client_id()?;
+        for _ in 0..self.count()? {
+            let end = self.clock()? + self.length()?;
+            if end >= CLOCK_END {
+                return Err(DecodeError::TooLarge.into());
+            }
+            visit(client, end as u32);
+        }
+        Ok(client)
     }
 }
 

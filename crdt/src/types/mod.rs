@@ -226,6 +226,14 @@ impl DocOp {
             DocOp::UpdateAll(updates) => updates,
         }
     }
+
+    /// The updates, in order, to be changed.
+    pub fn updates_mut(&mut self) -> &mut [Bytes] {
+        match self {
+            DocOp::Update(update) => std::slice::from_mut(update),
+            DocOp::UpdateAll(updates) => updates,
+        }
+    }
 }
 
 #[cfg(test)]

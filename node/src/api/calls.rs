@@ -188,9 +188,9 @@ async fn propose(
     api: &Api,
     session: &Session,
     conditions: Vec<(Key, Condition)>,
-    ops: Vec<(Key, Mutation)>,
+    mut ops: Vec<(Key, Mutation)>,
 ) -> Result<(Vec<OpResult>, Vector)> {
-    let bytes = api.bounds.request.check(&conditions, &ops)?;
+    let bytes = api.bounds.request.admit(&conditions, &mut ops)?;
     let asked_for = ops.len();
     let mut request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };
     with_versions_deleted(api, &mut request)?;

@@ -2,8 +2,11 @@
 //!
 //! Apply has constant bounds of its own ([`crate::txn::bounds`]); these are never above them.
 
+use bytes::Bytes;
 use meridian_client::wire::{ApiError, ErrorCode};
-use meridian_crdt::{Condition, Key, MapOp, Mutation, RegisterOp, SetOp, Value, check_update};
+use meridian_crdt::{
+    Condition, Key, MapOp, Mutation, RegisterOp, SetOp, UpdateError, Value, check_update, without_marks,
+};
 
 use crate::txn::ClientTxn;
 
@@ -33,21 +36,27 @@ fn at_most(what: &str, is: usize, limit: usize) -> Result<(), ApiError> {
 }
 
 impl RequestLimits {
-    /// Checks a request and returns how many bytes it takes in the log.
-    pub fn check(&self, conditions: &[(Key, Condition)], ops: &[(Key, Mutation)]) -> Result<usize, ApiError> {
+    /// Checks a request, takes from its updates of documents the marks that these are kept without, and returns how many bytes it
+    /// takes in the log.
+    pub fn admit(
+        &self,
+        conditions: &[(Key, Condition)],
+        ops: &mut [(Key, Mutation)],
+    ) -> Result<usize, ApiError> {
         at_most("the number of operations", ops.len(), self.ops_max)?;
         at_most("the number of conditions", conditions.len(), self.ops_max)?;
-        for (op, (key, mutation)) in ops.iter().enumerate() {
+        let are_many = ops.len() > 1;
+        for (op, (key, mutation)) in ops.iter_mut().enumerate() {
             if super::docs::is_reserved(&key.key) {
                 let error = ApiError::new(
                     ErrorCode::BadKey,
                     "keys behind all others are kept for versions of documents",
                 );
-                return Err(if ops.len() > 1 { error.with("op", op) } else { error });
+                return Err(if are_many { error.with("op", op) } else { error });
             }
             let checked =
                 at_most("a key", key.key.len(), self.key_bytes_max).and_then(|()| self.mutation(mutation, 0));
-            checked.map_err(|e| if ops.len() > 1 { e.with("op", op) } else { e })?;
+            checked.map_err(|e| if are_many { e.with("op", op) } else { e })?;
         }
         for (_, condition) in conditions {
             if let Condition::Value(value) | Condition::Contains(value) = condition {
@@ -60,7 +69,7 @@ impl RequestLimits {
         Ok(bytes)
     }
 
-    fn mutation(&self, mutation: &Mutation, depth: usize) -> Result<(), ApiError> {
+    fn mutation(&self, mutation: &mut Mutation, depth: usize) -> Result<(), ApiError> {
         at_most("the depth", depth, self.depth_max)?;
         match mutation {
             Mutation::Register(RegisterOp::Set(value)) | Mutation::MvRegister(RegisterOp::Set(value)) => {
@@ -76,7 +85,7 @@ impl RequestLimits {
             },
             Mutation::Doc(op) => {
                 at_most("the number of updates", op.updates().len(), self.elements_max)?;
-                op.updates().iter().try_for_each(|update| self.update(update))
+                op.updates_mut().iter_mut().try_for_each(|update| self.update(update))
             }
             Mutation::Map(MapOp::Update { mutation, .. }) => self.mutation(mutation, depth + 1),
             _ => Ok(()),
@@ -84,9 +93,14 @@ impl RequestLimits {
     }
 
     /// Decodes an update of a document, since apply takes it for what it is said to be.
-    fn update(&self, update: &[u8]) -> Result<(), ApiError> {
+    fn update(&self, update: &mut Bytes) -> Result<(), ApiError> {
         at_most("an update", update.len(), self.value_bytes_max)?;
-        check_update(update).map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))
+        let bad = |e: UpdateError| ApiError::new(ErrorCode::BadValue, e.to_string());
+        check_update(update).map_err(bad)?;
+        if let Some(without) = without_marks(update).map_err(bad)? {
+            *update = without.into();
+        }
+        Ok(())
     }
 
     fn value(&self, value: &Value, depth: usize) -> Result<(), ApiError> {
@@ -126,9 +140,9 @@ mod tests {
     };
 
     fn refused(ops: &[(&str, Mutation)]) -> Option<(ErrorCode, Option<u64>)> {
-        let ops: Vec<_> =
+        let mut ops: Vec<_> =
             ops.iter().map(|(k, m)| (Key::new("default", *k).expect("valid"), m.clone())).collect();
-        let error = LIMITS.check(&[], &ops).err()?;
+        let error = LIMITS.admit(&[], &mut ops).err()?;
         Some((error.code, error.details.get("limit").and_then(serde_json::Value::as_u64)))
     }
 
@@ -164,8 +178,8 @@ mod tests {
 
     #[test]
     fn a_request_that_grows_in_the_log_is_measured_there() {
-        let ops = vec![(Key::new("s".repeat(64), "k").expect("valid"), Mutation::Delete(None)); 3];
+        let mut ops = vec![(Key::new("s".repeat(64), "k").expect("valid"), Mutation::Delete(None)); 3];
         let wide = RequestLimits { txn_bytes_max: 300, ..LIMITS };
-        assert_eq!(wide.check(&[], &ops).map_err(|e| e.code), Err(ErrorCode::TooLarge));
+        assert_eq!(wide.admit(&[], &mut ops).map_err(|e| e.code), Err(ErrorCode::TooLarge));
     }
 }

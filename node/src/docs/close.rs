@@ -41,6 +41,8 @@ impl Close {
     pub const UNAUTHORIZED: Close = Close::new(4401, "the space takes only who shows an access token of it");
     /// The access token is for something else.
     pub const FORBIDDEN: Close = Close::new(4403, "the access token is not for this space");
+    /// The name is one of those that nodes keep for themselves.
+    pub const RESERVED: Close = Close::new(4403, "this name is kept for the nodes themselves");
     /// The document was deleted while the editor had it open.
     pub const DELETED: Close = Close::new(4404, "the document was deleted");
     /// The key holds something else.

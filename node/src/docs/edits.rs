@@ -61,6 +61,8 @@ pub struct Edits {
     waiting: VecDeque<Edit>,
     waiting_bytes: usize,
     writing: Option<Writing>,
+    /// Whether any was kept.
+    were_kept: bool,
     /// When the last write began, in milliseconds of the room's clock.
     began_ms: Option<u64>,
     /// Who made the edits that have gone into a write and have not come back by the oplog, the oldest first.
@@ -72,6 +74,11 @@ impl Edits {
     pub fn push(&mut self, edit: Edit) {
         self.waiting_bytes += edit.update.len();
         self.waiting.push_back(edit);
+    }
+
+    /// Whether any was kept: since then the document exists, or was deleted.
+    pub fn were_kept(&self) -> bool {
+        self.were_kept
     }
 
     /// Whether there is room for more.
@@ -141,6 +148,7 @@ impl Edits {
         });
         let written = written.await;
         self.writing = None;
+        self.were_kept |= written.outcome.is_ok();
         if written.outcome.is_err() {
             for edit in &written.edits {
                 self.came_back(&edit.update);

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use meridian_client::wire::ApiError;
 use meridian_client::wire::headers::Consistency;
-use meridian_crdt::{Dot, Key, Mutation, Vector};
+use meridian_crdt::{DocOp, Dot, Key, Mutation, Vector};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::shard::Shard;
@@ -30,6 +31,14 @@ pub struct Event {
     pub dot: Dot,
     /// Its mutations of the key.
     pub ops: Arc<[Mutation]>,
+}
+
+impl Event {
+    /// The updates that it brought, in their order.
+    pub fn updates(&self) -> impl Iterator<Item = &Bytes> {
+        let docs = self.ops.iter().filter_map(|op| if let Mutation::Doc(op) = op { Some(op) } else { None });
+        docs.flat_map(DocOp::updates)
+    }
 }
 
 /// A room's place at the feed of its space; given up when dropped.

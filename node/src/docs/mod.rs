@@ -12,9 +12,11 @@
 mod awareness;
 mod close;
 mod company;
+mod door;
 mod edits;
 mod feed;
 mod intake;
+mod marks;
 mod members;
 pub mod presence;
 mod room;
@@ -28,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meridian_crdt::Key;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 pub use close::Close;
 pub use intake::check_nesting;
@@ -36,13 +38,10 @@ pub use seat::{Inbox, Outlet, Posted, Seat, outlet};
 
 use crate::config::Fanout;
 use crate::shard::Shard;
+use door::{Ask, Door, door};
 use feed::Feeds;
 use presence::Presence;
-use room::Ask;
 use wire::Message;
-
-/// What editors have said and their room has not heard yet. An editor who says more is read more slowly.
-const ASKS_MAX: usize = 256;
 
 /// Bounds of the documents of one node.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +126,7 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug)]
 struct Entry {
     id: u64,
-    door: mpsc::Sender<Ask>,
+    door: Door,
     /// Editors inside and at the door.
     editors: usize,
 }
@@ -139,7 +138,7 @@ pub struct Editor {
     key: Key,
     room: u64,
     member: u64,
-    door: mpsc::Sender<Ask>,
+    door: Door,
 }
 
 impl Docs {
@@ -201,7 +200,7 @@ impl Docs {
             }
         };
         // A room that is gone has dropped its door, and the seat with it, which ends the connection.
-        editor.door.send(Ask::Enter { member, seat: Box::new(seat) }).await.ok();
+        editor.door.send(Ask::Enter { member, seat: Box::new(seat) }).await;
         Ok(editor)
     }
 
@@ -212,11 +211,11 @@ impl Docs {
                 return Err(Close::BUSY);
             }
             let id = self.next();
-            let (door, asks) = mpsc::channel(ASKS_MAX);
+            let (door, doorway) = door();
             rooms.insert(key.clone(), Entry { id, door, editors: 0 });
             self.counts.rooms_opened.fetch_add(1, Ordering::Relaxed);
             self.opened.send_replace(id);
-            tokio::spawn(room::run(self.clone(), key.clone(), id, asks));
+            tokio::spawn(room::run(self.clone(), key.clone(), id, doorway));
         }
         let Some(entry) = rooms.get_mut(&key) else { return Err(Close::INTERNAL) };
         if entry.editors >= self.bounds.editors_max {
@@ -260,7 +259,7 @@ impl Editor {
     /// Tells the room what the editor says, once the room has heard what others have said before. A room that is gone
     /// has ended the inbox, which says why.
     pub async fn say(&self, message: Message) {
-        self.door.send(Ask::Say { member: self.member, message }).await.ok();
+        self.door.send(Ask::Say { member: self.member, message }).await;
     }
 }
 
@@ -270,7 +269,6 @@ impl Drop for Editor {
         if let Some(entry) = self.docs.rooms().get_mut(&self.key).filter(|entry| entry.id == self.room) {
             entry.editors = entry.editors.saturating_sub(1);
         }
-        // A room with a full door finds out by itself, a moment later.
-        self.door.try_send(Ask::Leave { member: self.member }).ok();
+        self.door.leave(self.member);
     }
 }

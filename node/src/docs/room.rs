@@ -11,19 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_crdt::{
-    DocCounts, DocOp, Document, Dot, Key, Mutation, NESTING_MAX, Reach, Snapshot, UpdateError, Vector,
-    YrsDocument, doc_glance, doc_state,
+    DocCounts, Document, Dot, Key, NESTING_MAX, Reach, Snapshot, UpdateError, Vector, YrsDocument,
+    doc_glance, doc_state, incarnation_mark, marks_of_state_vector, marks_of_update, without_marks,
 };
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, sleep};
 
 use super::close::Close;
 use super::company::{Company, Doubt};
+use super::door::{Ask, Doorway};
 use super::edits::{Edit, Edits, Written};
 use super::feed::{Attached, Event};
+use super::marks::remembers_deleted;
 use super::members::{Member, Members};
-use super::presence::message::{Said, Source};
-use super::seat::Seat;
 use super::sheet::Sheet;
 use super::wire::{self, Message};
 use super::{DocBounds, Docs};
@@ -46,44 +45,10 @@ const HELD_MS_MAX: u64 = 16_000;
 /// An update that says nothing.
 const NOTHING: &[u8] = &[0, 0];
 
-/// What comes through the door of a room.
-#[derive(Debug)]
-pub enum Ask {
-    /// An editor comes in.
-    Enter {
-        /// Who it is.
-        member: u64,
-        /// The way to it. Boxed, because a door keeps room for many of the largest thing that comes through it.
-        seat: Box<Seat>,
-    },
-    /// An editor says something.
-    Say {
-        /// Who it is.
-        member: u64,
-        /// What it says.
-        message: Message,
-    },
-    /// An editor has gone.
-    Leave {
-        /// Who it was.
-        member: u64,
-    },
-    /// Another node says who is present there.
-    Hear {
-        /// The node.
-        source: Arc<Source>,
-        /// The states.
-        states: Vec<Said>,
-    },
-    /// Another node holds clients of this one for gone.
-    Contradict {
-        /// As what it has them.
-        states: Vec<Said>,
-    },
-}
-
 /// Opens the room and keeps it until it ends.
-pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<Ask>) {
+pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: Doorway) {
+    // Even if a fault ends it: else nobody could open the document again.
+    let open = Open { docs: docs.clone(), key: key.clone(), id };
     let attached = docs.feeds.attach(&docs.shard.0, &key);
     let mut members = Members::new(docs.clone());
     // Opening takes several times the memory of what comes after it, which is not to be kept for as long as the room is.
@@ -98,7 +63,7 @@ pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<As
     };
     tracing::debug!(%key, code = close.code, reason = close.reason, "a room ends");
     // From here on the next editor opens another room; those who are still at this door are sent away.
-    docs.retire(&key, id, true);
+    drop(open);
     door.close();
     while let Some(ask) = door.recv().await {
         if let Ask::Enter { seat, .. } = ask {
@@ -106,6 +71,19 @@ pub async fn run(docs: Arc<Docs>, key: Key, id: u64, mut door: mpsc::Receiver<As
         }
     }
     members.close(close);
+}
+
+/// That a room is open. When it is dropped, the next editor opens another one.
+struct Open {
+    docs: Arc<Docs>,
+    key: Key,
+    id: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.docs.retire(&self.key, self.id, true);
+    }
 }
 
 struct Room {
@@ -171,11 +149,13 @@ impl Room {
             chunk.iter().try_for_each(|update| room.integrate(update))?;
             tokio::task::yield_now().await;
         }
+        let incarnations = room.incarnations.clone();
+        room.mark(&incarnations)?;
         Ok(room)
     }
 
     /// Runs until the room ends; says why.
-    async fn serve(&mut self, door: &mut mpsc::Receiver<Ask>) -> Close {
+    async fn serve(&mut self, door: &mut Doorway) -> Close {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -191,23 +171,26 @@ impl Room {
                     Some(ask) => self.ask(ask),
                     None => ControlFlow::Break(Close::GONE),
                 },
+                // It is told, and written, below.
                 () = sleep(Duration::from_millis(gathers.unwrap_or_default())), if gathers.is_some() => {
-                    self.tell_presence();
                     ControlFlow::Continue(())
                 }
-                // It is written below.
                 () = sleep(Duration::from_millis(writes.unwrap_or_default())), if writes.is_some() => {
                     ControlFlow::Continue(())
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => self.tick(door.is_empty()),
             };
             if let ControlFlow::Break(close) = flow {
                 return close;
             }
             self.release();
+            if self.company.gathers_ms() == Some(0) {
+                self.tell_presence();
+            }
             if self.gathers_ms() == Some(0) {
                 let now_ms = self.now_ms();
-                self.edits.write(&self.docs.shard.0, &self.key, !self.incarnations.is_empty(), now_ms);
+                let exists = self.edits.were_kept() || !self.incarnations.is_empty();
+                self.edits.write(&self.docs.shard.0, &self.key, exists, now_ms);
             }
         }
     }
@@ -226,6 +209,27 @@ impl Room {
     fn integrate(&mut self, update: &Bytes) -> Result<(), Close> {
         let now_ms = self.now_ms();
         self.sheet.integrate(update, now_ms).map_err(|error| self.unusable(&error))
+    }
+
+    /// Puts in the marks of incarnations, by which they are known again in the memory of editors. The frames that bring these to
+    /// who is here: as an answer, since nobody has edited anything.
+    fn mark(&mut self, incarnations: &[Dot]) -> Result<Vec<Bytes>, Close> {
+        let marks = incarnations.iter().filter_map(|dot| incarnation_mark(*dot)).map(Bytes::from);
+        let mut frames = Vec::new();
+        for mark in marks {
+            self.integrate(&mark)?;
+            frames.push(wire::step_2(&mark));
+        }
+        Ok(frames)
+    }
+
+    /// Nobody may bring back what was deleted.
+    fn check_memory(&self, marks: Vec<Dot>) -> Result<(), Close> {
+        let shard = &self.docs.shard.0;
+        match remembers_deleted(shard, &self.key, &self.incarnations, marks)? {
+            true => Err(Close::DELETED),
+            false => Ok(()),
+        }
     }
 
     /// The document, to look into.
@@ -256,16 +260,19 @@ impl Room {
         }
         match counts {
             DocCounts::Yes => {}
-            // An update whose incarnation had ended elsewhere before it came is told, and does not count.
-            DocCounts::No => return ControlFlow::Continue(()),
+            // An update whose incarnation had ended elsewhere before it came is told, and does not count. If it is of this room,
+            // what its editors have seen was deleted before the room came to hear of it.
+            DocCounts::No => {
+                let own = event.updates().filter(|update| self.edits.came_back(update).is_some()).count();
+                return if own > 0 { ControlFlow::Break(Close::DELETED) } else { ControlFlow::Continue(()) };
+            }
             // The room is so far behind that the document was compacted meanwhile. Whoever opens it anew is not.
             DocCounts::Perhaps => return ControlFlow::Break(Close::GONE),
         }
+        let begun: Vec<Dot> = living.iter().filter(|dot| !self.incarnations.contains(dot)).copied().collect();
         self.incarnations = living;
-        let updates =
-            event.ops.iter().filter_map(|op| if let Mutation::Doc(op) = op { Some(op) } else { None });
         let (mut frames, mut own) = (Vec::new(), Vec::new());
-        for update in updates.flat_map(DocOp::updates) {
+        for update in event.updates() {
             self.bytes += update.len();
             if let Err(close) = self.integrate(update) {
                 return ControlFlow::Break(close);
@@ -279,6 +286,10 @@ impl Room {
         self.tell(&frames, |place, id, member| {
             !own[place].as_ref().is_some_and(|edit| has_it(edit, id, member))
         });
+        match self.mark(&begun) {
+            Ok(marks) => self.tell(&marks, |_, _, _| true),
+            Err(close) => return ControlFlow::Break(close),
+        }
         ControlFlow::Continue(())
     }
 
@@ -332,10 +343,10 @@ impl Room {
     /// Hears what was held once nothing is under way; one for which it takes too long is sent away.
     fn release(&mut self) {
         let Some((member, message, since_ms)) = self.held.take() else { return };
-        if self.edits.are_settled() {
-            if self.members.get(member).is_some()
-                && let Err(close) = self.say(member, message)
-            {
+        if self.members.get(member).is_none() {
+            // It was closed meanwhile, and nobody waits any more.
+        } else if self.edits.are_settled() {
+            if let Err(close) = self.say(member, message) {
                 self.close(member, close);
             }
         } else if self.now_ms().saturating_sub(since_ms) >= HELD_MS_MAX {
@@ -352,13 +363,19 @@ impl Room {
         edit.height > 0 && deepest > NESTING_MAX && !self.edits.are_settled()
     }
 
-    fn say(&mut self, member: u64, message: Message) -> Result<(), Close> {
+    fn say(&mut self, member: u64, mut message: Message) -> Result<(), Close> {
+        if let Message::Step2(update) | Message::Update(update) = &mut message {
+            self.check_size(update.len())?;
+            self.check_memory(marks_of_update(update).map_err(|error| self.not_taken(&error))?)?;
+            if let Some(without) = without_marks(update).map_err(|error| self.not_taken(&error))? {
+                *update = without.into();
+            }
+        }
         let mut height = 0;
         let mut is_new = false;
         if let Message::Step2(update) | Message::Update(update) = &message
             && update != NOTHING
         {
-            self.check_size(update)?;
             let reach = match self.document().and_then(|document| document.reach(update)) {
                 Ok(reach) => reach,
                 Err(error) => return Err(self.not_taken(&error)),
@@ -374,6 +391,7 @@ impl Room {
         }
         match message {
             Message::Step1(state_vector) => {
+                self.check_memory(marks_of_state_vector(&state_vector).map_err(|_| Close::BAD_MESSAGE)?)?;
                 let frames = self.lacking(&state_vector)?;
                 frames.iter().for_each(|frame| self.post(member, frame));
                 // An editor of Hocuspocus counts the answers to what it is asked, so it is asked as often as it asks.
@@ -473,17 +491,22 @@ impl Room {
         if *error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::BAD_UPDATE }
     }
 
-    fn check_size(&self, update: &[u8]) -> Result<(), Close> {
+    fn check_size(&mut self, update_bytes: usize) -> Result<(), Close> {
         let DocBounds { update_bytes_max, doc_bytes_max, .. } = self.docs.bounds;
-        if update.len() > update_bytes_max || self.bytes + update.len() > doc_bytes_max {
-            return Err(Close::TOO_LARGE);
+        if update_bytes <= update_bytes_max && self.bytes + update_bytes > doc_bytes_max {
+            // It may have been compacted since it was opened.
+            let view = self.docs.shard.0.store.view();
+            let state = doc_state(&view, &self.key).map_err(|e| unreadable(&self.key, e))?;
+            self.bytes = state.content().bytes();
         }
-        Ok(())
+        let fits = update_bytes <= update_bytes_max && self.bytes + update_bytes <= doc_bytes_max;
+        if fits { Ok(()) } else { Err(Close::TOO_LARGE) }
     }
 
-    fn tick(&mut self) -> ControlFlow<Close> {
+    fn tick(&mut self, all_is_heard: bool) -> ControlFlow<Close> {
         let now_ms = self.now_ms();
-        let gone = self.members.those(|member| member.seat.is_gone());
+        // What somebody said before he went is heard before that.
+        let gone = self.members.those(|member| all_is_heard && member.seat.is_gone());
         gone.into_iter().for_each(|member| self.leave(member));
         self.company.tick();
         if let Err(error) = self.sheet.tire(now_ms) {
@@ -562,7 +585,8 @@ impl Room {
     }
 }
 
-fn unreadable(key: &Key, error: impl std::fmt::Display) -> Close {
+/// Why a room ends whose document is not to be read.
+pub(super) fn unreadable(key: &Key, error: impl std::fmt::Display) -> Close {
     tracing::error!(%key, %error, "a document cannot be read");
     Close::INTERNAL
 }

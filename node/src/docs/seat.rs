@@ -17,8 +17,8 @@ use super::close::Close;
 use super::wire;
 use crate::access::Right;
 
-/// Frames that wait for one connection.
-pub const FRAMES_MAX: usize = 1024;
+/// Frames that wait for one connection: more than one txn can bring updates.
+pub const FRAMES_MAX: usize = 16 << 10;
 /// Bytes that wait for one connection, beside one frame that is larger.
 pub const BYTES_MAX: usize = 4 << 20;
 

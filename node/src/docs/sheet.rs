@@ -15,6 +15,8 @@ use super::wire::{self, FROM_NOTHING};
 pub const REST_AFTER_MS: u64 = 30_000;
 /// Updates that come in at rest before the document is woken to take them in.
 const TAIL_MAX: usize = 256;
+/// Bytes of these.
+const TAIL_BYTES_MAX: usize = 1 << 20;
 
 /// The document of a room.
 #[derive(Debug)]
@@ -101,7 +103,8 @@ impl Sheet {
 
     /// Puts in an update that counts. At rest what is wrong with it shows when the document is woken.
     pub fn integrate(&mut self, update: &Bytes, now_ms: u64) -> Result<(), UpdateError> {
-        if !self.is_live() && self.tail.len() < TAIL_MAX {
+        let tail_bytes = || self.tail.iter().map(Bytes::len).sum::<usize>() + update.len();
+        if !self.is_live() && self.tail.len() < TAIL_MAX && tail_bytes() <= TAIL_BYTES_MAX {
             self.tail.push(update.clone());
             return Ok(());
         }
@@ -156,6 +159,7 @@ fn put(document: &mut YrsDocument, update: &[u8]) -> Result<(), UpdateError> {
     match document.integrate(update) {
         Err(UpdateError::TooDeep) => Err(UpdateError::TooDeep),
         Err(error) => {
+            document.is_sound()?;
             tracing::warn!(%error, "an update of a document cannot be read by this version");
             Ok(())
         }
@@ -231,6 +235,26 @@ mod tests {
         assert!(!sheet.is_live());
         assert_eq!(sheet.live(0).expect("sound").text("t"), "abc");
         assert_eq!(text(&sheet.lacking(FROM_NOTHING, 0).expect("frames")), "abc");
+    }
+
+    #[test]
+    fn much_from_elsewhere_wakes_it() {
+        let ([a, ..], (mut sheet, _)) = (typed(), sheet());
+        // As an update with one long text.
+        let long = |bytes: usize| {
+            let mut update = vec![1, 1, 6, 0, 4, 1, 1, b't'];
+            let mut text = meridian_crdt::codec::Writer::new();
+            text.bytes(&vec![b'x'; bytes]);
+            update.extend(text.finish());
+            update.push(0);
+            Bytes::from(update)
+        };
+        sheet.tire(REST_AFTER_MS).expect("sound");
+        sheet.integrate(&long(TAIL_BYTES_MAX - 100), 0).expect("taken");
+        assert!(!sheet.is_live());
+        (0..10).for_each(|_| sheet.integrate(&a, 0).expect("taken"));
+        assert!(sheet.is_live(), "newcomers are given all of it at once");
+        assert_eq!(sheet.lacking(FROM_NOTHING, 0).expect("frames").len(), 1);
     }
 
     #[test]

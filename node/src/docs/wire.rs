@@ -55,6 +55,17 @@ pub enum Message {
 }
 
 impl Message {
+    /// Bytes of what it carries.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Message::Step1(bytes)
+            | Message::Step2(bytes)
+            | Message::Update(bytes)
+            | Message::Awareness(bytes) => bytes.len(),
+            Message::QueryAwareness => 0,
+        }
+    }
+
     /// Reads a frame, which must hold one message and nothing else.
     pub fn decode(frame: &Bytes) -> Result<Message, DecodeError> {
         let mut input = Reader::new(frame);

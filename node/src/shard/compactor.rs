@@ -72,26 +72,34 @@ async fn step(
     let look = move || doc_long_tails(&store.view(), &from, STEP_KEYS, rows_min).map_err(storage_error);
     let (keys, next) = run_on(worker, look).await.unwrap_or(Err(StorageError::Stopped))?;
     for key in keys {
-        // As long as there is enough for another step.
-        while let Some((compaction, snapshot)) = prepared(shard, worker, rows_min, key.clone()).await? {
-            let count = compaction.count;
-            match propose(shard, &key, compaction, snapshot).await {
-                Ok(Outcome::Done) => {
-                    Health::add(&shard.health.compacted_updates, count);
-                    tracing::debug!(%key, updates = count, "a document is compacted");
-                }
-                Ok(other) => {
-                    tracing::debug!(%key, ?other, "a document is not compacted this time");
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(%key, %error, "a document is not compacted this time");
-                    break;
-                }
-            }
+        // One document that cannot be read must not keep all behind it from their turn.
+        if let Err(error) = compact(shard, worker, rows_min, &key).await {
+            tracing::error!(%key, %error, "a document cannot be compacted");
         }
     }
     Ok(next)
+}
+
+/// Compacts a document, as long as there is enough for another step.
+async fn compact(shard: &Shard, worker: &dyn Worker, rows_min: u64, key: &Key) -> Result<(), StorageError> {
+    while let Some((compaction, snapshot)) = prepared(shard, worker, rows_min, key.clone()).await? {
+        let count = compaction.count;
+        match propose(shard, key, compaction, snapshot).await {
+            Ok(Outcome::Done) => {
+                Health::add(&shard.health.compacted_updates, count);
+                tracing::debug!(%key, updates = count, "a document is compacted");
+            }
+            Ok(other) => {
+                tracing::debug!(%key, ?other, "a document is not compacted this time");
+                break;
+            }
+            Err(error) => {
+                tracing::debug!(%key, %error, "a document is not compacted this time");
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A compaction of the document and its snapshot, if it is worth the while.

@@ -14,18 +14,21 @@
 //! In a space without access tokens whoever asks is let in; in another one, who shows a token of it: in the message, or with
 //! the handshake of the connection.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_crdt::Key;
 use meridian_crdt::codec::{DecodeError, Reader, Writer};
 
 use super::connection::Ears;
+use super::is_reserved;
 use crate::access::{Right, Shown};
 use crate::api::Api;
 use crate::docs::wire::Message;
 use crate::docs::{Close, Editor, Outlet, Posted};
 
+/// Bytes of a name: the longest key's, and as much again to tell providers apart.
+const NAME_BYTES_MAX: usize = 2 << 10;
 /// Documents of one connection.
 const DOCUMENTS_MAX: usize = 100;
 
@@ -58,21 +61,16 @@ pub struct Many {
     shown: Vec<String>,
     outlet: Outlet,
     editors: BTreeMap<Bytes, Editor>,
-    /// Names of those who were not let in, up to [`DOCUMENTS_MAX`]: they have said more meanwhile, and have been told why.
-    denied: BTreeSet<Bytes>,
 }
 
 impl Many {
     /// Nobody is in any document yet.
     pub fn new(api: Api, space: String, shown: Vec<String>, outlet: Outlet) -> Self {
-        Self { api, space, shown, outlet, editors: BTreeMap::new(), denied: BTreeSet::new() }
+        Self { api, space, shown, outlet, editors: BTreeMap::new() }
     }
 
     /// Does not let somebody in.
-    fn deny(&mut self, name: Bytes, reason: &str) -> Result<(), Close> {
-        if self.denied.len() < DOCUMENTS_MAX {
-            self.denied.insert(name.clone());
-        }
+    fn deny(&self, name: Bytes, reason: &str) -> Result<(), Close> {
         self.post(name, auth(DENIED, reason))
     }
 
@@ -87,6 +85,9 @@ impl Many {
         let Ok(key) = Key::new(self.space.as_str(), document) else {
             return self.deny(name, "the name of a document is 1 to 1024 bytes");
         };
+        if is_reserved(&key.key) {
+            return self.deny(name, "this name is kept for the nodes themselves");
+        }
         // One who asks again, after its document was closed, enters anew.
         self.editors.remove(&name);
         if self.editors.len() >= DOCUMENTS_MAX {
@@ -97,21 +98,18 @@ impl Many {
             Ok(right) => right,
             Err(error) => return self.deny(name, &error.message),
         };
-        self.denied.remove(&name);
         self.post(name.clone(), auth(ACCEPTED, scope(right)))?;
         let editor = self.api.docs.enter(key, self.outlet.seat(name.clone(), right)).await?;
         self.editors.insert(name, editor);
         Ok(())
     }
 
-    async fn say(&mut self, said: &Said, message: Message) -> Result<(), Close> {
-        let name = said.encoded_name();
-        match self.editors.get(&name) {
-            Some(editor) => editor.say(message).await,
-            None if self.denied.contains(&name) => {}
-            None => return self.post(name, auth(DENIED, "ask to be let in first")),
+    /// Who has not been let in is not heard, nor told so: a provider whose token takes a while says what its user types meanwhile,
+    /// and all of it again once it is let in; and one that was refused has been told.
+    async fn say(&mut self, said: &Said, message: Message) {
+        if let Some(editor) = self.editors.get(&said.encoded_name()) {
+            editor.say(message).await;
         }
-        Ok(())
     }
 }
 
@@ -127,11 +125,13 @@ impl Ears for Many {
         match said.kind {
             SYNC | AWARENESS | QUERY_AWARENESS => {
                 let message = Message::decode(&said.message).map_err(|_| Close::BAD_MESSAGE)?;
-                self.say(&said, message).await
+                self.say(&said, message).await;
+                Ok(())
             }
             SYNC_REPLY => {
                 let message = said.as_sync().map_err(|_| Close::BAD_MESSAGE)?;
-                self.say(&said, message).await
+                self.say(&said, message).await;
+                Ok(())
             }
             AUTH => match said.token() {
                 Some(token) => self.enter(&said, token).await,
@@ -160,7 +160,11 @@ struct Said {
 impl Said {
     fn decode(frame: &Bytes) -> Result<Said, DecodeError> {
         let mut input = Reader::new(frame);
-        let name = input.str()?.to_owned();
+        let name = input.str()?;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(DecodeError::Malformed);
+        }
+        let name = name.to_owned();
         let message = frame.slice_ref(input.rest());
         Ok(Said { name, kind: input.varint()?, message })
     }

@@ -52,6 +52,9 @@ pub async fn open(
             Ok(right) => right,
             Err(error) => return connection::say_goodbye(socket, Close::of(&error)).await,
         };
+        if is_reserved(&key.key) {
+            return connection::say_goodbye(socket, Close::RESERVED).await;
+        }
         let (outlet, inbox) = outlet();
         // The room alone holds the queue then, so that the connection ends with it.
         let seat = outlet.seat(Bytes::new(), right);

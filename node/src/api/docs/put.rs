@@ -15,7 +15,7 @@ use meridian_client::wire::headers::Consistency;
 use meridian_client::wire::{ApiError, ErrorCode, json, request};
 use meridian_crdt::{
     Condition, DocOp, DocState, DocWanted, Document, Key, Mutation, RewriteError, Type, Value, Vector,
-    Version, YrsDocument, check_update, doc_state, glance, split_update,
+    Version, YrsDocument, check_update, doc_state, glance, split_update, without_marks,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -203,6 +203,8 @@ pub fn rewritten(
 fn imported(api: &Api, before: &Before, update: &[u8]) -> Result<Vec<Bytes>, ApiError> {
     let bad = |error: meridian_crdt::UpdateError| ApiError::new(ErrorCode::BadValue, error.to_string());
     check_update(update).map_err(bad)?;
+    let without = without_marks(update).map_err(bad)?;
+    let update = without.as_deref().unwrap_or(update);
     if !before.document.lacks(update).map_err(bad)? {
         return Ok(Vec::new());
     }
@@ -276,10 +278,10 @@ fn update_request(
     updates: Vec<Bytes>,
 ) -> calls::Result<WriteRequest> {
     // A write without operations still asks for its conditions, and takes its request id.
-    let ops: Vec<_> = match updates.is_empty() {
+    let mut ops: Vec<_> = match updates.is_empty() {
         true => Vec::new(),
         false => vec![(key.clone(), Mutation::Doc(DocOp::UpdateAll(updates)))],
     };
-    let bytes = api.bounds.request.check(&conditions, &ops)?;
+    let bytes = api.bounds.request.admit(&conditions, &mut ops)?;
     Ok(WriteRequest { conditions, ops, bytes, ..WriteRequest::default() })
 }

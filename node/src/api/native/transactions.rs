@@ -97,11 +97,11 @@ impl Owned {
     }
 
     /// Adds operations to one; what they are refused for is told before anything is read.
-    fn write(&self, api: &Api, id: u64, ops: Ops) -> calls::Result<()> {
+    fn write(&self, api: &Api, id: u64, mut ops: Ops) -> calls::Result<()> {
         if ops.is_empty() {
             return Ok(());
         }
-        api.bounds.request.check(&[], &ops)?;
+        api.bounds.request.admit(&[], &mut ops)?;
         match api.shard.txn_write(id, ops)? {
             Answer::Done { .. } => Ok(()),
             Answer::Refused { error, touched } => refused(error, touched),
@@ -142,8 +142,8 @@ impl Owned {
     }
 
     /// Commits one, after adding operations to it.
-    pub async fn commit(&self, api: &Api, session: &Session, id: u64, ops: Ops) -> calls::Result {
-        api.bounds.request.check(&[], &ops)?;
+    pub async fn commit(&self, api: &Api, session: &Session, id: u64, mut ops: Ops) -> calls::Result {
+        api.bounds.request.admit(&[], &mut ops)?;
         let lane = self.lane(id).unwrap_or_default();
         let _turn = lane.lock().await;
         let commit = CommitRequest {

@@ -9,14 +9,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use meridian_crdt::Key;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::HOLD;
 use super::message::{self, Answer, Ask, Fate, Push, Receipt, RoomStates, Rooms, Source};
 use super::run::ask_node;
 use crate::docs::Docs;
-use crate::docs::room::Ask as RoomAsk;
+use crate::docs::door::{Ask as RoomAsk, Door};
 use crate::peer::{PeerHandler, PeerIdentity};
 use crate::seams::BoxStream;
 
@@ -137,10 +136,10 @@ impl PeerPort {
 }
 
 /// Waits in one line with the room's editors: however much these say, a node that tells of others gets its turn.
-async fn give(door: &mpsc::Sender<RoomAsk>, ask: RoomAsk, until: Instant) -> Fate {
+async fn give(door: &Door, ask: RoomAsk, until: Instant) -> Fate {
     match timeout_at(until, door.send(ask)).await {
-        Ok(Ok(())) => Fate::Taken,
-        Ok(Err(_)) => Fate::NotOpen,
+        Ok(true) => Fate::Taken,
+        Ok(false) => Fate::NotOpen,
         Err(_) => Fate::Busy,
     }
 }
@@ -168,7 +167,7 @@ impl Docs {
     }
 
     /// The doors of those rooms that are open, and the last opening so far.
-    fn doors<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> (BTreeMap<Key, mpsc::Sender<RoomAsk>>, u64) {
+    fn doors<'k>(&self, keys: impl Iterator<Item = &'k Key>) -> (BTreeMap<Key, Door>, u64) {
         let rooms = self.rooms();
         let door = |key: &Key| Some((key.clone(), rooms.get(key)?.door.clone()));
         (keys.filter_map(door).collect(), self.last())
