@@ -4,6 +4,8 @@
 //! whatever it is given: no panic, no overflow of the stack, no memory out of proportion. And what it accepts must mean
 //! the same after it was written and read once more.
 
+pub mod documents;
+
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -34,7 +36,7 @@ pub struct Parser {
 }
 
 /// All of them.
-pub const PARSERS: [Parser; 11] = [
+pub const PARSERS: [Parser; 13] = [
     Parser { name: "http_bodies", parse: http_bodies, samples: http_samples },
     Parser { name: "http_headers", parse: http_headers, samples: header_samples },
     Parser { name: "native_frames", parse: native_frames, samples: frame_samples },
@@ -45,6 +47,8 @@ pub const PARSERS: [Parser; 11] = [
     Parser { name: "forwarded_requests", parse: forwarded_requests, samples: forward_samples },
     Parser { name: "raft_frames", parse: raft_frames, samples: raft_samples },
     Parser { name: "log_files", parse: log_files, samples: log_file_samples },
+    Parser { name: "editor_frames", parse: documents::editor_frames, samples: documents::frame_samples },
+    Parser { name: "document_updates", parse: documents::updates, samples: documents::update_samples },
     Parser { name: "config_files", parse: config_files, samples: config_samples },
 ];
 

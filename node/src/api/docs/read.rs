@@ -11,6 +11,7 @@ use meridian_client::wire::{ApiError, ErrorCode, json};
 use meridian_crdt::{Document, Key, YrsDocument, doc_state, glance};
 use serde_json::json;
 
+use super::busy;
 use crate::api::Api;
 use crate::api::answer::{self, Failure};
 use crate::api::calls::{self, Refused, Session};
@@ -30,7 +31,8 @@ pub async fn read(api: &Api, session: &Session, key: &Key, mut query: Query) -> 
         let error = calls::not_found(key);
         return Err(answer::data_error(api, session, Refused { error, touched }));
     }
-    let (document, _) = match YrsDocument::of(&state.content()) {
+    let content = state.content();
+    let (document, _) = match busy(|| YrsDocument::of(&content)) {
         Ok(read) => read,
         Err(error) => {
             let error = ApiError::new(ErrorCode::TooLarge, error.to_string());

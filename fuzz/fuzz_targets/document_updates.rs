@@ -1,0 +1,4 @@
+//! Fuzzes [`meridian_tests::parsers::documents::updates`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| meridian_tests::parsers::documents::updates(bytes));
