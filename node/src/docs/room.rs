@@ -576,11 +576,13 @@ impl Room {
         }
     }
 
+    /// One has no room for a frame. Who is gone is not slow: what it said before that may still be at the door, and behind it that it
+    /// has left.
     fn slow(&mut self, member: u64) {
-        // One who is gone is not slow.
-        if self.members.get(member).is_some_and(|member| !member.seat.is_gone()) {
-            self.docs.counts.slow.fetch_add(1, Ordering::Relaxed);
+        if self.members.get(member).is_none_or(|member| member.seat.is_gone()) {
+            return;
         }
+        self.docs.counts.slow.fetch_add(1, Ordering::Relaxed);
         self.close(member, Close::SLOW);
     }
 }
