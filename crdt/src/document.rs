@@ -28,7 +28,7 @@ use crate::types::doc::DocContent;
 use crate::value::Value;
 
 pub use check::{check_update, nests_elsewhere};
-pub use mark::{incarnation_mark, marks_of_state_vector, marks_of_update, without_marks};
+pub use mark::{Unmarked, incarnation_mark, marks_of_state_vector, without_marks};
 pub use nesting::{NESTING_MAX, NESTING_READ_MAX};
 pub use rewrite::{Content, RewriteError, Rewritten};
 pub use snapshot::Snapshot;

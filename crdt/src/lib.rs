@@ -51,7 +51,7 @@ pub use describe::describe;
 pub use digest::{BUCKETS, bucket_digests, digest};
 pub use document::{
     Content as DocWanted, Document, NESTING_MAX, NESTING_READ_MAX, Reach, RewriteError, Rewritten, Snapshot,
-    UpdateError, YrsDocument, check_update, incarnation_mark, marks_of_state_vector, marks_of_update,
+    Unmarked, UpdateError, YrsDocument, check_update, incarnation_mark, marks_of_state_vector,
     nests_elsewhere, split_update, without_marks,
 };
 pub use error::StoreError;

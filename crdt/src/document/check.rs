@@ -285,10 +285,7 @@ impl Walk<'_> {
     }
 
     /// What of one client is deleted: visits the client and the clock behind the end of each range.
-    pub(super) fn deletions_of_client(
-        &mut self,
-        mut visit: impl FnMut(u64, u32),
-    ) -> Result<u64, UpdateError> {
+    pub(super) fn deletions_of_client(&mut self, mut visit: impl FnMut(u64, u32)) -> Result<(), UpdateError> {
         let client = self.client_id()?;
         for _ in 0..self.count()? {
             let end = self.clock()? + self.length()?;
@@ -297,7 +294,7 @@ impl Walk<'_> {
             }
             visit(client, end as u32);
         }
-        Ok(client)
+        Ok(())
     }
 }
 

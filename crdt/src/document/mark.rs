@@ -17,7 +17,7 @@
 //! editor comes back, is kept [without them](without_marks). What reads a document needs none.
 
 use super::UpdateError;
-use super::check::{self, Block, Walk};
+use super::check::{Block, Walk};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Dot, Origin};
 
@@ -56,24 +56,29 @@ pub fn marks_of_state_vector(state_vector: &[u8]) -> Result<Vec<Dot>, UpdateErro
     Ok(marks)
 }
 
-/// The incarnations whose marks an update brings.
-pub fn marks_of_update(update: &[u8]) -> Result<Vec<Dot>, UpdateError> {
-    let structure = check::structure(update)?;
-    let ends = structure.clients.iter().map(|(client, blocks)| (*client, end(blocks)));
-    Ok(ends.filter_map(|(client, end)| incarnation(client, end)).collect())
+/// An update that had marks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unmarked {
+    /// The update byte for byte without the marks that it brought or named.
+    pub update: Vec<u8>,
+    /// The incarnations whose marks it brought, in the update's order.
+    pub brought: Vec<Dot>,
 }
 
-/// An update byte for byte without the marks that it brings or names; `None` if it has none.
-pub fn without_marks(update: &[u8]) -> Result<Option<Vec<u8>>, UpdateError> {
+/// Takes out of an update the marks that it brings, or names among what is deleted; `None` if it has none.
+pub fn without_marks(update: &[u8]) -> Result<Option<Unmarked>, UpdateError> {
     let mut walk = Walk(Reader::new(update));
     let mut parts = [Vec::new(), Vec::new()];
+    let mut brought = Vec::new();
     let mut has_marks = false;
     for (part, kept) in parts.iter_mut().enumerate() {
         for _ in 0..walk.count()? {
             let start = walk.0.rest();
             let mut reaches = 0;
             if part == 0 {
-                reaches = end(&walk.client()?.1);
+                let (client, blocks) = walk.client()?;
+                reaches = end(&blocks);
+                brought.extend(incarnation(client, reaches));
             } else {
                 walk.deletions_of_client(|_, end| reaches = reaches.max(u64::from(end)))?;
             }
@@ -91,7 +96,7 @@ pub fn without_marks(update: &[u8]) -> Result<Option<Vec<u8>>, UpdateError> {
             out.varint(kept.len() as u64);
             kept.into_iter().for_each(|bytes| out.raw(bytes));
         }
-        out.finish()
+        Unmarked { update: out.finish(), brought }
     }))
 }
 
@@ -133,27 +138,31 @@ mod tests {
         for dot in DOTS {
             let mark = incarnation_mark(dot).expect("a mark");
             assert_eq!(check_update(&mark), Ok(()));
-            assert_eq!(marks_of_update(&mark), Ok(vec![dot]));
+            let nothing = vec![0, 0];
+            assert_eq!(without_marks(&mark), Ok(Some(Unmarked { update: nothing, brought: vec![dot] })));
             assert_eq!(document.lacks(&mark), Ok(true));
             document.integrate(&mark).expect("is put in");
             assert_eq!(document.lacks(&mark), Ok(false));
         }
-        let sorted = |marks: Result<Vec<Dot>, UpdateError>| {
-            let mut marks = marks.expect("well formed");
+        let sorted = |mut marks: Vec<Dot>| {
             marks.sort();
             marks
         };
+        let of_state_vector = |document: &YrsDocument| {
+            sorted(marks_of_state_vector(&document.state_vector()).expect("well formed"))
+        };
         let mut dots = DOTS.to_vec();
         dots.sort();
-        assert_eq!(sorted(marks_of_state_vector(&document.state_vector())), dots);
+        assert_eq!(of_state_vector(&document), dots);
         // As editors have it who come back: with all that was ever deleted.
         let whole = document.diff(&[0]).expect("an update");
-        assert_eq!(sorted(marks_of_update(&whole)), dots);
+        let unmarked = without_marks(&whole).expect("well formed").expect("with marks");
+        assert_eq!(sorted(unmarked.brought), dots);
         assert_eq!(document.lacks(&whole), Ok(false));
         assert_eq!(document.to_value(), YrsDocument::default().to_value());
         let mut again = YrsDocument::default();
         again.load(&document.snapshot().expect("a snapshot")).expect("is put in");
-        assert_eq!(sorted(marks_of_state_vector(&again.state_vector())), dots);
+        assert_eq!(of_state_vector(&again), dots);
     }
 
     #[test]
@@ -167,12 +176,12 @@ mod tests {
         document.integrate(&mark).expect("is put in");
         let whole = document.diff(&[0]).expect("an update");
         assert_ne!(whole, plain);
-        assert_eq!(without_marks(&whole), Ok(Some(plain)));
-        assert_eq!(without_marks(&mark), Ok(Some(vec![0, 0])));
+        let brought = vec![DOTS[3]];
+        assert_eq!(without_marks(&whole), Ok(Some(Unmarked { update: plain, brought })));
         // Who has the mark names it among what is deleted all the same.
         let known = document.diff(&document.state_vector()).expect("an update");
-        assert_eq!(marks_of_update(&known), Ok(Vec::new()));
-        assert_eq!(without_marks(&known), Ok(Some(vec![0, 1, 5, 1, 0, 1])));
+        let unmarked = Unmarked { update: vec![0, 1, 5, 1, 0, 1], brought: Vec::new() };
+        assert_eq!(without_marks(&known), Ok(Some(unmarked)));
         for n in 0..whole.len() {
             assert!(without_marks(&whole[..n]).is_err(), "the first {n} bytes");
         }
@@ -184,7 +193,6 @@ mod tests {
         let client = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f];
         let text = [&[1, 1][..], &client, &[0, 4, 1, 1, b't', 1, b'a', 0]].concat();
         assert_eq!(check_update(&text), Ok(()));
-        assert_eq!(marks_of_update(&text), Ok(Vec::new()));
         assert_eq!(without_marks(&text), Ok(None));
         let state_vector = [&[1][..], &client, &[0xff, 0xff, 0xff, 0x7f]].concat();
         assert_eq!(marks_of_state_vector(&state_vector), Ok(Vec::new()));

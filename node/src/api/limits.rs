@@ -97,8 +97,8 @@ impl RequestLimits {
         at_most("an update", update.len(), self.value_bytes_max)?;
         let bad = |e: UpdateError| ApiError::new(ErrorCode::BadValue, e.to_string());
         check_update(update).map_err(bad)?;
-        if let Some(without) = without_marks(update).map_err(bad)? {
-            *update = without.into();
+        if let Some(unmarked) = without_marks(update).map_err(bad)? {
+            *update = unmarked.update.into();
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_crdt::{
     DocCounts, Document, Dot, Key, NESTING_MAX, Reach, Snapshot, UpdateError, Vector, YrsDocument,
-    doc_glance, doc_state, incarnation_mark, marks_of_state_vector, marks_of_update, without_marks,
+    doc_glance, doc_state, incarnation_mark, marks_of_state_vector, without_marks,
 };
 use tokio::time::{MissedTickBehavior, sleep};
 
@@ -342,10 +342,10 @@ impl Room {
 
     /// Hears what was held once nothing is under way; one for which it takes too long is sent away.
     fn release(&mut self) {
-        let Some((member, message, since_ms)) = self.held.take() else { return };
-        if self.members.get(member).is_none() {
-            // It was closed meanwhile, and nobody waits any more.
-        } else if self.edits.are_settled() {
+        // For one that was closed meanwhile nobody waits any more.
+        let held = self.held.take().filter(|(member, ..)| self.members.get(*member).is_some());
+        let Some((member, message, since_ms)) = held else { return };
+        if self.edits.are_settled() {
             if let Err(close) = self.say(member, message) {
                 self.close(member, close);
             }
@@ -366,9 +366,9 @@ impl Room {
     fn say(&mut self, member: u64, mut message: Message) -> Result<(), Close> {
         if let Message::Step2(update) | Message::Update(update) = &mut message {
             self.check_size(update.len())?;
-            self.check_memory(marks_of_update(update).map_err(|error| self.not_taken(&error))?)?;
-            if let Some(without) = without_marks(update).map_err(|error| self.not_taken(&error))? {
-                *update = without.into();
+            if let Some(unmarked) = without_marks(update).map_err(|error| self.not_taken(&error))? {
+                self.check_memory(unmarked.brought)?;
+                *update = unmarked.update.into();
             }
         }
         let mut height = 0;

@@ -203,8 +203,8 @@ pub fn rewritten(
 fn imported(api: &Api, before: &Before, update: &[u8]) -> Result<Vec<Bytes>, ApiError> {
     let bad = |error: meridian_crdt::UpdateError| ApiError::new(ErrorCode::BadValue, error.to_string());
     check_update(update).map_err(bad)?;
-    let without = without_marks(update).map_err(bad)?;
-    let update = without.as_deref().unwrap_or(update);
+    let unmarked = without_marks(update).map_err(bad)?;
+    let update = unmarked.as_ref().map_or(update, |unmarked| &unmarked.update);
     if !before.document.lacks(update).map_err(bad)? {
         return Ok(Vec::new());
     }
