@@ -76,7 +76,7 @@ struct Told {
     disabled: Vec<Mutation>,
     put: Vec<Mutation>,
     added: Elements,
-    updates: Vec<Bytes>,
+    updates: Vec<Vec<Bytes>>,
 }
 
 /// What the txn of `effect` did to its key, as mutations in an order in which they can be asked for again. (Where one
@@ -202,10 +202,11 @@ impl Told {
             let one = if elements.len() == 1 { elements.pop() } else { None };
             nested(place, of_set(ty, one.map_or(SetOp::AddAll(elements), SetOp::Add)))
         }));
-        if !self.updates.is_empty() {
-            let one = if self.updates.len() == 1 { self.updates.pop() } else { None };
-            all.push(Mutation::Doc(one.map_or(DocOp::UpdateAll(self.updates), DocOp::Update)));
-        }
+        // Cell by cell, so that who asks for it again comes to the same cells.
+        all.extend(self.updates.into_iter().map(|mut updates| {
+            let one = if updates.len() == 1 { updates.pop() } else { None };
+            Mutation::Doc(one.map_or(DocOp::UpdateAll(updates), DocOp::Update))
+        }));
         all
     }
 }

@@ -53,8 +53,8 @@ pub struct Limits {
     pub txn_bytes_max: usize,
     /// How many removals and adds one txn may have. Default 100,000.
     pub effects_max: usize,
-    /// How many updates a document may consist of. Default 1,000,000.
-    pub doc_updates_max: usize,
+    /// How many cells the updates of a document may take. Default 1,000,000.
+    pub doc_cells_max: usize,
 }
 
 impl Default for Limits {
@@ -66,7 +66,7 @@ impl Default for Limits {
             field_bytes_max: 1 << 10,
             txn_bytes_max: 8 << 20,
             effects_max: 100_000,
-            doc_updates_max: 1_000_000,
+            doc_cells_max: 1_000_000,
         }
     }
 }

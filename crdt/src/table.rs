@@ -54,7 +54,7 @@ pub fn op_name(mutation: &Mutation) -> &'static str {
         Mutation::Map(MapOp::Remove { .. }) => "remove",
         Mutation::Map(MapOp::Clear) => "clear",
         Mutation::Doc(DocOp::Update(_)) => "update",
-        Mutation::Doc(DocOp::UpdateAll(_)) => "update_all",
+        Mutation::Doc(DocOp::UpdateEach(_) | DocOp::UpdateAll(_)) => "update_all",
         Mutation::Delete(_) => "delete",
     }
 }

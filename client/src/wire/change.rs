@@ -61,7 +61,7 @@ fn put_op(fields: &mut Fields, mutation: &Mutation) {
             MapOp::Clear => "clear",
         },
         Mutation::Doc(DocOp::Update(update)) => put(fields, "update", "update", bytes(update)),
-        Mutation::Doc(DocOp::UpdateAll(updates)) => {
+        Mutation::Doc(DocOp::UpdateEach(updates) | DocOp::UpdateAll(updates)) => {
             put(fields, "update_all", "updates", Json::Array(updates.iter().map(bytes).collect()))
         }
         Mutation::Delete(_) => "delete",

@@ -440,7 +440,7 @@ pub fn mutation_fields(mutation: &Mutation) -> BTreeMap<String, Value> {
         Mutation::Map(MapOp::Remove { field }) => ("remove", object([("field", text(field))])),
         Mutation::Map(MapOp::Clear) => ("clear", object([])),
         Mutation::Doc(DocOp::Update(update)) => ("update", object([("update", bytes(update))])),
-        Mutation::Doc(DocOp::UpdateAll(updates)) => {
+        Mutation::Doc(DocOp::UpdateEach(updates) | DocOp::UpdateAll(updates)) => {
             ("update_all", object([("updates", Value::Array(updates.iter().map(bytes).collect()))]))
         }
         Mutation::Delete(_) => ("delete", object([])),

@@ -40,16 +40,21 @@ pub use compact::{
 };
 pub(crate) use compact::{merge_apart, observed};
 pub(crate) use explained::explained;
-use place::{INCARNATION, Payload, UPDATE, kind_prefix};
+use place::{INCARNATION, Payload, UPDATES, kind_prefix};
 pub(crate) use place::{Place, is_kept_apart};
+
+/// The most bytes of updates that share a cell. A larger one has a cell of its own.
+const RUN_BYTES_MAX: usize = 4096;
+/// The most updates that share a cell: how long a document is known by its cells.
+const RUN_UPDATES_MAX: usize = 16;
 
 /// One update of a document, as it came from its editor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocUpdate {
     /// The txn that brought it.
     pub dot: Dot,
-    /// Its place among the updates of that txn.
-    pub index: u32,
+    /// The place of its cell among those of that txn. Updates of one cell stand together, in their order.
+    pub row: u32,
     /// The stamp of that txn.
     pub hlc: u64,
     /// The incarnations that it names.
@@ -65,7 +70,7 @@ pub struct DocState {
     pub incarnations: Vec<Dot>,
     /// What was compacted.
     pub snapshots: Vec<DocSnapshot>,
-    /// The updates that count and were not compacted, by (hlc, origin, seq, index), which is nearly the order in which they
+    /// The updates that count and were not compacted, by (hlc, origin, seq, row), which is nearly the order in which they
     /// were made.
     pub updates: Vec<DocUpdate>,
 }
@@ -140,7 +145,7 @@ pub fn doc_glance<C: ReadCells>(
 ) -> Result<(Vec<Dot>, DocCounts), StoreError<C::Error>> {
     let view = KeyView::open(cells, key)?;
     let incarnations = incarnations(&view)?;
-    let counts = if view.get(&Place::Update(dot, 0).path())?.is_some() {
+    let counts = if view.get(&Place::Updates(dot, 0).path())?.is_some() {
         DocCounts::Yes
     } else if compact::covers(&view, dot)? {
         DocCounts::Perhaps
@@ -168,27 +173,47 @@ pub(crate) fn plan<C: ReadCells>(
     if updates.is_empty() {
         return Ok(None);
     }
+    let runs = match op {
+        DocOp::UpdateEach(updates) => updates.chunks(1).collect(),
+        DocOp::Update(_) | DocOp::UpdateAll(_) => runs(updates),
+    };
     let rows = usize::try_from(p.view.header.collection(Type::Doc).rows).unwrap_or(usize::MAX);
-    let after = rows.saturating_add(updates.len());
-    at_most("a document's count of updates", after, p.limits.doc_updates_max)?;
+    let after = rows.saturating_add(runs.len());
+    at_most("a document's count of cells", after, p.limits.doc_cells_max)?;
     let own = p.ctx.dot;
     let mut of = incarnations(&p.view)?;
     if of.is_empty() {
         of.push(own);
         p.plan.add(Place::Incarnation(own).path(), Vec::new());
     }
-    let first = own_updates(&p.view, own)?;
-    for (update, index) in updates.iter().zip(first..) {
-        p.plan.add(Place::Update(own, index).path(), Payload::encode(&of, update));
+    let first = own_rows(&p.view, own)?;
+    for (run, row) in runs.into_iter().zip(first..) {
+        p.plan.add(Place::Updates(own, row).path(), Payload::encode(&of, run));
         p.check_count()?;
     }
     Ok(None)
 }
 
-/// How many updates the txn itself has brought already. They are numbered without gaps, so the last is found without
-/// looking at all of them.
-fn own_updates<C: ReadCells>(view: &KeyView<'_, C>, own: Dot) -> Result<u32, StoreError<C::Error>> {
-    let is_there = |index| view.get(&Place::Update(own, index).path()).map(|cell| cell.is_some());
+/// The updates in runs that share a cell: what a cell costs beside its content is much more than a keystroke.
+fn runs(updates: &[Bytes]) -> Vec<&[Bytes]> {
+    let (mut runs, mut rest) = (Vec::new(), updates);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |update: &&Bytes| {
+            bytes += update.len();
+            bytes <= RUN_BYTES_MAX
+        };
+        let (run, after) = rest.split_at(rest.iter().take(RUN_UPDATES_MAX).take_while(fits).count().max(1));
+        runs.push(run);
+        rest = after;
+    }
+    runs
+}
+
+/// In how many cells the txn itself has brought updates already. They are numbered without gaps, so the last is found
+/// without looking at all of them.
+fn own_rows<C: ReadCells>(view: &KeyView<'_, C>, own: Dot) -> Result<u32, StoreError<C::Error>> {
+    let is_there = |row| view.get(&Place::Updates(own, row).path()).map(|cell| cell.is_some());
     let mut absent = 0;
     let mut step = 1;
     while is_there(absent)? {
@@ -225,20 +250,25 @@ fn updates<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<DocUpdate>, StoreE
     let mut updates: Vec<DocUpdate> = Vec::new();
     // Nearly all name the same incarnations.
     let mut sets: BTreeSet<Arc<[Dot]>> = BTreeSet::new();
-    let scan = |visit: &mut VisitCell<'_>| view.scan_prefix(&kind_prefix(UPDATE), visit);
+    let scan = |visit: &mut VisitCell<'_>| view.scan_prefix(&kind_prefix(UPDATES), visit);
     decoding(scan, |path, stored| {
         for held in &stored.cell.dots {
-            updates.push(update_of(path, held, &mut sets)?);
+            take_updates(path, held, &mut sets, &mut updates)?;
         }
         Ok(())
     })?;
-    updates.sort_by_key(|update| (update.hlc, update.dot, update.index));
+    updates.sort_by_key(|update| (update.hlc, update.dot, update.row));
     Ok(updates)
 }
 
-fn update_of(path: &[u8], held: &Held, sets: &mut BTreeSet<Arc<[Dot]>>) -> Result<DocUpdate, DecodeError> {
-    let Place::Update(dot, index) = Place::of(path)? else { return Err(DecodeError::Malformed) };
-    let Payload { of, update } = Payload::decode(&held.payload)?;
+fn take_updates(
+    path: &[u8],
+    held: &Held,
+    sets: &mut BTreeSet<Arc<[Dot]>>,
+    into: &mut Vec<DocUpdate>,
+) -> Result<(), DecodeError> {
+    let Place::Updates(dot, row) = Place::of(path)? else { return Err(DecodeError::Malformed) };
+    let Payload { of, updates } = Payload::decode(&held.payload)?;
     let of = match sets.get(&of[..]) {
         Some(same) => same.clone(),
         None => {
@@ -247,14 +277,16 @@ fn update_of(path: &[u8], held: &Held, sets: &mut BTreeSet<Arc<[Dot]>>) -> Resul
             of
         }
     };
-    Ok(DocUpdate { dot, index, hlc: held.hlc, of, bytes: update })
+    let update = |bytes| DocUpdate { dot, row, hlc: held.hlc, of: of.clone(), bytes };
+    into.extend(updates.into_iter().map(update));
+    Ok(())
 }
 
 /// Whether an add to a document is one that an origin writes in the txn `dot`.
 pub(crate) fn check_add(path: &[u8], payload: &Bytes, dot: Dot) -> Result<bool, DecodeError> {
     Ok(match Place::of(path)? {
         Place::Incarnation(own) => payload.is_empty() && own == dot,
-        Place::Update(own, _) => Payload::decode(payload).map(|_| own == dot)?,
+        Place::Updates(own, _) => Payload::decode(payload).map(|_| own == dot)?,
         Place::Sums(_) | Place::Snapshot(..) | Place::Part(..) => false,
     })
 }
@@ -273,7 +305,7 @@ pub(crate) fn counts<C: Cells>(
     let Some(add) = add else { return Ok(false) };
     match Place::of(path) {
         Ok(Place::Incarnation(_)) => Ok(true),
-        Ok(Place::Update(..)) => match Payload::decode(&add.payload) {
+        Ok(Place::Updates(..)) => match Payload::decode(&add.payload) {
             Ok(payload) => all_live(edit, &payload.of),
             Err(_) => Ok(false),
         },
@@ -300,7 +332,7 @@ pub(crate) fn drop_orphans<C: Cells>(
         return Ok(false);
     }
     let mut named: Vec<(Vec<u8>, Vec<Dot>)> = Vec::new();
-    let scan = |visit: &mut VisitCell<'_>| edit.scan_prefix(&kind_prefix(UPDATE), visit);
+    let scan = |visit: &mut VisitCell<'_>| edit.scan_prefix(&kind_prefix(UPDATES), visit);
     decoding(scan, |path, stored| {
         for held in &stored.cell.dots {
             named.push((path.to_vec(), Payload::decode(&held.payload)?.of));
@@ -317,10 +349,10 @@ pub(crate) fn drop_orphans<C: Cells>(
     Ok(any)
 }
 
-/// The update that an add puts in; nothing for the incarnation that stands beside it.
-pub(crate) fn told(path: &[u8], payload: &Bytes) -> Result<Option<Bytes>, DecodeError> {
+/// The updates that an add puts in; nothing for the incarnation that stands beside them.
+pub(crate) fn told(path: &[u8], payload: &Bytes) -> Result<Option<Vec<Bytes>>, DecodeError> {
     match Place::of(path)? {
-        Place::Update(..) => Ok(Some(Payload::decode(payload)?.update)),
+        Place::Updates(..) => Ok(Some(Payload::decode(payload)?.updates)),
         Place::Incarnation(_) | Place::Sums(_) | Place::Snapshot(..) | Place::Part(..) => Ok(None),
     }
 }
@@ -435,8 +467,49 @@ mod tests {
         let state = doc_state(&a.cells, &key()).expect("memory");
         assert_eq!(state.incarnations, [Dot::new(Origin(1), 1)]);
         assert_eq!(state.updates.iter().map(|update| update.bytes.clone()).collect::<Vec<_>>(), asked);
-        let indexes: Vec<u32> = state.updates.iter().map(|update| update.index).collect();
-        assert_eq!(indexes, (0..60).collect::<Vec<_>>());
+        // A quarter of the operations brought none, and each of the others has a cell.
+        let mut rows: Vec<u32> = state.updates.iter().map(|update| update.row).collect();
+        rows.dedup();
+        assert_eq!(rows, (0..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn updates_that_are_written_together_share_cells_as_far_as_they_fit() {
+        let of_bytes = |length: usize| Bytes::from(vec![7; length]);
+        let lengths = [1000, 1000, 2096, 1, 4096, 1, 5000, 5000, 4095, 2];
+        let updates = lengths.map(of_bytes);
+        let shared = |runs: Vec<&[Bytes]>| {
+            let of_run = |run: &[Bytes]| run.iter().map(Bytes::len).collect::<Vec<_>>();
+            runs.into_iter().map(of_run).collect::<Vec<_>>()
+        };
+        let runs = shared(runs(&updates));
+        let alone = |length| vec![length];
+        assert_eq!(runs[0], [1000, 1000, 2096]);
+        assert_eq!(runs[1..], [1, 4096, 1, 5000, 5000, 4095, 2].map(alone));
+        let small = vec![of_bytes(1); 40];
+        assert_eq!(super::runs(&small).into_iter().map(<[Bytes]>::len).collect::<Vec<_>>(), [16, 16, 8]);
+        assert!(super::runs(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_older_logs_ask_for_comes_to_the_cells_of_then() {
+        let cells = |op: DocOp| {
+            let mut a = Replica::new(1);
+            let txn = a.write(1, Mutation::Doc(op));
+            let paths = txn.effects[0].adds.iter().map(|add| add.path.to_vec()).collect::<Vec<_>>();
+            (paths, a.digest(), reads(&a))
+        };
+        let both = vec![typed(1, b'a'), typed(2, b'b')];
+        let (each, together) = (cells(DocOp::UpdateEach(both.clone())), cells(DocOp::UpdateAll(both)));
+        let own = Dot::new(Origin(1), 1);
+        let [begun, first, second] =
+            [Place::Incarnation(own), Place::Updates(own, 0), Place::Updates(own, 1)]
+                .map(|place| place.path());
+        assert_eq!(each.0, [&begun[..], &first, &second]);
+        assert_eq!(together.0, [&begun[..], &first]);
+        assert_eq!(each.2, together.2);
+        // The digest of a state is what its entries made of it, so it must not change for those of then.
+        assert_eq!(each.1, 200_303_888_743_378_230_166_203_291_299_399_835_229);
     }
 
     #[test]
@@ -471,16 +544,17 @@ mod tests {
         let dot = Dot::new(Origin(1), 4);
         let other = Dot::new(Origin(1), 5);
         let payload = |bytes: Vec<u8>| Bytes::from(bytes);
-        let good = payload(Payload::encode(&[dot], &[0, 0]));
+        let one = |update: &'static [u8]| [Bytes::from_static(update)];
+        let good = payload(Payload::encode(&[dot], &one(&[0, 0])));
         let is_valid = |place: Place, payload: &Bytes| check_add(&place.path(), payload, dot) == Ok(true);
-        assert!(is_valid(Place::Update(dot, 0), &good) && is_valid(Place::Incarnation(dot), &Bytes::new()));
-        assert!(!is_valid(Place::Update(other, 0), &good), "under the dot of another txn");
+        assert!(is_valid(Place::Updates(dot, 0), &good) && is_valid(Place::Incarnation(dot), &Bytes::new()));
+        assert!(!is_valid(Place::Updates(other, 0), &good), "under the dot of another txn");
         assert!(!is_valid(Place::Incarnation(other), &Bytes::new()), "under the dot of another txn");
         assert!(!is_valid(Place::Incarnation(dot), &good), "an incarnation says nothing");
         for bad in
-            [vec![0, 0], Payload::encode(&[dot], &[]), Payload::encode(&[other, dot], &[0]), vec![1, 0]]
+            [vec![0, 0], Payload::encode(&[dot], &[]), Payload::encode(&[other, dot], &one(&[0])), vec![1, 0]]
         {
-            assert!(!is_valid(Place::Update(dot, 0), &payload(bad)));
+            assert!(!is_valid(Place::Updates(dot, 0), &payload(bad)));
         }
         assert!(check_removal(path::parse(&Place::Incarnation(dot).path()).expect("a path")).is_err());
     }

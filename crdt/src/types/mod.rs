@@ -214,7 +214,12 @@ pub enum MapOp {
 pub enum DocOp {
     /// Takes in one update of Yjs, in its encoding v1.
     Update(Bytes),
-    /// Takes in updates in order.
+    /// Takes in updates in order, each into a cell of its own. Only entries of logs that were written earlier ask for it: what
+    /// these say must come to the same cells for ever.
+    #[serde(rename = "UpdateAll")]
+    UpdateEach(Vec<Bytes>),
+    /// Takes in updates in order, into as few cells as hold them.
+    #[serde(rename = "UpdateTogether")]
     UpdateAll(Vec<Bytes>),
 }
 
@@ -223,7 +228,7 @@ impl DocOp {
     pub fn updates(&self) -> &[Bytes] {
         match self {
             DocOp::Update(update) => std::slice::from_ref(update),
-            DocOp::UpdateAll(updates) => updates,
+            DocOp::UpdateEach(updates) | DocOp::UpdateAll(updates) => updates,
         }
     }
 
@@ -231,7 +236,7 @@ impl DocOp {
     pub fn updates_mut(&mut self) -> &mut [Bytes] {
         match self {
             DocOp::Update(update) => std::slice::from_mut(update),
-            DocOp::UpdateAll(updates) => updates,
+            DocOp::UpdateEach(updates) | DocOp::UpdateAll(updates) => updates,
         }
     }
 }

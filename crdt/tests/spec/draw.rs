@@ -159,9 +159,10 @@ pub fn update(client: u8, character: u8) -> Bytes {
 fn doc_op(rng: &mut SmallRng) -> DocOp {
     let mut any = || update(rng.random_range(1..4), rng.random_range(b'a'..b'd'));
     let (one, all) = (any(), vec![any(), any(), any()]);
-    match rng.random_range(0..10) {
+    match rng.random_range(0..14) {
         0..6 => DocOp::Update(one),
-        n => DocOp::UpdateAll(all[..n - 6].to_vec()),
+        n @ 6..10 => DocOp::UpdateAll(all[..n - 6].to_vec()),
+        n => DocOp::UpdateEach(all[..n - 10].to_vec()),
     }
 }
 

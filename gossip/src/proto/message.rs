@@ -13,8 +13,8 @@ use thiserror::Error;
 use super::seam::Reported;
 
 /// The version that this program speaks; the first byte of every message. Version 2 added `Hello::told`, version 3
-/// `Hello::reported` and `Admit`.
-pub const PROTOCOL_VERSION: u8 = 3;
+/// `Hello::reported` and `Admit`, version 4 cells of documents that hold several updates.
+pub const PROTOCOL_VERSION: u8 = 4;
 
 /// The largest message.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -178,27 +178,27 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_messages_do_not_change() {
-        let mut ack = vec![3, 0x81, 0xa3];
+        let mut ack = vec![4, 0x81, 0xa3];
         ack.extend_from_slice(b"Ack");
         ack.extend_from_slice(&[0x81, 7, 9]);
         assert_eq!(Message::Ack(vector(9)).encode().unwrap(), ack);
 
-        let mut txns = vec![3, 0x81, 0xa4];
+        let mut txns = vec![4, 0x81, 0xa4];
         txns.extend_from_slice(b"Txns");
         txns.extend_from_slice(&[0x91, 0xc4, 2, b'x', b'y']);
         assert_eq!(Message::Txns(vec![Bytes::from_static(b"xy")]).encode().unwrap(), txns);
 
-        let mut want = vec![3, 0x81, 0xa4];
+        let mut want = vec![4, 0x81, 0xa4];
         want.extend_from_slice(b"Want");
         want.extend_from_slice(&[0x92, 0x81, 7, 1, 0x81, 7, 2]);
         assert_eq!(Message::Want { have: vector(1), upto: vector(2) }.encode().unwrap(), want);
 
-        let mut admit = vec![3, 0x81, 0xa5];
+        let mut admit = vec![4, 0x81, 0xa5];
         admit.extend_from_slice(b"Admit");
         admit.extend_from_slice(&[0x92, 7, 0x81, 7, 2]);
         assert_eq!(Message::Admit { life: Origin(7), stable: vector(2) }.encode().unwrap(), admit);
 
-        let mut golden = vec![3, 0x81, 0xa5];
+        let mut golden = vec![4, 0x81, 0xa5];
         golden.extend_from_slice(b"Hello");
         golden.extend_from_slice(&[0x9e, 5, 0xa1, b'a', 0x92, 0xa1, b'a', 0xc4, 16]);
         golden.extend_from_slice(Uuid::from_u128(1).as_bytes());
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_declared_length_is_not_an_allocation() {
-        let mut bytes = vec![3, 0x81, 0xa4];
+        let mut bytes = vec![4, 0x81, 0xa4];
         bytes.extend_from_slice(b"Txns");
         bytes.extend_from_slice(&[0xdd, 0xff, 0xff, 0xff, 0xff]);
         assert!(matches!(Message::decode(&bytes), Err(MessageError::Malformed(_))));

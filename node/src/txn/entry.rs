@@ -313,7 +313,7 @@ impl Entry {
 mod tests {
     use super::*;
     use meridian_client::wire::ErrorCode;
-    use meridian_crdt::CounterOp;
+    use meridian_crdt::{CounterOp, DocOp};
 
     /// The bytes of [`sample`]: what begins the client's transaction, and what ends it, came to differ.
     fn golden(begins: &str, ends: &str) -> String {
@@ -358,6 +358,14 @@ mod tests {
             let old: Vec<u8> = (0..old.len()).step_by(2).map(byte).collect();
             assert_eq!(Entry::decode(&old).expect("decodes"), sample());
         }
+    }
+
+    /// Old entries ask for a cell for each update, and must go on doing so: what they come to is in every digest since.
+    #[test]
+    fn updates_of_documents_are_asked_for_by_names_that_do_not_change() {
+        let begins = |op: DocOp| rmp_serde::to_vec(&op).expect("encodes");
+        assert_eq!(begins(DocOp::UpdateEach(Vec::new())), b"\x81\xa9UpdateAll\x90");
+        assert_eq!(begins(DocOp::UpdateAll(Vec::new())), b"\x81\xaeUpdateTogether\x90");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use thiserror::Error;
 use super::place::{
     PART, Payload, Place, SNAPSHOT, SUMS, kind_prefix, of_prefix, parts_prefix, updates_from,
 };
-use super::{DocContent, DocState, all_live, state_of};
+use super::{DocContent, DocState, DocUpdate, all_live, state_of};
 use crate::cell::{Cell, Held, Stored, observe};
 use crate::cells::{Cells, ReadCells, Table};
 use crate::codec::{DecodeError, Reader, Writer};
@@ -68,10 +68,12 @@ impl Sum {
         Ok(sum)
     }
 
-    pub fn add(&mut self, bytes: usize, digest: u128) {
-        self.count += 1;
-        self.bytes += bytes as u64;
-        self.digest = self.digest.wrapping_add(digest);
+    /// Adds what updates hold.
+    pub fn add<'u>(&mut self, updates: impl IntoIterator<Item = &'u Bytes>) {
+        for update in updates {
+            self.count += 1;
+            self.bytes += update.len() as u64;
+        }
     }
 }
 
@@ -192,22 +194,24 @@ pub fn doc_tail<C: ReadCells>(
     let mut content = DocContent::default();
     // The updates are sorted by stamps, which rise with the txns of an origin, and those of one txn stand together.
     let mut last = None;
-    for update in &state.updates {
-        let own = update.of == of;
-        let taken = (compaction.count as usize) < updates_max || last == Some(update.dot);
+    for of_cell in state.updates.chunk_by(|one, next| (one.dot, one.row) == (next.dot, next.row)) {
+        let DocUpdate { dot, row, hlc, of: named, .. } = &of_cell[0];
+        let own = *named == of;
+        let taken = (compaction.count as usize) < updates_max || last == Some(*dot);
+        let updates: Vec<Bytes> = of_cell.iter().map(|update| update.bytes.clone()).collect();
         if own && taken {
-            last = Some(update.dot);
-            let path = Place::Update(update.dot, update.index).path();
-            let payload = Payload::encode(&of, &update.bytes).into();
-            let cell = Cell { dots: vec![Held { dot: update.dot, hlc: update.hlc, payload }] };
+            last = Some(*dot);
+            let payload = Payload::encode(&of, &updates).into();
+            let cell = Cell { dots: vec![Held { dot: *dot, hlc: *hlc, payload }] };
+            let path = Place::Updates(*dot, *row).path();
             let digest = observe(&key.header_row(), &path, Type::Doc, &cell, &Cell::default());
-            compaction.count += 1;
+            compaction.count += updates.len() as u64;
             compaction.digest = compaction.digest.wrapping_add(digest);
-            compaction.upto.advance(update.dot);
+            compaction.upto.advance(*dot);
         }
         // What counts whenever this set does belongs into the snapshot: without it the rest could not be used.
-        if (own && taken) || (!own && is_subset(&update.of, &of)) {
-            content.updates.push(update.bytes.clone());
+        if (own && taken) || (!own && is_subset(named, &of)) {
+            content.updates.extend(updates);
         }
     }
     for snapshot in state.snapshots.iter().filter(|snapshot| is_subset(&snapshot.of, &of)) {
@@ -424,7 +428,8 @@ fn replaced<C: Cells>(
             let payload = Payload::decode(&held.payload)?;
             if payload.of == of {
                 let digest = observe(header_row, path, Type::Doc, &stored.cell, &Cell::default());
-                sum.add(payload.update.len(), digest);
+                sum.add(&payload.updates);
+                sum.digest = sum.digest.wrapping_add(digest);
                 newest = Some((held.dot, held.hlc));
                 gone.push(path.to_vec());
             }

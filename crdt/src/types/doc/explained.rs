@@ -34,7 +34,7 @@ pub(crate) fn explained<C: ReadCells>(
         if update.dot.seq > share.0.seq {
             (share.0, share.1) = (update.dot, update.hlc);
         }
-        share.2.add(update.bytes.len(), 0);
+        share.2.add([&update.bytes]);
     }
     let text = |text: &str| Value::Str(text.to_owned());
     let name = |dot: &Dot| Value::Str(dot.to_string());

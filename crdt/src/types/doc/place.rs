@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! path     9 | 0 | origin u32 | seq u64                an incarnation, by the dot of the txn that began it
-//!          9 | 1 | origin u32 | seq u64 | index u32    an update, by the dot of its txn and its place there
+//!          9 | 1 | origin u32 | seq u64 | row u32      updates, by the dot of their txn and the place of their cell there
 //!          9 | 2 | of                                  what of a set of incarnations stands in snapshots
 //!          9 | 3 | of | number u64                     a snapshot
 //!          9 | 4 | of | number u64 | part u32          a part of a snapshot
 //! of       count varint | (origin u32 | seq u64) ...   a set of incarnations, sorted
 //! payload  of an incarnation: nothing
-//!          of an update: count varint | (origin u32, seq varint) ... | the update, byte for byte as it came
+//!          of one update: count varint | (origin u32, seq varint) ... | the update, byte for byte as it came
+//!          of several: 0 | count varint | (origin u32, seq varint) ... | (length varint | the update) ...
 //!          the others': see `compact`
 //! ```
 
@@ -19,7 +20,7 @@ use crate::id::{Dot, Origin};
 use crate::types::Type;
 
 pub(super) const INCARNATION: u8 = 0;
-pub(super) const UPDATE: u8 = 1;
+pub(super) const UPDATES: u8 = 1;
 pub(super) const SUMS: u8 = 2;
 pub(super) const SNAPSHOT: u8 = 3;
 pub(super) const PART: u8 = 4;
@@ -28,7 +29,7 @@ pub(super) const PART: u8 = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Incarnation(Dot),
-    Update(Dot, u32),
+    Updates(Dot, u32),
     Sums(Vec<Dot>),
     Snapshot(Vec<Dot>, u64),
     Part(Vec<Dot>, u64, u32),
@@ -39,7 +40,7 @@ impl Place {
     pub fn take(input: &mut Reader<'_>) -> Result<Place, DecodeError> {
         match input.u8()? {
             INCARNATION => Ok(Place::Incarnation(take_dot(input)?)),
-            UPDATE => Ok(Place::Update(take_dot(input)?, input.u32()?)),
+            UPDATES => Ok(Place::Updates(take_dot(input)?, input.u32()?)),
             SUMS => Ok(Place::Sums(take_dots(input)?)),
             SNAPSHOT => Ok(Place::Snapshot(take_dots(input)?, input.u64()?)),
             PART => Ok(Place::Part(take_dots(input)?, input.u64()?, input.u32()?)),
@@ -60,10 +61,10 @@ impl Place {
                 out.u8(INCARNATION);
                 write_dot(&mut out, *dot);
             }
-            Place::Update(dot, index) => {
-                out.u8(UPDATE);
+            Place::Updates(dot, row) => {
+                out.u8(UPDATES);
                 write_dot(&mut out, *dot);
-                out.u32(*index);
+                out.u32(*row);
             }
             Place::Sums(of) => {
                 out.u8(SUMS);
@@ -90,6 +91,9 @@ pub(crate) fn is_kept_apart(path: &[u8]) -> bool {
     matches!(path, [code, kind, ..] if *code == Type::Doc.code() && (SUMS..=PART).contains(kind))
 }
 
+/// What stands where one update alone has a count, which is never 0.
+const SEVERAL: u8 = 0;
+
 /// Where the cells of one kind are.
 pub(super) fn kind_prefix(kind: u8) -> [u8; 2] {
     [Type::Doc.code(), kind]
@@ -112,7 +116,7 @@ pub(super) fn parts_prefix(of: &[Dot], number: u64) -> Vec<u8> {
 
 /// The first path that an update of `dot` may have.
 pub(super) fn updates_from(dot: Dot) -> Vec<u8> {
-    Place::Update(dot, 0).path()
+    Place::Updates(dot, 0).path()
 }
 
 fn take_dot(input: &mut Reader<'_>) -> Result<Dot, DecodeError> {
@@ -143,41 +147,70 @@ fn write_dots(out: &mut Writer, dots: &[Dot]) {
     }
 }
 
-/// What the cell of an update holds.
+/// What the cell of updates holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Payload {
-    /// The incarnations that lived where it was made, sorted; at least one.
+    /// The incarnations that lived where they were made, sorted; at least one.
     pub of: Vec<Dot>,
-    pub update: Bytes,
+    /// In their order; at least one, and none of them empty.
+    pub updates: Vec<Bytes>,
 }
 
 impl Payload {
-    pub fn encode(of: &[Dot], update: &[u8]) -> Vec<u8> {
+    pub fn encode(of: &[Dot], updates: &[Bytes]) -> Vec<u8> {
         let mut out = Writer::new();
-        out.varint(of.len() as u64);
-        for dot in of {
-            out.u32(dot.origin.0);
-            out.varint(dot.seq);
+        let write_of = |out: &mut Writer| {
+            out.varint(of.len() as u64);
+            for dot in of {
+                out.u32(dot.origin.0);
+                out.varint(dot.seq);
+            }
+        };
+        if let [update] = updates {
+            write_of(&mut out);
+            out.raw(update);
+        } else {
+            out.u8(SEVERAL);
+            write_of(&mut out);
+            updates.iter().for_each(|update| out.bytes(update));
         }
-        out.raw(update);
         out.finish()
     }
 
-    /// The update stays a slice of `payload`.
+    /// The updates stay slices of `payload`.
     pub fn decode(payload: &Bytes) -> Result<Payload, DecodeError> {
         let mut input = Reader::new(payload);
+        let mut count = input.varint()?;
+        let several = count == u64::from(SEVERAL);
+        if several {
+            count = input.varint()?;
+        }
+        let of = Self::take_of(&mut input, count)?;
+        let mut updates = Vec::new();
+        if several {
+            while !input.is_empty() {
+                updates.push(payload.slice_ref(input.bytes()?));
+            }
+        } else {
+            updates.push(payload.slice_ref(input.rest()));
+        }
+        // One update alone has the other form, so that all of them have one.
+        if of.is_empty() || several == (updates.len() < 2) || updates.iter().any(Bytes::is_empty) {
+            return Err(DecodeError::Malformed);
+        }
+        Ok(Payload { of, updates })
+    }
+
+    fn take_of(input: &mut Reader<'_>, count: u64) -> Result<Vec<Dot>, DecodeError> {
         let mut of: Vec<Dot> = Vec::new();
-        for _ in 0..input.varint()? {
+        for _ in 0..count {
             let dot = Dot::new(Origin(input.u32()?), input.varint()?);
             if of.last().is_some_and(|last| *last >= dot) {
                 return Err(DecodeError::Malformed);
             }
             of.push(dot);
         }
-        if of.is_empty() || input.is_empty() {
-            return Err(DecodeError::Malformed);
-        }
-        Ok(Payload { of, update: payload.slice_ref(input.rest()) })
+        Ok(of)
     }
 }
 
@@ -194,7 +227,7 @@ mod tests {
         let number = [0, 0, 0, 0, 0, 0, 0, 5];
         let paths = [
             (Place::Incarnation(dot), golden(0, &[], &[])),
-            (Place::Update(dot, 3), golden(1, &[], &[0, 0, 0, 3])),
+            (Place::Updates(dot, 3), golden(1, &[], &[0, 0, 0, 3])),
             (Place::Sums(vec![dot]), golden(2, &[1], &[])),
             (Place::Snapshot(vec![dot], 5), golden(3, &[1], &number)),
             (Place::Part(vec![dot], 5, 6), golden(4, &[1], &[&number[..], &[0, 0, 0, 6]].concat())),
@@ -205,9 +238,19 @@ mod tests {
             assert_eq!(path::parse(&path).map(|leaf| leaf.ty), Ok(Type::Doc));
             assert!(path::parse(&path[..path.len() - 1]).is_err());
         }
-        let payload = Payload::encode(&[dot], &[0, 0]);
-        assert_eq!(payload, [1, 0, 0, 0, 7, 0x82, 2, 0, 0]);
-        let decoded = Payload { of: vec![dot], update: Bytes::from_static(&[0, 0]) };
-        assert_eq!(Payload::decode(&payload.into()), Ok(decoded));
+        let update = |bytes: &'static [u8]| Bytes::from_static(bytes);
+        let payloads: [(_, &[u8]); 2] = [
+            (vec![update(&[0, 0])], &[1, 0, 0, 0, 7, 0x82, 2, 0, 0]),
+            (vec![update(&[0, 0]), update(&[9])], &[0, 1, 0, 0, 0, 7, 0x82, 2, 2, 0, 0, 1, 9]),
+        ];
+        for (updates, golden) in payloads {
+            assert_eq!(Payload::encode(&[dot], &updates), golden);
+            let decoded = Payload { of: vec![dot], updates };
+            assert_eq!(Payload::decode(&Bytes::from_static(golden)), Ok(decoded));
+        }
+        for bad in [&[0, 1, 0, 0, 0, 7, 1, 2, 0, 0][..], &[0, 1, 0, 0, 0, 7, 1, 0, 1, 9], &[0, 0, 1, 9, 1, 9]]
+        {
+            assert_eq!(Payload::decode(&Bytes::copy_from_slice(bad)), Err(DecodeError::Malformed), "{bad:?}");
+        }
     }
 }
