@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::presence::message::{Said, Source};
@@ -89,9 +91,18 @@ impl Door {
         is_sent
     }
 
-    /// Says that an editor has gone, if there is room for that at once. Else the room finds out by itself, a moment later.
+    /// Says that an editor who has entered is gone, and waits for room for that by itself. So there are at most as many who
+    /// wait as have entered.
+    ///
+    /// SUBTLE: The room may not be left to find out. An editor of Hocuspocus can leave one document while its connection, by
+    /// which the room knows who is gone, lives on with others.
     pub fn leave(&self, member: u64) {
-        self.asks.try_send(Ask::Leave { member }).ok();
+        let Err(TrySendError::Full(leave)) = self.asks.try_send(Ask::Leave { member }) else { return };
+        let asks = self.asks.clone();
+        // A runtime that is gone has taken the room with it.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { asks.send(leave).await.ok() });
+        }
     }
 }
 
@@ -120,5 +131,52 @@ impl Doorway {
 impl Drop for Doorway {
     fn drop(&mut self) {
         self.room.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hear() -> Ask {
+        Ask::Contradict { states: Vec::new() }
+    }
+
+    /// Story: an editor of Hocuspocus closed one document of its connection while the door of the room was full. Nobody told the
+    /// room, and since the connection lived on, it did not find out by itself: the editor was in the room, and seen by
+    /// others, for as long as the connection lived.
+    #[tokio::test]
+    async fn who_leaves_by_a_full_door_has_left_once_the_room_has_heard_what_was_said_before() {
+        let (door, mut doorway) = door();
+        for _ in 0..ASKS_MAX {
+            assert!(door.send(hear()).await);
+        }
+        door.leave(7);
+        tokio::task::yield_now().await;
+        for _ in 0..ASKS_MAX {
+            assert!(matches!(doorway.recv().await, Some(Ask::Contradict { .. })));
+        }
+        let next = tokio::time::timeout(std::time::Duration::from_secs(5), doorway.recv()).await;
+        assert!(matches!(next, Ok(Some(Ask::Leave { member: 7 }))), "{next:?}");
+        assert!(doorway.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_to_leave_by_a_door_that_is_closed() {
+        let (door, mut doorway) = door();
+        for _ in 0..ASKS_MAX {
+            assert!(door.send(hear()).await);
+        }
+        door.leave(7);
+        tokio::task::yield_now().await;
+        doorway.close();
+        let mut heard = 0;
+        while doorway.recv().await.is_some() {
+            heard += 1;
+        }
+        assert_eq!(heard, ASKS_MAX);
+        door.leave(8);
+        tokio::task::yield_now().await;
+        assert_eq!(door.asks.strong_count(), 1, "whoever waited has given up");
     }
 }

@@ -139,6 +139,8 @@ pub struct Editor {
     room: u64,
     member: u64,
     door: Door,
+    /// Whether the room has heard of it, or will.
+    has_entered: bool,
 }
 
 impl Docs {
@@ -192,7 +194,7 @@ impl Docs {
     /// through the seat.
     pub async fn enter(self: &Arc<Self>, key: Key, seat: Seat) -> Result<Editor, Close> {
         let member = self.next();
-        let editor = match self.place(key, member) {
+        let mut editor = match self.place(key, member) {
             Ok(editor) => editor,
             Err(close) => {
                 seat.part();
@@ -200,7 +202,7 @@ impl Docs {
             }
         };
         // A room that is gone has dropped its door, and the seat with it, which ends the connection.
-        editor.door.send(Ask::Enter { member, seat: Box::new(seat) }).await;
+        editor.has_entered = editor.door.send(Ask::Enter { member, seat: Box::new(seat) }).await;
         Ok(editor)
     }
 
@@ -224,7 +226,7 @@ impl Docs {
         entry.editors += 1;
         self.counts.editors.fetch_add(1, Ordering::Relaxed);
         let (room, door) = (entry.id, entry.door.clone());
-        Ok(Editor { docs: self.clone(), key, room, member, door })
+        Ok(Editor { docs: self.clone(), key, room, member, door, has_entered: false })
     }
 
     /// Takes a room out, so that the next editor opens another; `false` if it is to stay, because editors are inside or
@@ -269,6 +271,8 @@ impl Drop for Editor {
         if let Some(entry) = self.docs.rooms().get_mut(&self.key).filter(|entry| entry.id == self.room) {
             entry.editors = entry.editors.saturating_sub(1);
         }
-        self.door.leave(self.member);
+        if self.has_entered {
+            self.door.leave(self.member);
+        }
     }
 }
