@@ -25,7 +25,7 @@ const { values: options } = parseArgs({
   },
 })
 if (options.help) {
-  console.log('node run.mjs [--binary PATH] [--report FILE.md] [--updates N] [--readers N] [--joins N] [--rooms N] [--storm N] [--only PART-OF-NAME]')
+  console.log('node run.mjs [--binary PATH] [--report FILE.md] [--updates N] [--readers N] [--joins N] [--rooms N] [--storm N] [--only NUMBER,NUMBER (of the systems, from 0 on)]')
   process.exit(0)
 }
 const UPDATES = Number(options.updates)
