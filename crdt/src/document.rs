@@ -99,6 +99,9 @@ pub trait Document {
 
 /// The state vector of who has nothing.
 const FROM_NOTHING: &[u8] = &[0];
+/// How many updates are merged in one step.
+const MERGED_AT_ONCE: usize = 32;
+
 /// How deep an edit may come to nest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
@@ -245,6 +248,16 @@ impl YrsDocument {
     }
 }
 
+/// Updates as one. Few at a time, and what these came to again: merging many at once takes as much for each block as there are
+/// updates.
+fn merged(updates: &[Vec<u8>]) -> Result<Vec<u8>, UpdateError> {
+    if updates.len() <= MERGED_AT_ONCE {
+        return merge_updates_v1(updates).map_err(refused);
+    }
+    let parts: Vec<Vec<u8>> = updates.chunks(MERGED_AT_ONCE).map(merged).collect::<Result<_, _>>()?;
+    merged(&parts)
+}
+
 fn refused(error: impl std::fmt::Display) -> UpdateError {
     UpdateError::Refused(error.to_string())
 }
@@ -307,9 +320,8 @@ impl Document for YrsDocument {
         if self.waiting.is_empty() {
             return Ok(here);
         }
-        let all: Vec<&[u8]> =
-            std::iter::once(&here[..]).chain(self.waiting.updates().map(|update| &update[..])).collect();
-        merge_updates_v1(all).map_err(refused)
+        let all = std::iter::once(here).chain(self.waiting.updates().map(|update| update.to_vec()));
+        merged(&all.collect::<Vec<_>>())
     }
 
     fn snapshot(&self) -> Result<Snapshot, UpdateError> {
@@ -412,6 +424,21 @@ mod tests {
         assert_eq!((document.text("t").as_str(), refused), ("ab", vec![Bytes::from_static(&[0xff])]));
         let expected = Value::Map([("t".to_owned(), Value::Str("ab".into()))].into());
         assert_eq!(to_value(&updates), expected);
+    }
+
+    #[test]
+    fn whatever_waits_is_given_on_however_much_it_is() {
+        let clients = 1..40;
+        let mut document = YrsDocument::default();
+        for update in clients.clone().flat_map(|client| (1..120).map(move |clock| typed(client, clock, b'x')))
+        {
+            document.integrate(&update).expect("is put in");
+        }
+        assert_eq!(document.text("t"), "");
+        let mut other = YrsDocument::default();
+        other.integrate(&document.diff(FROM_NOTHING).expect("an update")).expect("is put in");
+        clients.clone().for_each(|client| other.integrate(&typed(client, 0, b'x')).expect("is put in"));
+        assert_eq!(other.text("t"), "x".repeat(clients.len() * 120));
     }
 
     #[test]
