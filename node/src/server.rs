@@ -198,12 +198,7 @@ impl Node {
         let neighbours = neighbours(config, &shard.peers);
         let who_is_there = Presence::new(&config.dc, config.node.id, seams, neighbours);
         let presence = tokio::spawn(presence::run(who_is_there.clone(), stop.subscribe()));
-        let bounds = DocBounds {
-            fanout: config.documents.fanout,
-            gather: config.documents.gather,
-            ..DocBounds::new(config.limits.value_max.as_usize())
-        };
-        let docs = Docs::new(shard.clone(), bounds, who_is_there);
+        let docs = Docs::new(shard.clone(), doc_bounds(config), who_is_there);
         let answers = Arc::new(PeerPort(docs.clone()));
         let api = make_api(config, options, shard.clone(), docs);
         let versions = tokio::spawn(api::docs::versions::keep(api.clone(), stop.subscribe()));
@@ -378,6 +373,21 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>, docs: Ar
         },
         in_flight: Arc::new(AtomicUsize::new(0)),
         allow_faults: options.allow_faults,
+    }
+}
+
+fn doc_bounds(config: &Config) -> DocBounds {
+    let documents = &config.documents;
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    DocBounds {
+        rooms_max: count(documents.rooms_max),
+        editors_max: count(documents.editors_max),
+        update_bytes_max: config.limits.value_max.as_usize(),
+        doc_bytes_max: documents.bytes_max.as_usize(),
+        idle: documents.idle,
+        keep_alive: documents.keep_alive,
+        fanout: documents.fanout,
+        gather: documents.gather,
     }
 }
 

@@ -40,8 +40,8 @@ const actions = {
     editors.set(name, e)
   },
   // The same by Hocuspocus; editors who name the same socket share a connection.
-  // Its token may take a while.
-  enter: ({ editor: name, server, doc, socket: shared, token, slow }) => {
+  // Its token may take a while. With a session of its own it shares it with others of the same document.
+  enter: ({ editor: name, server, doc, socket: shared, token, slow, session }) => {
     const e = editors.get(name) ?? { doc: new Y.Doc() }
     e.provider?.destroy()
     e.closed = null
@@ -59,6 +59,7 @@ const actions = {
       websocketProvider: socket,
       name: doc,
       document: e.doc,
+      sessionAwareness: session ?? false,
       token: slow ? () => new Promise((resolve) => setTimeout(() => resolve('anything'), slow)) : token ?? 'anything',
       onAuthenticationFailed: ({ reason }) => { e.denied = reason },
     })

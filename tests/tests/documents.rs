@@ -3,8 +3,12 @@
 
 #[path = "documents/access.rs"]
 mod access;
+#[path = "documents/bounds.rs"]
+mod bounds;
 #[path = "documents/http.rs"]
 mod http;
+#[path = "documents/line.rs"]
+mod line;
 
 use std::path::Path;
 use std::time::Duration;

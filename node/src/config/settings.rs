@@ -272,6 +272,21 @@ section! {
         /// together. 2 to 1,000,000, default 250: opening a document with fewer costs a few milliseconds more than opening its
         /// snapshot. Raise it where leaders are short of CPU and documents are seldom opened.
         compact_rows_min: u64 = 250, 2 => 1_000_000;
+        /// Documents that are open on this node at once, with those that nobody has open any more and that stay for `idle`;
+        /// who opens a further one is closed with 1013. 1 to 1,000,000, default 10,000. Lower it where documents are large.
+        rooms_max: u64 = 10_000, 1 => 1_000_000;
+        /// Editors of one document on this node; a further one is closed with 1013. 1 to 100,000, default 2,000: each edit
+        /// goes to all of them.
+        editors_max: u64 = 2_000, 1 => 100_000;
+        /// Bytes of a document that is edited: what was compacted, and all updates since. An edit beyond it is refused with
+        /// 4413, and a document beyond it is not opened. 16 KiB to 64 MiB, default 64 MiB. It should be the same at all nodes
+        /// of all DCs: what one takes, another may not open.
+        bytes_max: ByteSize = ByteSize::mib(64), ByteSize::kib(16) => ByteSize::mib(64);
+        /// How long a document without editors stays in memory. 0 to 1 h, default 30 s: who reconnects finds it there.
+        idle: Duration = secs(30), ms(0) => secs(3_600);
+        /// How long an editor is sent nothing before it is sent an empty message. 1 to 20 s, default 20 s: clients give a
+        /// connection up after 30 s. Lower it where proxies close silent connections sooner. It is looked at once a second.
+        keep_alive: Duration = secs(20), secs(1) => secs(20);
     }
 }
 

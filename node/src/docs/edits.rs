@@ -67,6 +67,7 @@ pub struct Edits {
     began_ms: Option<u64>,
     /// Who made the edits that have gone into a write and have not come back by the oplog, the oldest first.
     under_way: VecDeque<Edit>,
+    under_way_bytes: usize,
 }
 
 impl Edits {
@@ -94,6 +95,11 @@ impl Edits {
     /// How deep the shared types of all that is under way nest, if each is inside the one before.
     pub fn height(&self) -> usize {
         self.waiting.iter().chain(&self.under_way).map(|edit| edit.height).sum()
+    }
+
+    /// The bytes of all that is under way.
+    pub fn bytes(&self) -> usize {
+        self.waiting_bytes + self.under_way_bytes
     }
 
     /// Whether nothing waits and nothing is being written.
@@ -132,6 +138,7 @@ impl Edits {
             edits.extend(self.waiting.pop_front());
         }
         self.waiting_bytes -= bytes;
+        self.under_way_bytes += bytes;
         self.under_way.extend(edits.iter().cloned());
         let (shard, key) = (shard.clone(), key.clone());
         self.writing = Some(Box::pin(async move {
@@ -160,7 +167,9 @@ impl Edits {
     /// The edit of this room of which the update came by the oplog, if it is one.
     pub fn came_back(&mut self, update: &Bytes) -> Option<Edit> {
         let at = self.under_way.iter().position(|edit| edit.update == update)?;
-        self.under_way.remove(at)
+        let back = self.under_way.remove(at)?;
+        self.under_way_bytes -= back.update.len();
+        Some(back)
     }
 }
 

@@ -18,6 +18,7 @@ mod feed;
 mod intake;
 mod marks;
 mod members;
+mod place;
 pub mod presence;
 mod room;
 mod seat;
@@ -40,6 +41,7 @@ use crate::config::Fanout;
 use crate::shard::Shard;
 use door::{Ask, Door, door};
 use feed::Feeds;
+use place::Place;
 use presence::Presence;
 use wire::Message;
 
@@ -56,25 +58,12 @@ pub struct DocBounds {
     pub doc_bytes_max: usize,
     /// How long a room without editors stays.
     pub idle: Duration,
+    /// How long an editor is sent nothing before it is sent an empty frame.
+    pub keep_alive: Duration,
     /// When the other editors of a room are given an edit.
     pub fanout: Fanout,
     /// How long after a write of a room has begun the next one begins.
     pub gather: Duration,
-}
-
-impl DocBounds {
-    /// The defaults, with the largest value of the configuration as the largest update.
-    pub fn new(update_bytes_max: usize) -> Self {
-        Self {
-            rooms_max: 10_000,
-            editors_max: 2_000,
-            update_bytes_max,
-            doc_bytes_max: 64 << 20,
-            idle: Duration::from_secs(30),
-            fanout: Fanout::Durable,
-            gather: Duration::from_millis(20),
-        }
-    }
 }
 
 /// What is counted of documents since the process began.
@@ -131,12 +120,10 @@ struct Entry {
     editors: usize,
 }
 
-/// An editor's place in a room, given up when dropped.
+/// An editor in a room, who goes when dropped.
 #[derive(Debug)]
 pub struct Editor {
-    docs: Arc<Docs>,
-    key: Key,
-    room: u64,
+    place: Arc<Place>,
     member: u64,
     door: Door,
     /// Whether the room has heard of it, or will.
@@ -192,7 +179,7 @@ impl Docs {
 
     /// Takes an editor into the room of `key`, which is opened if it is not. What goes wrong while it opens is told
     /// through the seat.
-    pub async fn enter(self: &Arc<Self>, key: Key, seat: Seat) -> Result<Editor, Close> {
+    pub async fn enter(self: &Arc<Self>, key: Key, mut seat: Seat) -> Result<Editor, Close> {
         let member = self.next();
         let mut editor = match self.place(key, member) {
             Ok(editor) => editor,
@@ -201,6 +188,7 @@ impl Docs {
                 return Err(close);
             }
         };
+        seat.take(editor.place.clone());
         // A room that is gone has dropped its door, and the seat with it, which ends the connection.
         editor.has_entered = editor.door.send(Ask::Enter { member, seat: Box::new(seat) }).await;
         Ok(editor)
@@ -226,7 +214,8 @@ impl Docs {
         entry.editors += 1;
         self.counts.editors.fetch_add(1, Ordering::Relaxed);
         let (room, door) = (entry.id, entry.door.clone());
-        Ok(Editor { docs: self.clone(), key, room, member, door, has_entered: false })
+        let place = Place::new(self.clone(), key, room);
+        Ok(Editor { place, member, door, has_entered: false })
     }
 
     /// Takes a room out, so that the next editor opens another; `false` if it is to stay, because editors are inside or
@@ -263,14 +252,16 @@ impl Editor {
     pub async fn say(&self, message: Message) {
         self.door.send(Ask::Say { member: self.member, message }).await;
     }
+
+    /// Whether the room has closed it.
+    pub fn is_over(&self) -> bool {
+        self.place.is_given_up()
+    }
 }
 
 impl Drop for Editor {
     fn drop(&mut self) {
-        self.docs.counts.editors.fetch_sub(1, Ordering::Relaxed);
-        if let Some(entry) = self.docs.rooms().get_mut(&self.key).filter(|entry| entry.id == self.room) {
-            entry.editors = entry.editors.saturating_sub(1);
-        }
+        self.place.give_up();
         if self.has_entered {
             self.door.leave(self.member);
         }

@@ -16,6 +16,7 @@ use meridian_crdt::{
 };
 use tokio::time::{MissedTickBehavior, sleep};
 
+use super::Docs;
 use super::close::Close;
 use super::company::{Company, Doubt};
 use super::door::{Ask, Doorway};
@@ -25,7 +26,6 @@ use super::marks::remembers_deleted;
 use super::members::{Member, Members};
 use super::sheet::Sheet;
 use super::wire::{self, Message};
-use super::{DocBounds, Docs};
 use crate::config::Fanout;
 use crate::txn::ShardState;
 
@@ -35,8 +35,6 @@ const OPEN_WAIT: Duration = Duration::from_secs(2);
 const INTEGRATED_AT_ONCE: usize = 256;
 /// How often the room looks for what time brings.
 const TICK: Duration = Duration::from_secs(1);
-/// An editor to whom nothing was sent for so long is sent an empty frame: after 30 s it would give up.
-const KEEP_ALIVE_MS: u64 = 20_000;
 /// How long an editor is given to say who it is before it is told of others. What clients say of themselves is among the first
 /// things that they send.
 const LISTEN_MS: u64 = 500;
@@ -356,16 +354,20 @@ impl Room {
         }
     }
 
-    /// Whether an edit builds on others under way, so that with all of these it might nest too deep. How deep it does is known
-    /// when they have come back.
-    fn must_wait(&self, edit: Reach) -> bool {
+    /// Whether an edit might nest too deep, or be too much, with all others that are under way. Whether it is, is known when these
+    /// have come back.
+    fn must_wait(&self, edit: Reach, bytes: usize) -> bool {
         let deepest = edit.above.map_or(0, |above| above + self.edits.height() + edit.height);
-        edit.height > 0 && deepest > NESTING_MAX && !self.edits.are_settled()
+        let may_be_too_deep = edit.height > 0 && deepest > NESTING_MAX;
+        let may_be_too_much = self.bytes + self.edits.bytes() + bytes > self.docs.bounds.doc_bytes_max;
+        (may_be_too_deep || may_be_too_much) && !self.edits.are_settled()
     }
 
     fn say(&mut self, member: u64, mut message: Message) -> Result<(), Close> {
         if let Message::Step2(update) | Message::Update(update) = &mut message {
-            self.check_size(update.len())?;
+            if update.len() > self.docs.bounds.update_bytes_max {
+                return Err(Close::TOO_LARGE);
+            }
             if let Some(unmarked) = without_marks(update).map_err(|error| self.not_taken(&error))? {
                 self.check_memory(unmarked.brought)?;
                 *update = unmarked.update.into();
@@ -380,7 +382,7 @@ impl Room {
                 Ok(reach) => reach,
                 Err(error) => return Err(self.not_taken(&error)),
             };
-            if self.must_wait(reach) {
+            if self.must_wait(reach, update.len()) {
                 self.held = Some((member, message, self.now_ms()));
                 return Ok(());
             }
@@ -448,6 +450,7 @@ impl Room {
                 self.tell_kept(member);
             }
         } else if is_new {
+            self.check_size(update.len())?;
             let told_upto = (self.docs.bounds.fanout == Fanout::Early).then_some(self.members.last());
             if told_upto.is_some() {
                 self.tell(&[wire::update(&update)], |_, id, _| id != member);
@@ -491,16 +494,16 @@ impl Room {
         if *error == UpdateError::TooDeep { Close::TOO_DEEP } else { Close::BAD_UPDATE }
     }
 
+    /// Whether the document may take so many bytes more.
     fn check_size(&mut self, update_bytes: usize) -> Result<(), Close> {
-        let DocBounds { update_bytes_max, doc_bytes_max, .. } = self.docs.bounds;
-        if update_bytes <= update_bytes_max && self.bytes + update_bytes > doc_bytes_max {
+        let bytes_max = self.docs.bounds.doc_bytes_max;
+        if self.bytes + update_bytes > bytes_max {
             // It may have been compacted since it was opened.
             let view = self.docs.shard.0.store.view();
             let state = doc_state(&view, &self.key).map_err(|e| unreadable(&self.key, e))?;
             self.bytes = state.content().bytes();
         }
-        let fits = update_bytes <= update_bytes_max && self.bytes + update_bytes <= doc_bytes_max;
-        if fits { Ok(()) } else { Err(Close::TOO_LARGE) }
+        if self.bytes + update_bytes <= bytes_max { Ok(()) } else { Err(Close::TOO_LARGE) }
     }
 
     fn tick(&mut self, all_is_heard: bool) -> ControlFlow<Close> {
@@ -515,7 +518,9 @@ impl Room {
         for member in self.members.those(|member| !member.hears && now_ms - member.entered_ms >= LISTEN_MS) {
             self.introduce(member);
         }
-        let silent = self.members.those(|member| now_ms.saturating_sub(member.sent_ms) >= KEEP_ALIVE_MS);
+        let keep_alive_ms = self.docs.bounds.keep_alive.as_millis();
+        let is_silent = |since_ms: u64| u128::from(now_ms.saturating_sub(since_ms)) >= keep_alive_ms;
+        let silent = self.members.those(|member| is_silent(member.sent_ms));
         // Nobody's states: a frame that says nothing.
         silent.into_iter().for_each(|member| self.post(member, &wire::awareness(&[0])));
         if !self.members.are_none() || !self.edits.are_done() {

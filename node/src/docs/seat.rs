@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::close::Close;
+use super::place::Place;
 use super::wire;
 use crate::access::Right;
 
@@ -69,6 +70,8 @@ pub struct Seat {
     right: Right,
     /// Whether the editor has heard that it is over, or needs not.
     parted: bool,
+    /// The place in a room that goes with it, once it has one.
+    place: Option<Arc<Place>>,
 }
 
 /// The connection's end that takes frames.
@@ -121,7 +124,7 @@ pub fn outlet() -> (Outlet, Inbox) {
 impl Outlet {
     /// A seat in a room. `name` is what stands before each message: nothing for `y-websocket`.
     pub fn seat(&self, name: Bytes, right: Right) -> Seat {
-        Seat { outlet: self.clone(), name, right, parted: false }
+        Seat { outlet: self.clone(), name, right, parted: false, place: None }
     }
 
     /// Queues a frame; `false` if there is no room for it, or nobody takes frames any more.
@@ -179,6 +182,11 @@ impl Seat {
         self.outlet.frames.is_closed()
     }
 
+    /// Takes a place with it.
+    pub fn take(&mut self, place: Arc<Place>) {
+        self.place = Some(place);
+    }
+
     /// The editor has left by itself.
     pub fn part(mut self) {
         self.parted = true;
@@ -189,9 +197,17 @@ impl Seat {
     /// one document alone.
     pub fn close(mut self, close: Close) {
         self.parted = true;
+        // Before the editor hears of it, who may ask for a place again then.
+        self.give_up();
         let alone = self.is_hocuspocus() && close.is_permanent();
         if !(alone && self.post(&wire::leave(close.reason))) {
             self.outlet.end(close);
+        }
+    }
+
+    fn give_up(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.give_up();
         }
     }
 }
@@ -199,6 +215,7 @@ impl Seat {
 impl Drop for Seat {
     /// A room that ended without a word has met a fault.
     fn drop(&mut self) {
+        self.give_up();
         if !self.parted {
             self.outlet.end(Close::GONE);
         }

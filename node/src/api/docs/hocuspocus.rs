@@ -91,6 +91,10 @@ impl Many {
         // One who asks again, after its document was closed, enters anew.
         self.editors.remove(&name);
         if self.editors.len() >= DOCUMENTS_MAX {
+            // Those that are over need no place, though their clients have not left them.
+            self.editors.retain(|_, editor| !editor.is_over());
+        }
+        if self.editors.len() >= DOCUMENTS_MAX {
             return self.deny(name, "too many documents on one connection");
         }
         let shown = self.shown.iter().map(String::as_str).chain([token]).filter(|token| !token.is_empty());
