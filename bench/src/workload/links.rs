@@ -23,8 +23,10 @@ const DELAYS_MS: [u64; 3] = [0, 20, 80];
 const CLIENTS: usize = 64;
 /// Keys that the probe writes, apart from those of the load.
 const PROBE_KEYS: u64 = 1_000;
-/// Pause between two probes.
-const PROBE_PAUSE: Duration = Duration::from_millis(10);
+/// From one probe to the next, however long they take: as many at each delay.
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
+/// Who probe in turn. One waits for its own probe alone, and none takes as long as they all together.
+const PROBERS: u32 = 32;
 /// How long catching up may take.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(600);
 /// How often it is looked at meanwhile.
@@ -102,28 +104,42 @@ async fn ask(connection: &mut Connection, op: Op) -> Result<(), String> {
 /// write is there, so that the time of its answer is when it can be read.
 async fn visibility(run: Run<'_>, cluster: &Cluster, name: &str) -> Result<Record, String> {
     let (from, to) = (cluster.target(0).await?, cluster.target(AWAY).await?);
-    let mut writer = Connection::connect(&from.addresses[0], 1 << 60).await?;
-    let mut reader = Connection::connect(&to.addresses[0], 0).await?;
-    let mut latency_us =
-        Histogram::<u64>::new_with_max(load::LATENCY_US_MAX, 3).map_err(|e| e.to_string())?;
+    let probers = (0..PROBERS).map(|n| probe(run, n, &from.addresses[0], &to.addresses[0]));
+    let mut latency_us = histogram()?;
+    for of_one in futures_util::future::try_join_all(probers).await? {
+        latency_us.add(of_one).map_err(|e| e.to_string())?;
+    }
+    let quantile = |q| latency_us.value_at_quantile(q) as f64 / 1000.0;
+    Ok(Record::new(run.round, Kind::Meridian, name)
+        .with("probes", latency_us.len() as f64)
+        .with("visible_p50_ms", quantile(0.5))
+        .with("visible_p99_ms", quantile(0.99))
+        .with("visible_max_ms", latency_us.max() as f64 / 1000.0))
+}
+
+/// Probes as the `n`-th of all: how long each took, in microseconds.
+async fn probe(run: Run<'_>, n: u32, from: &str, to: &str) -> Result<Histogram<u64>, String> {
+    let mut writer = Connection::connect(from, 1 << 60 | u64::from(n) << 40).await?;
+    let mut reader = Connection::connect(to, 0).await?;
+    let mut latency_us = histogram()?;
     let start = Instant::now();
-    let mut n = 0;
+    let mut next = start + PROBE_INTERVAL * n;
+    let mut key = u64::from(n);
     while start.elapsed().as_secs_f64() < run.suite.seconds {
-        n += 1;
-        let key = n % PROBE_KEYS;
+        tokio::time::sleep_until(next.into()).await;
+        next = (next + PROBE_INTERVAL * PROBERS).max(Instant::now());
         ask(&mut writer, Op::Put(key)).await?;
         let committed = Instant::now();
         reader.adopt(writer.token());
         ask(&mut reader, Op::Get(key, Level::Session)).await?;
         latency_us.saturating_record(u64::try_from(committed.elapsed().as_micros()).unwrap_or(u64::MAX));
-        tokio::time::sleep(PROBE_PAUSE).await;
+        key = (key + u64::from(PROBERS)) % PROBE_KEYS;
     }
-    let quantile = |q| latency_us.value_at_quantile(q) as f64 / 1000.0;
-    Ok(Record::new(run.round, Kind::Meridian, name)
-        .with("probes", n as f64)
-        .with("visible_p50_ms", quantile(0.5))
-        .with("visible_p99_ms", quantile(0.99))
-        .with("visible_max_ms", latency_us.max() as f64 / 1000.0))
+    Ok(latency_us)
+}
+
+fn histogram() -> Result<Histogram<u64>, String> {
+    Histogram::new_with_max(load::LATENCY_US_MAX, 3).map_err(|e| e.to_string())
 }
 
 /// Bytes that pass between the datacenters, both ways, for each write under load.
