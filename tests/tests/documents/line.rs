@@ -85,11 +85,15 @@ impl Line {
 
     /// The first frame in which there is what is looked for; the code if the node closes the connection before.
     pub async fn hears<T>(&mut self, mut look: impl FnMut(&[u8]) -> Option<T>) -> Result<T, u16> {
-        loop {
-            if let Some(found) = look(&self.next().await?) {
-                return Ok(found);
+        let found = async {
+            loop {
+                if let Some(found) = look(&self.next().await?) {
+                    return Ok(found);
+                }
             }
-        }
+        };
+        // Signs of life come all the time, and are not what is awaited.
+        timeout(PATIENCE, found).await.expect("what is awaited comes in time")
     }
 
     /// Waits until another editor's update comes.
@@ -101,11 +105,8 @@ impl Line {
 
     /// The code with which the node closes it.
     pub async fn closed(&mut self) -> u16 {
-        loop {
-            if let Err(code) = self.next().await {
-                return code;
-            }
-        }
+        let never: Result<(), u16> = self.hears(|_| None).await;
+        never.expect_err("it is closed")
     }
 
     /// Opens a document on a connection of Hocuspocus; the answer, from its outcome on, or the code.
