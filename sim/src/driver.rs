@@ -11,15 +11,17 @@ use tokio::sync::watch;
 use turmoil::{Builder, Sim};
 
 use crate::editors::Editor;
+use crate::eraser::Eraser;
 use crate::faults::{self, Planned};
 use crate::inspector::inspect;
 use crate::judge::judge;
-use crate::ledger::Ledger;
+use crate::ledger::{DRAFT, Ledger};
 use crate::machines::Machines;
 use crate::options::{Options, Shape};
 use crate::record::recorder;
 use crate::report::Report;
 use crate::seams::EPOCH_MS;
+use crate::slate::SLATE;
 use crate::trace::{LogToTrace, Trace};
 use crate::workload::{Phase, Session, Shared};
 
@@ -37,12 +39,14 @@ pub fn run(seed: u64, options: &Options) -> Report {
     let shape = Arc::new(Shape::draw(options, &mut rng));
     let trace = Trace::new(options.keep_trace);
     let ledger = Ledger::of((options.sessions * shape.dcs) as u64);
+    let editors = options.editors + options.editors_erased;
+    let working = options.sessions + editors + usize::from(options.editors_erased > 0);
     let shared = Shared {
         ledger: Arc::new(ledger.into()),
         recorder: recorder(),
         phase: Arc::new(watch::Sender::new(Phase::Boot)),
-        working: Arc::new(watch::Sender::new((options.sessions + options.editors) * shape.dcs)),
-        comparing: Arc::new(watch::Sender::new(options.editors * shape.dcs)),
+        working: Arc::new(watch::Sender::new(working * shape.dcs)),
+        comparing: Arc::new(watch::Sender::new(editors * shape.dcs)),
         converge_max: Duration::from_millis(options.converge_ms_max),
         shape: shape.clone(),
         forget_tokens: options.forget_tokens,
@@ -137,14 +141,22 @@ fn drive(options: &Options, shared: &Shared, trace: &Trace, rng: &mut SmallRng) 
         let sessions: Vec<Session> = (0..options.sessions)
             .map(|i| Session::new((dc * options.sessions + i) as u64, dc, rng.random(), shared.clone()))
             .collect();
-        let first = (options.sessions * shape.dcs + dc * options.editors) as u64;
-        let editors: Vec<Editor> = (first..first + options.editors as u64)
-            .map(|number| Editor::new(number, dc, rng.random(), shared.clone()))
+        // Those of the document that is deleted come behind the others, and behind them who deletes it.
+        let all = options.editors + options.editors_erased + 1;
+        let first = options.sessions * shape.dcs + dc * all;
+        let editors: Vec<Editor> = (0..all - 1)
+            .map(|i| {
+                let document = if i < options.editors { DRAFT } else { SLATE };
+                Editor::new((first + i) as u64, document, dc, rng.random(), shared.clone())
+            })
             .collect();
+        let eraser = (options.editors_erased > 0)
+            .then(|| Eraser::new((first + all - 1) as u64, dc, rng.random(), shared.clone()));
         sim.client(shape.client_host(dc), async move {
             let mut clients: Vec<_> =
                 sessions.into_iter().map(|session| tokio::spawn(session.run())).collect();
             clients.extend(editors.into_iter().map(|editor| tokio::spawn(editor.run())));
+            clients.extend(eraser.map(|eraser| tokio::spawn(eraser.run())));
             for client in clients {
                 client.await?;
             }

@@ -49,6 +49,10 @@ impl Ask {
         Self { method: "PUT", path: path.into(), body, ..Self::default() }
     }
 
+    pub(crate) fn delete(path: impl Into<String>) -> Self {
+        Self { method: "DELETE", path: path.into(), ..Self::default() }
+    }
+
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.insert(name, value.into());
         self

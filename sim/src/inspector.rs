@@ -12,6 +12,7 @@ use crate::documents::{self, Copy, copy};
 use crate::http::{Ask, ask};
 use crate::ledger::{COUNTERS, DOCS, REMOVED, SETS, linear, register};
 use crate::options::Shape;
+use crate::slate::SLATE;
 use crate::workload::{Phase, Shared};
 
 /// How long an answer may take.
@@ -64,7 +65,7 @@ pub(crate) async fn inspect(shared: Shared) {
 /// Reads every document at every node, where all must show the same.
 async fn read_documents(shared: &Shared) -> BTreeMap<&'static str, Vec<(String, Copy)>> {
     let mut documents = BTreeMap::new();
-    for key in DOCS {
+    for key in DOCS.into_iter().chain([SLATE]) {
         let mut copies = Vec::new();
         for place in shared.shape.places() {
             let node = shared.shape.host(place);

@@ -13,6 +13,7 @@ use meridian_history::rest::Rest;
 use serde_json::Value as Json;
 
 use crate::documents::shown;
+use crate::slate::{SLATE, Slate};
 
 /// The sets that everybody adds to.
 pub(crate) const SETS: [&str; 3] = ["posts", "replies", "likes"];
@@ -81,6 +82,10 @@ pub struct Counts {
     pub edits_unknown: u64,
     /// Connections of editors to nodes.
     pub visits: u64,
+    /// Deletes of a document that editors had open.
+    pub deletes: u64,
+    /// Editors who were told that their document was deleted.
+    pub sent_away: u64,
     /// Copies of documents that nodes had compacted at rest.
     pub compacted: u64,
     /// Faults that were injected.
@@ -100,6 +105,8 @@ pub(crate) struct Ledger {
     /// How many sessions there are, and so how many registers.
     pub(crate) sessions: u64,
     pub(crate) counts: Counts,
+    /// What is known of the document that is deleted.
+    pub(crate) slate: Slate,
     lone_sessions: usize,
     /// What all nodes hold at rest of each document, in its order.
     pub(crate) agreed: BTreeMap<String, Vec<i64>>,
@@ -261,9 +268,14 @@ impl Ledger {
             let elements = contents.get(*key).map(numbers).unwrap_or_default();
             held.extend(elements.into_iter().map(|element| ((*key).to_owned(), element)));
         }
-        for key in DOCS {
+        for key in DOCS.into_iter().chain([SLATE]) {
             let elements = contents.get(key).map(shown).unwrap_or_default();
-            held.extend(self.shown(who, key, &elements).into_iter().map(|element| (key.to_owned(), element)));
+            let elements = self.shown(who, key, &elements);
+            let wrong = if key == SLATE { self.slate.at_rest(&elements) } else { String::new() };
+            if !wrong.is_empty() {
+                self.violated(format!("{who} {wrong}"));
+            }
+            held.extend(elements.into_iter().map(|element| (key.to_owned(), element)));
         }
         for (key, element) in &held {
             self.check_existing(who, key, *element);
@@ -288,7 +300,9 @@ impl Ledger {
     fn check_kept(&mut self, who: &str, held: &BTreeSet<Fact>) {
         let (mut lost, mut torn) = (BTreeSet::new(), BTreeSet::new());
         for (fact, added) in &self.added {
-            if fact.0 != REMOVED && added.outcome == Outcome::Ok && !held.contains(fact) {
+            // Of what may be gone it is known elsewhere whether it is.
+            let stays = fact.0 != REMOVED && fact.0 != SLATE;
+            if stays && added.outcome == Outcome::Ok && !held.contains(fact) {
                 lost.insert(fact.clone());
             }
             if held.contains(fact) {

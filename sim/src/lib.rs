@@ -12,6 +12,7 @@
 mod documents;
 mod driver;
 mod editors;
+mod eraser;
 mod faults;
 mod http;
 mod inspector;
@@ -22,6 +23,7 @@ mod options;
 mod record;
 mod report;
 mod seams;
+mod slate;
 mod trace;
 mod workload;
 

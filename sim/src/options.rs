@@ -19,6 +19,8 @@ pub struct Options {
     pub sessions: usize,
     /// How many editors of documents there are in each DC at first (default 2).
     pub editors: usize,
+    /// How many editors in each DC edit a document that is deleted again and again (default 0: no deletes).
+    pub editors_erased: usize,
     /// How long after healing all DCs must be equal, in milliseconds of virtual time (default 60 s).
     pub converge_ms_max: u64,
     /// Whether the lines of the trace are kept beside their hash.
@@ -38,6 +40,7 @@ impl Default for Options {
             faults: 8,
             sessions: 3,
             editors: 2,
+            editors_erased: 0,
             converge_ms_max: 60_000,
             keep_trace: false,
             lying_disks: false,
@@ -63,6 +66,8 @@ pub(crate) struct Shape {
     pub(crate) nodes: usize,
     /// One-way delay between DCs, at least and at most.
     pub(crate) wan_ms: (u64, u64),
+    /// Whether editors are shown edits of others at their node before these are kept.
+    pub(crate) is_early: bool,
     settings: String,
 }
 
@@ -72,7 +77,10 @@ impl Shape {
             options.dcs.unwrap_or_else(|| rng.random_range(1..=DC_NAMES.len())).clamp(1, DC_NAMES.len());
         let nodes = options.nodes.unwrap_or_else(|| if rng.random_bool(0.3) { 1 } else { 3 });
         let wan_ms = rng.random_range(10..80);
-        Self { dcs, nodes, wan_ms: (wan_ms, wan_ms + rng.random_range(5..40)), settings: settings(rng) }
+        let wan_ms = (wan_ms, wan_ms + rng.random_range(5..40));
+        // Not drawn by itself, so that seeds mean what they meant.
+        let is_early = wan_ms.0 % 5 < 2;
+        Self { dcs, nodes, wan_ms, is_early, settings: settings(is_early, rng) }
     }
 
     pub(crate) fn dc_name(&self, dc: usize) -> &'static str {
@@ -129,7 +137,7 @@ impl Shape {
 }
 
 /// Settings of all nodes; now and then tiny limits, so that rare branches are taken.
-fn settings(rng: &mut SmallRng) -> String {
+fn settings(is_early: bool, rng: &mut SmallRng) -> String {
     let mut pick =
         |usual: &str, tiny: &str| if rng.random_bool(0.3) { tiny.to_owned() } else { usual.to_owned() };
     let raft = format!(
@@ -153,6 +161,7 @@ fn settings(rng: &mut SmallRng) -> String {
         pick("256KiB", "4KiB"),
         pick("1s", "50ms"),
     );
-    let documents = format!("[documents]\ncompact_rows_min = {}\n", pick("40", "4"));
+    let fanout = if is_early { "early" } else { "durable" };
+    let documents = format!("[documents]\ncompact_rows_min = {}\nfanout = \"{fanout}\"\n", pick("40", "4"));
     raft + &storage + &gossip + &documents
 }

@@ -33,11 +33,13 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { acked, unknown, refused, reads, reads_failed, .. } = self.counts;
-        let Counts { edits, edits_unknown, visits, compacted, faults, boots, .. } = self.counts;
+        let Counts { edits, edits_unknown, visits, deletes, sent_away, compacted, faults, boots, .. } =
+            self.counts;
         writeln!(f, "seed {} on {}", self.seed, self.cluster)?;
         writeln!(f, "writes: {acked} acknowledged, {unknown} unknown, {refused} refused")?;
         writeln!(f, "reads: {reads} checked, {reads_failed} failed")?;
         writeln!(f, "edits: {edits} acknowledged, {edits_unknown} unknown, on {visits} connections")?;
+        writeln!(f, "deletes: {deletes} acknowledged, {sent_away} editors sent away by them")?;
         writeln!(f, "compacted documents: {compacted}")?;
         writeln!(f, "faults: {faults}, starts of nodes: {boots}")?;
         writeln!(f, "virtual time: {} ms", self.virtual_ms)?;

@@ -119,3 +119,25 @@ fn documents_read_the_same_everywhere_whoever_has_compacted_them() {
     }
     assert!(compacted >= 5, "the runs were too tame: {compacted} compactions in all");
 }
+
+/// Story: a document is deleted in one datacenter while people type in both, and some of them come back with it later. What
+/// was deleted stays so, and what was typed into the document that came after it stays too.
+#[test]
+fn a_document_that_is_deleted_while_people_edit_it_does_not_come_back() {
+    let mut options = Options::default();
+    options.dcs = Some(2);
+    options.nodes = Some(1);
+    options.load_ms = 8000;
+    (options.sessions, options.editors, options.editors_erased) = (1, 1, 2);
+    let (mut deletes, mut sent_away) = (0, 0);
+    for seed in 300..306 {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        deletes += report.counts.deletes;
+        sent_away += report.counts.sent_away;
+    }
+    assert!(
+        deletes >= 6 && sent_away >= 12,
+        "the runs were too tame: {deletes} deletes, {sent_away} sent away"
+    );
+}

@@ -1,6 +1,6 @@
 //! Runs seeds of the simulation of whole nodes and prints what came of them: the same bytes for the same arguments.
 //!
-//! `simulate_nodes SEED [--count N] [--dcs N] [--nodes N] [--load-ms N] [--faults N] [--sessions N] [--editors N] [--trace]`: one seed
+//! `simulate_nodes SEED [--count N] [--dcs N] [--nodes N] [--load-ms N] [--faults N] [--sessions N] [--editors N] [--erased N] [--trace]`: one seed
 //! with its whole report, or N seeds with a line each and the report of those that violated something. Exit code 0 if
 //! nothing was violated, 1 if something was, 2 for a mistake in the arguments.
 
@@ -67,6 +67,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Job, String> {
             "--faults" => options.faults = count(number()?)?,
             "--sessions" => options.sessions = count(number()?)?,
             "--editors" => options.editors = count(number()?)?,
+            "--erased" => options.editors_erased = count(number()?)?,
             "--trace" => options.keep_trace = true,
             _ => return Err(format!("{arg} is not known")),
         }

@@ -8,6 +8,9 @@ use yrs::{
     Update,
 };
 
+/// The block that names an incarnation is longer than anything that anybody writes.
+const MARK_LENGTH_MIN: u32 = 1 << 30;
+
 /// A copy of a document.
 pub(crate) struct Draft {
     doc: Doc,
@@ -61,6 +64,11 @@ impl Draft {
             _ => i64::MIN,
         };
         self.elements.iter(&txn).map(number).collect()
+    }
+
+    /// Whether this copy knows of which incarnation of the document it is.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.state_vector().iter().any(|(_, clock)| *clock >= MARK_LENGTH_MIN)
     }
 
     /// What this copy has.

@@ -6,6 +6,7 @@
 //! whoever reads with a token that an editor has asked for.
 
 pub(crate) mod draft;
+mod erased;
 mod seat;
 
 use std::collections::BTreeSet;
@@ -21,9 +22,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::draft::Draft;
 use self::seat::{Dialect, Heard, Seat};
 use crate::documents::shown;
+use crate::eraser::now;
 use crate::http::{Ask, ask};
-use crate::ledger::{DRAFT, Fact, Known};
+use crate::ledger::{Fact, Known};
 use crate::options::Place;
+use crate::slate::{Calm, SLATE};
 use crate::workload::{DEADLINE, Phase, Shared, next_value};
 
 /// Numbers of editors' copies: above those of sessions.
@@ -39,7 +42,8 @@ struct Edit {
     facts: Vec<Fact>,
     /// How much its copy had of its own afterwards.
     clock: u32,
-    started: Started,
+    /// Its place in the history, which has no word for the end of a document.
+    started: Option<Started>,
 }
 
 /// How far an editor is.
@@ -53,9 +57,10 @@ enum Stage {
     Over,
 }
 
-/// One editor of the document [`DRAFT`].
+/// One editor of a document.
 pub(crate) struct Editor {
     number: u64,
+    document: &'static str,
     dc: usize,
     rng: SmallRng,
     draft: Draft,
@@ -70,6 +75,9 @@ pub(crate) struct Editor {
     known: Known,
     token: Option<String>,
     written: u64,
+    /// Whether all was calm when this copy was begun, and when the connection was.
+    born: Option<Calm>,
+    since: Option<Calm>,
     /// When it first knew that everything is at rest.
     rested: Option<Instant>,
     phase: watch::Receiver<Phase>,
@@ -78,11 +86,12 @@ pub(crate) struct Editor {
 
 impl Editor {
     /// The editor of this number among all clients, who begins in this DC.
-    pub(crate) fn new(number: u64, dc: usize, seed: u64, shared: Shared) -> Self {
+    pub(crate) fn new(number: u64, document: &'static str, dc: usize, seed: u64, shared: Shared) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let draft = Draft::new(client(&mut rng));
         Self {
             number,
+            document,
             dc,
             rng,
             draft,
@@ -93,6 +102,8 @@ impl Editor {
             known: Known::default(),
             token: None,
             written: 0,
+            born: Some(0),
+            since: None,
             rested: None,
             phase: shared.phase.subscribe(),
             shared,
@@ -128,7 +139,7 @@ impl Editor {
     }
 
     fn violated(&self, what: String) {
-        self.shared.ledger().violated(format!("{} of {} {what}", self.name(), DRAFT));
+        self.shared.ledger().violated(format!("{} of {} {what}", self.name(), self.document));
     }
 
     fn place(&mut self) -> Place {
@@ -170,20 +181,26 @@ impl Editor {
         let node = self.shared.shape.host(place);
         let dialect = if self.rng.random_bool(0.5) { Dialect::YWebsocket } else { Dialect::Hocuspocus };
         let has = self.draft.state_vector();
-        let sat = match Seat::take(&node, dialect, DRAFT, &has, DEADLINE).await {
+        self.since = self.shared.ledger().slate.calm();
+        let sat = match Seat::take(&node, dialect, self.document, &has, DEADLINE).await {
             Ok(mut seat) => {
                 self.shared.ledger().counts.visits += 1;
-                self.sit(&mut seat).await
+                let sat = self.sit(&mut seat).await;
+                self.throw_away_unmarked();
+                sat
             }
             Err(error) => Err(error.into()),
         };
-        if let Err(Broken::Promise(why)) = sat {
-            self.violated(format!("at {node}: {why}"));
+        match sat {
+            Ok(()) | Err(Broken::Connection) => {}
+            Err(Broken::Promise(why)) => self.violated(format!("at {node}: {why}")),
+            Err(Broken::Deleted) => self.hear_of_deletion(&node),
         }
     }
 
     async fn sit(&mut self, seat: &mut Seat) -> Result<(), Broken> {
         let since = (self.phase(), Instant::now());
+        let begun = now();
         let stay = Duration::from_millis(self.rng.random_range(300..6000));
         loop {
             if self.is_leaving(since, stay)? {
@@ -192,7 +209,11 @@ impl Editor {
             let pause = Duration::from_millis(self.rng.random_range(20..400));
             tokio::select! {
                 biased;
-                heard = seat.hear() => self.hear(seat, heard?).await?,
+                heard = seat.hear() => {
+                    let heard = heard?;
+                    self.check_memory(begun)?;
+                    self.hear(seat, heard).await?;
+                }
                 // The sender is in `shared`.
                 _ = self.phase.changed() => {}
                 () = sleep_until(Instant::now() + pause) => {
@@ -228,7 +249,7 @@ impl Editor {
 
     /// Whether the copy shows what all nodes hold. On a connection that lives it has to, soon.
     fn compare(&mut self, age: Duration) -> Result<bool, Broken> {
-        let agreed = self.shared.ledger().agreed.get(DRAFT).cloned().unwrap_or_default();
+        let agreed = self.shared.ledger().agreed.get(self.document).cloned().unwrap_or_default();
         let for_long = self.rested.get_or_insert_with(Instant::now).elapsed();
         let elements = self.draft.elements();
         if elements == agreed {
@@ -254,10 +275,14 @@ impl Editor {
                 self.draft.apply(&update).map_err(Broken::Promise)?;
                 let after = self.draft.elements();
                 let name = self.name();
+                let is_early = self.shared.shape.is_early;
                 let mut ledger = self.shared.ledger();
-                for element in ledger.shown(&name, DRAFT, &after).difference(&before) {
-                    ledger.check_existing(&name, DRAFT, *element);
-                    self.here.insert(*element);
+                for element in ledger.shown(&name, self.document, &after).difference(&before) {
+                    ledger.check_existing(&name, self.document, *element);
+                    // What is shown early may be kept by nobody yet.
+                    if !is_early {
+                        self.here.insert(*element);
+                    }
                 }
             }
             Heard::Kept => {
@@ -277,14 +302,15 @@ impl Editor {
     /// The update of a new edit of one to three elements, somewhere in the document.
     fn edit(&mut self) -> Vec<u8> {
         let elements: Vec<i64> = (0..self.rng.random_range(1..4)).map(|_| self.value()).collect();
-        let facts: Vec<Fact> = elements.iter().map(|element| (DRAFT.to_owned(), *element)).collect();
+        let facts: Vec<Fact> = elements.iter().map(|element| (self.document.to_owned(), *element)).collect();
         let place = self.place();
         let lone = {
             let mut ledger = self.shared.ledger();
             ledger.adding(&facts, &self.own);
             ledger.lone_session()
         };
-        let started = self.shared.recorder.begin(lone, &self.shared.shape.node(place));
+        let recorder = &self.shared.recorder;
+        let started = (self.document != SLATE).then(|| recorder.begin(lone, &self.shared.shape.node(place)));
         let update = self.draft.insert(self.rng.random_range(0..=1000), &elements);
         self.own.facts.extend(facts.iter().cloned());
         self.pending.push(Edit { facts, clock: self.draft.clock(), started });
@@ -300,7 +326,11 @@ impl Editor {
     fn kept_up_to(&mut self, clock: u32) {
         let kept = self.pending.partition_point(|edit| edit.clock <= clock);
         for edit in self.pending.drain(..kept).collect::<Vec<_>>() {
-            self.here.extend(edit.facts.iter().map(|(_, element)| *element));
+            let elements: Vec<i64> = edit.facts.iter().map(|(_, element)| *element).collect();
+            if self.document == SLATE {
+                self.shared.ledger().slate.kept(self.dc, &elements, self.since);
+            }
+            self.here.extend(elements);
             self.ended(edit, Outcome::Ok);
         }
     }
@@ -314,7 +344,9 @@ impl Editor {
         }
         drop(ledger);
         let insert = |(key, element): Fact| Action::Insert { key, element };
-        self.shared.recorder.end(edit.started, outcome, edit.facts.into_iter().map(insert).collect());
+        if let Some(started) = edit.started {
+            self.shared.recorder.end(started, outcome, edit.facts.into_iter().map(insert).collect());
+        }
     }
 
     /// The program of the editor dies, and what only it had is lost.
@@ -324,6 +356,7 @@ impl Editor {
         }
         self.draft = Draft::new(client(&mut self.rng));
         self.own = Known::default();
+        self.born = self.shared.ledger().slate.calm();
     }
 
     /// Asks for a token of what was kept here, and reads with it at any node of any DC.
@@ -331,15 +364,15 @@ impl Editor {
         let here = self.here.clone();
         let place = self.place();
         let node = self.shared.shape.host(place);
-        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/docs/{}/token", DRAFT)));
+        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/docs/{}/token", self.document)));
         let Ok(answer) = ask(&node, &asked, DEADLINE).await else { return };
         match (answer.status, answer.body["token"].as_str()) {
             (200, Some(token)) => self.token = Some(token.to_owned()),
-            (404, _) if here.is_empty() => return,
+            (404, _) if here.is_empty() || self.document == SLATE => return,
             (404, _) => return self.violated(format!("knows of {here:?}, and {node} of no document")),
             _ => return self.shared.check_refusal(&self.name(), &node, &answer),
         }
-        self.known.facts.extend(here.into_iter().map(|element| (DRAFT.to_owned(), element)));
+        self.known.facts.extend(here.into_iter().map(|element| (self.document.to_owned(), element)));
         self.read().await;
     }
 
@@ -348,8 +381,9 @@ impl Editor {
         let place = Place { dc, ..self.place() };
         let node = self.shared.shape.host(place);
         let lone = self.shared.ledger().lone_session();
-        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/keys/{}", DRAFT)));
+        let asked = self.with_token(Ask::get(format!("/v1/spaces/default/keys/{}", self.document)));
         let started = self.shared.recorder.begin(lone, &self.shared.shape.node(place));
+        let begun = now();
         let Ok(answer) = ask(&node, &asked, DEADLINE).await else { return };
         if answer.status != 200 && answer.code() != "not_found" {
             return self.shared.check_refusal(&self.name(), &node, &answer);
@@ -357,11 +391,14 @@ impl Editor {
         self.token = answer.token.or(self.token.take());
         let name = format!("{} at {node}", self.name());
         let mut ledger = self.shared.ledger();
-        let elements = ledger.shown(&name, DRAFT, &shown(&answer.body["value"]));
-        ledger.read_set(&name, DRAFT, &elements, &mut self.known);
+        let elements = ledger.shown(&name, self.document, &shown(&answer.body["value"]));
         ledger.counts.reads += 1;
+        if self.document == SLATE {
+            return erased::read(&mut ledger, &name, &elements, &self.known, begun);
+        }
+        ledger.read_set(&name, self.document, &elements, &mut self.known);
         drop(ledger);
-        let read = Action::Members { key: DRAFT.to_owned(), elements };
+        let read = Action::Members { key: self.document.to_owned(), elements };
         self.shared.recorder.end(started, Outcome::Ok, vec![read]);
     }
 
@@ -379,6 +416,8 @@ fn client(rng: &mut SmallRng) -> u64 {
 enum Broken {
     /// It is gone, as connections are.
     Connection,
+    /// The document was deleted.
+    Deleted,
     /// A node has said what it must not.
     Promise(String),
 }
@@ -386,6 +425,7 @@ enum Broken {
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         match error.kind() {
+            io::ErrorKind::NotFound => Self::Deleted,
             io::ErrorKind::InvalidData => Self::Promise(error.to_string()),
             _ => Self::Connection,
         }

@@ -31,8 +31,13 @@ const ASKS_IN: &[u8] = &[2, 0, 0];
 const LET_IN: &[u8] = &[2, 2];
 /// One of the editor's messages with an update is kept.
 const KEPT: &[u8] = &[8, 1];
+/// The beginning of the message by which one document is closed, with the reason behind it.
+const CLOSED: u8 = 7;
+/// That the document was deleted, in both dialects.
+const DELETED: u16 = 4404;
+const DELETED_REASON: &[u8] = b"the document was deleted";
 
-/// Close codes after which an editor does not come back: there is no occasion for any here.
+/// Close codes after which an editor does not come back: there is no occasion here for any but [`DELETED`].
 const FOR_GOOD: Range<u16> = 4400..4500;
 
 /// What a node says.
@@ -121,9 +126,15 @@ impl Seat {
         Ok(self.is_introduced && self.unanswered == 0)
     }
 
-    /// Waits for the next message. Dropping the future loses nothing.
+    /// Waits for the next message. Dropping the future loses nothing. [`io::ErrorKind::NotFound`] says that the document
+    /// was deleted.
     pub(crate) async fn hear(&mut self) -> io::Result<Heard> {
         let message = self.frame().await?;
+        if self.dialect == Dialect::Hocuspocus && message.first() == Some(&CLOSED) {
+            let is_deleted = message.ends_with(DELETED_REASON);
+            let other = || wrong(format!("an editor is sent away for good: {message:?}"));
+            return Err(if is_deleted { io::ErrorKind::NotFound.into() } else { other() });
+        }
         heard(self.dialect, &message).map_err(wrong)
     }
 
@@ -137,6 +148,9 @@ impl Seat {
                     return is_ours.then(|| frame.slice(self.prefix.len()..)).ok_or_else(not_ours);
                 }
                 Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
+                Some(Ok(Frame::Close(Some(close)))) if u16::from(close.code) == DELETED => {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
                 Some(Ok(Frame::Close(Some(close)))) if FOR_GOOD.contains(&u16::from(close.code)) => {
                     return Err(wrong(format!("an editor is sent away for good: {close:?}")));
                 }
