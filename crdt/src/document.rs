@@ -8,6 +8,7 @@
 
 mod check;
 mod compare;
+mod deletions;
 mod mark;
 mod nesting;
 mod render;
@@ -118,7 +119,7 @@ const READER: ClientID = ClientID::new(0);
 
 /// [`Document`] by the crate `yrs`.
 ///
-/// The decoder gets nothing of which it does not have the foundations: what waits does so here. So the decoder's state and
+/// The decoder gets nothing of which it does not have the foundations, nor deletions of what it does not have: what waits does so here. So the decoder's state and
 /// what `nesting` knows are of the same updates in the same order, and no identity stands elsewhere than is known.
 #[derive(Debug)]
 pub struct YrsDocument {
@@ -175,7 +176,7 @@ impl YrsDocument {
         why
     }
 
-    /// Puts an update in, or takes it on among those that wait. Says how far each client is known, if it was put in.
+    /// Puts an update in, or takes it, or a part of it, on among those that wait. Says how far each client is known, if it was put in.
     fn put(&mut self, update: &[u8]) -> Result<Vec<(u64, u32, u32)>, UpdateError> {
         let structure = check::structure(update)?;
         let placed = match self.nesting.place(&structure, NESTING_READ_MAX) {
@@ -192,8 +193,15 @@ impl YrsDocument {
             Err(Unplaced::TooDeep) => return Err(self.breaks(UpdateError::TooDeep)),
             Err(other) => return Err(other.into()),
         };
-        let update = Update::decode_v1(update).map_err(refused)?;
-        self.apply(update)?;
+        let parted = deletions::part(update, &structure, |client| self.nesting.end_with(&placed, client));
+        let here = parted.as_ref().map_or(update, |parted| &parted.here);
+        if !here.is_empty() {
+            let here = Update::decode_v1(here).map_err(refused)?;
+            self.apply(here)?;
+        }
+        for (id, deletions) in parted.into_iter().flat_map(|parted| parted.missing) {
+            self.waiting.add(id, 0, deletions.into());
+        }
         Ok(self.nesting.keep(placed))
     }
 
@@ -424,6 +432,28 @@ mod tests {
         assert_eq!((document.text("t").as_str(), refused), ("ab", vec![Bytes::from_static(&[0xff])]));
         let expected = Value::Map([("t".to_owned(), Value::Str("ab".into()))].into());
         assert_eq!(to_value(&updates), expected);
+    }
+
+    #[test]
+    fn what_deletes_something_that_is_not_here_withholds_nothing_else() {
+        let mut document = YrsDocument::default();
+        // Client 9 is to type two characters, and 8 none that ever comes.
+        let mut update = typed(1, 0, b'a');
+        let deletions = [2, 9, 1, 0, 2, 8, 1, 3, 1];
+        update.splice(update.len() - 1.., deletions);
+        document.integrate(&update).expect("is put in");
+        assert_eq!(document.text("t"), "a");
+        let mut other = YrsDocument::default();
+        other.integrate(&document.diff(FROM_NOTHING).expect("an update")).expect("is put in");
+        let mut again = YrsDocument::default();
+        again.load(&document.snapshot().expect("a snapshot")).expect("is put in");
+        for (clock, c) in [(0, b'x'), (1, b'y'), (2, b'z')] {
+            for document in [&mut document, &mut other, &mut again] {
+                document.integrate(&typed(9, clock, c)).expect("is put in");
+                assert_eq!(document.text("t"), if clock == 2 { "az" } else { "a" });
+                assert_eq!(document.waiting.updates().count(), if clock == 0 { 2 } else { 1 });
+            }
+        }
     }
 
     #[test]

@@ -77,8 +77,18 @@ pub(super) struct Block {
 pub(super) struct Structure {
     /// The blocks of each client, whose clocks follow upon each other; sorted by client.
     pub clients: Vec<(u64, Vec<Block>)>,
-    /// Of each deleted range the client, and the clock behind its end.
-    pub deletions: Vec<(u64, u32)>,
+    /// How many bytes of the update stand before its deletions.
+    pub blocks_bytes: usize,
+    pub deletions: Vec<Deleted>,
+}
+
+/// A range of clocks of which an update deletes what they name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deleted {
+    pub client: u64,
+    pub clock: u32,
+    /// The clock behind its end.
+    pub end: u32,
 }
 
 /// Whether `update` may be kept as an update of a document: it is what Yjs writes in encoding v1, all of it, the decoder
@@ -111,7 +121,10 @@ pub(super) fn structure(update: &[u8]) -> Result<Structure, UpdateError> {
     if structure.clients.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(DecodeError::Malformed.into());
     }
-    walk.deletions(&mut structure.deletions)?;
+    structure.blocks_bytes = update.len() - walk.0.rest().len();
+    for _ in 0..walk.count()? {
+        walk.deletions_of_client(|deleted| structure.deletions.push(deleted))?;
+    }
     walk.0.finish()?;
     Ok(structure)
 }
@@ -277,22 +290,16 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn deletions(&mut self, ends: &mut Vec<(u64, u32)>) -> Result<(), UpdateError> {
-        for _ in 0..self.count()? {
-            self.deletions_of_client(|client, end| ends.push((client, end)))?;
-        }
-        Ok(())
-    }
-
-    /// What of one client is deleted: visits the client and the clock behind the end of each range.
-    pub(super) fn deletions_of_client(&mut self, mut visit: impl FnMut(u64, u32)) -> Result<(), UpdateError> {
+    /// Visits what of one client is deleted.
+    pub(super) fn deletions_of_client(&mut self, mut visit: impl FnMut(Deleted)) -> Result<(), UpdateError> {
         let client = self.client_id()?;
         for _ in 0..self.count()? {
-            let end = self.clock()? + self.length()?;
+            let clock = self.clock()?;
+            let end = clock + self.length()?;
             if end >= CLOCK_END {
                 return Err(DecodeError::TooLarge.into());
             }
-            visit(client, end as u32);
+            visit(Deleted { client, clock: clock as u32, end: end as u32 });
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ pub fn without_marks(update: &[u8]) -> Result<Option<Unmarked>, UpdateError> {
                 reaches = end(&blocks);
                 brought.extend(incarnation(client, reaches));
             } else {
-                walk.deletions_of_client(|_, end| reaches = reaches.max(u64::from(end)))?;
+                walk.deletions_of_client(|deleted| reaches = reaches.max(u64::from(deleted.end)))?;
             }
             if reaches >= MARK_END {
                 has_marks = true;

@@ -10,7 +10,8 @@
 //! and of a structured document each type is about two, which is a small part of what it takes to build it.
 //!
 //! An update is placed only when everything that it builds on is there, whole or not at all. So of an identity that two
-//! updates claim, the same one is taken here and by the decoder: the one that is placed first.
+//! updates claim, the same one is taken here and by the decoder: the one that is placed first. What it deletes it does not
+//! build on: see `deletions`.
 
 use std::collections::BTreeMap;
 
@@ -114,8 +115,14 @@ impl Nesting {
         self.deepest
     }
 
+    /// The clock behind the last that is known of a client.
     fn end(&self, client: u64) -> u32 {
         self.clients.get(&client).map_or(0, |runs| runs.end)
+    }
+
+    /// The same once an update is here that was placed in just this document.
+    pub fn end_with(&self, placed: &Placed, client: u64) -> u32 {
+        placed.clients.get(&client).map_or_else(|| self.end(client), |runs| runs.end)
     }
 
     /// Works out where an update goes; no type of it may be deeper than `limit`. Nothing is changed.
@@ -224,7 +231,6 @@ struct Section<'u> {
 /// first.
 struct Placing<'n, 'u, F> {
     nesting: &'n Nesting,
-    structure: &'u Structure,
     sections: Vec<Section<'u>>,
     placed: Placed,
     limit: usize,
@@ -247,7 +253,7 @@ impl<'n, 'u, F: FnMut(usize, usize)> Placing<'n, 'u, F> {
             .iter()
             .map(|(client, blocks)| Section { client: *client, blocks, next: 0, waits: false })
             .collect();
-        Placing { nesting, structure, sections, placed: Placed::default(), limit, loose, told }
+        Placing { nesting, sections, placed: Placed::default(), limit, loose, told }
     }
 
     fn run(mut self) -> Result<Placed, Unplaced> {
@@ -273,17 +279,11 @@ impl<'n, 'u, F: FnMut(usize, usize)> Placing<'n, 'u, F> {
                 }
             }
         }
-        let missing = self.structure.deletions.iter().find(|(client, end)| self.end(*client) < *end);
-        match missing {
-            Some((client, end)) if !self.loose => {
-                Err(Unplaced::Missing(Id { client: *client, clock: end - 1 }))
-            }
-            _ => Ok(self.placed),
-        }
+        Ok(self.placed)
     }
 
     fn end(&self, client: u64) -> u32 {
-        self.placed.clients.get(&client).map_or_else(|| self.nesting.end(client), |runs| runs.end)
+        self.nesting.end_with(&self.placed, client)
     }
 
     fn at(&self, id: Id) -> Option<(u16, Kind)> {
