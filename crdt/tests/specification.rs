@@ -9,7 +9,7 @@ use spec::seeds;
 use spec::world::World;
 
 fn reads_as_specified(ty: Type) {
-    seeds::each(40, |seed| World::new(seed, |rng| Subject::of(ty, rng)).run());
+    seeds::each(300, |seed| World::new(seed, |rng| Subject::of(ty, rng)).run());
 }
 
 #[test]
