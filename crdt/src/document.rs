@@ -119,8 +119,9 @@ const READER: ClientID = ClientID::new(0);
 
 /// [`Document`] by the crate `yrs`.
 ///
-/// The decoder gets nothing of which it does not have the foundations, nor deletions of what it does not have: what waits does so here. So the decoder's state and
-/// what `nesting` knows are of the same updates in the same order, and no identity stands elsewhere than is known.
+/// The decoder gets nothing of which it does not have the foundations, nor deletions of what it does not have: what waits
+/// does so here. So the decoder's state and what `nesting` knows are of the same updates in the same order, and no identity
+/// stands elsewhere than is known.
 #[derive(Debug)]
 pub struct YrsDocument {
     doc: Doc,
@@ -176,7 +177,8 @@ impl YrsDocument {
         why
     }
 
-    /// Puts an update in, or takes it, or a part of it, on among those that wait. Says how far each client is known, if it was put in.
+    /// Puts an update in, or takes it, or a part of it, on among those that wait. Says how far each client is known, if it
+    /// was put in.
     fn put(&mut self, update: &[u8]) -> Result<Vec<(u64, u32, u32)>, UpdateError> {
         let structure = check::structure(update)?;
         let placed = match self.nesting.place(&structure, NESTING_READ_MAX) {
@@ -258,7 +260,7 @@ impl YrsDocument {
 
 /// Updates as one. Few at a time, and what these came to again: merging many at once takes as much for each block as there are
 /// updates.
-fn merged(updates: &[Vec<u8>]) -> Result<Vec<u8>, UpdateError> {
+fn merged(updates: &[impl AsRef<[u8]>]) -> Result<Vec<u8>, UpdateError> {
     if updates.len() <= MERGED_AT_ONCE {
         return merge_updates_v1(updates).map_err(refused);
     }
@@ -328,8 +330,9 @@ impl Document for YrsDocument {
         if self.waiting.is_empty() {
             return Ok(here);
         }
-        let all = std::iter::once(here).chain(self.waiting.updates().map(|update| update.to_vec()));
-        merged(&all.collect::<Vec<_>>())
+        let all: Vec<&[u8]> =
+            std::iter::once(&here[..]).chain(self.waiting.updates().map(|update| &update[..])).collect();
+        merged(&all)
     }
 
     fn snapshot(&self) -> Result<Snapshot, UpdateError> {

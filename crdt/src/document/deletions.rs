@@ -38,25 +38,33 @@ pub(super) fn part(update: &[u8], structure: &Structure, known: impl Fn(u64) -> 
     }
     let blocks = update.get(..structure.blocks_bytes).unwrap_or_default();
     let nothing_left = structure.clients.is_empty() && here.is_empty();
-    let here = if nothing_left { Vec::new() } else { with_deletions(blocks, &here) };
+    let here = if nothing_left { Vec::new() } else { with_deletions(blocks, here) };
     let missing = missing.into_iter().map(|(client, ranges)| {
         let clock = ranges.iter().map(|(from, _)| *from).min().unwrap_or_default();
-        (Id { client, clock }, with_deletions(&[0], &Ranges::from([(client, ranges)])))
+        (Id { client, clock }, with_deletions(&[0], Ranges::from([(client, ranges)])))
     });
     Some(Parted { here, missing: missing.collect() })
 }
 
-fn with_deletions(blocks: &[u8], deletions: &Ranges) -> Vec<u8> {
+fn with_deletions(blocks: &[u8], deletions: Ranges) -> Vec<u8> {
     let mut out = Writer::new();
     out.raw(blocks);
+    write(&mut out, deletions.into_iter());
+    out.finish()
+}
+
+/// Writes the deletions of an update: of each client where its ranges begin, and their lengths.
+pub(super) fn write<N: Into<u64>>(
+    out: &mut Writer,
+    deletions: impl ExactSizeIterator<Item = (u64, Vec<(N, N)>)>,
+) {
     out.varint(deletions.len() as u64);
     for (client, ranges) in deletions {
-        out.varint(*client);
+        out.varint(client);
         out.varint(ranges.len() as u64);
         for (clock, length) in ranges {
-            out.varint(u64::from(*clock));
-            out.varint(u64::from(*length));
+            out.varint(clock.into());
+            out.varint(length.into());
         }
     }
-    out.finish()
 }

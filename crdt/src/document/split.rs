@@ -11,7 +11,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 
 use super::UpdateError;
 use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, STRING, Walk};
-use super::nesting;
+use super::{deletions, nesting};
 
 /// What an update takes beside its blocks and deletions: counts, a client, a clock.
 const FRAME_BYTES: usize = 32;
@@ -154,15 +154,7 @@ impl Part {
             out.varint(run.clock);
             out.raw(&run.bytes);
         }
-        out.varint(self.deletions.len() as u64);
-        for (client, ranges) in self.deletions {
-            out.varint(client);
-            out.varint(ranges.len() as u64);
-            for (clock, length) in ranges {
-                out.varint(clock);
-                out.varint(length);
-            }
-        }
+        deletions::write(&mut out, self.deletions.into_iter());
         out.finish()
     }
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use meridian::docs::wire::{step_2 as all_of_mine, update as edit};
 use meridian_tests::client::{Ask, Client};
 use meridian_tests::editors::{self, Editors};
 use meridian_tests::fleet::Fleet;
 use meridian_tests::wait;
 use serde_json::{Value, json};
 
-use super::line::{self, Line, all_of_mine, deleted, edit, named, typed};
+use super::line::{self, Line, deleted, named, typed};
 use super::{BINARY, PATIENCE, text_is};
 
 /// Bounds that are soon reached.

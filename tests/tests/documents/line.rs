@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use meridian::docs::wire;
 use meridian_crdt::codec::Writer;
 use meridian_tests::client::Client;
 use tokio::net::{TcpSocket, TcpStream};
@@ -19,8 +20,6 @@ const FRAME_BYTES_MAX: usize = 64 << 20;
 const SYNC: u8 = 0;
 const STEP_1: u8 = 0;
 const STEP_2: u8 = 1;
-const UPDATE: u8 = 2;
-const AWARENESS: u8 = 1;
 const AUTH: u8 = 2;
 const LEAVE: u8 = 7;
 
@@ -98,7 +97,7 @@ impl Line {
 
     /// Waits until another editor's update comes.
     pub async fn sees(&mut self, update: &[u8]) {
-        let frame = edit(update);
+        let frame = wire::update(update);
         let seen = self.hears(|heard| (heard == frame).then_some(())).await;
         seen.expect("it is not closed before it sees an edit");
     }
@@ -135,34 +134,17 @@ impl Line {
     }
 }
 
-fn frame(kind: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut out = Writer::new();
-    out.raw(kind);
-    out.bytes(body);
-    out.finish()
-}
-
-/// The frame of an edit.
-pub fn edit(update: &[u8]) -> Vec<u8> {
-    frame(&[SYNC, UPDATE], update)
-}
-
-/// The frame with all that an editor has.
-pub fn all_of_mine(update: &[u8]) -> Vec<u8> {
-    frame(&[SYNC, STEP_2], update)
-}
-
 /// The question of an editor who has nothing.
-pub fn question() -> Vec<u8> {
-    frame(&[SYNC, STEP_1], &[0])
+pub fn question() -> Bytes {
+    wire::step_1(&[0])
 }
 
 /// The beginning of the answer.
 pub const ANSWER: &[u8] = &[SYNC, STEP_2];
 
 /// The frame that says nothing, by which a node shows that the connection lives.
-pub fn sign_of_life() -> Vec<u8> {
-    frame(&[AWARENESS], &[0])
+pub fn sign_of_life() -> Bytes {
+    wire::awareness(&[0])
 }
 
 /// A message of Hocuspocus.

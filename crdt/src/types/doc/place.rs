@@ -24,6 +24,8 @@ pub(super) const UPDATES: u8 = 1;
 pub(super) const SUMS: u8 = 2;
 pub(super) const SNAPSHOT: u8 = 3;
 pub(super) const PART: u8 = 4;
+/// What stands in the payload of several updates where that of one has a count, which is never 0.
+const SEVERAL: u8 = 0;
 
 /// What a cell of a document is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +92,6 @@ impl Place {
 pub(crate) fn is_kept_apart(path: &[u8]) -> bool {
     matches!(path, [code, kind, ..] if *code == Type::Doc.code() && (SUMS..=PART).contains(kind))
 }
-
-/// What stands where one update alone has a count, which is never 0.
-const SEVERAL: u8 = 0;
 
 /// Where the cells of one kind are.
 pub(super) fn kind_prefix(kind: u8) -> [u8; 2] {
