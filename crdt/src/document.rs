@@ -8,9 +8,9 @@
 
 mod check;
 mod compare;
-mod deletions;
 mod mark;
 mod nesting;
+mod parts;
 mod render;
 mod rewrite;
 mod snapshot;
@@ -36,6 +36,7 @@ pub use snapshot::Snapshot;
 pub use split::split_update;
 
 use nesting::{Nesting, Unplaced};
+use parts::Missing;
 use waiting::Waiting;
 
 /// Why an update, or a state vector, is not taken. Nothing was changed.
@@ -177,32 +178,29 @@ impl YrsDocument {
         why
     }
 
-    /// Puts an update in, or takes it, or a part of it, on among those that wait. Says how far each client is known, if it
-    /// was put in.
+    /// Puts an update in, or what of it has its foundations here, and takes the rest on among those that wait. Says how far each
+    /// client was known, and is.
     fn put(&mut self, update: &[u8]) -> Result<Vec<(u64, u32, u32)>, UpdateError> {
         let structure = check::structure(update)?;
         let placed = match self.nesting.place(&structure, NESTING_READ_MAX) {
             Ok(placed) => placed,
-            Err(Unplaced::Missing(id)) => {
-                let height = match nesting::height(&structure) {
-                    Err(Unplaced::TooDeep) => NESTING_MAX,
-                    height => height?,
-                };
-                Update::decode_v1(update).map_err(refused)?;
-                self.waiting.add(id, height, Bytes::copy_from_slice(update));
-                return Ok(Vec::new());
-            }
             Err(Unplaced::TooDeep) => return Err(self.breaks(UpdateError::TooDeep)),
             Err(other) => return Err(other.into()),
         };
-        let parted = deletions::part(update, &structure, |client| self.nesting.end_with(&placed, client));
+        if !placed.stuck.is_empty() {
+            // Nothing is taken of an update that is not to be taken as a whole.
+            nesting::height_or_most(&structure)?;
+            Update::decode_v1(update).map_err(refused)?;
+        }
+        let known = |client| self.nesting.end_with(&placed, client);
+        let parted = parts::part(update, &structure, &placed, known)?;
         let here = parted.as_ref().map_or(update, |parted| &parted.here);
         if !here.is_empty() {
             let here = Update::decode_v1(here).map_err(refused)?;
             self.apply(here)?;
         }
-        for (id, deletions) in parted.into_iter().flat_map(|parted| parted.missing) {
-            self.waiting.add(id, 0, deletions.into());
+        for Missing { needs, height, update } in parted.into_iter().flat_map(|parted| parted.missing) {
+            self.waiting.add(needs, height, update.into());
         }
         Ok(self.nesting.keep(placed))
     }
@@ -305,12 +303,12 @@ impl Document for YrsDocument {
         let height = nesting::height(&structure)?;
         let below = self.waiting.height();
         let (above, deepest) = match self.nesting.place(&structure, NESTING_MAX) {
-            Ok(placed) if placed.deepest == 0 => (None, 0),
-            Ok(placed) => (None, placed.deepest + below),
-            Err(Unplaced::Missing(_)) => {
+            Ok(placed) if !placed.stuck.is_empty() => {
                 let above = self.nesting.deepest() + below;
                 (Some(above), if height == 0 { 0 } else { above + height })
             }
+            Ok(placed) if placed.deepest == 0 => (None, 0),
+            Ok(placed) => (None, placed.deepest + below),
             Err(Unplaced::TooDeep) => (None, NESTING_MAX + 1),
             Err(why) => return Err(why.into()),
         };

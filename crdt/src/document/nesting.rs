@@ -9,9 +9,9 @@
 //! built. What stands next to each other at the same depth is one run: a text of any length that one client typed is one,
 //! and of a structured document each type is about two, which is a small part of what it takes to build it.
 //!
-//! An update is placed only when everything that it builds on is there, whole or not at all. So of an identity that two
-//! updates claim, the same one is taken here and by the decoder: the one that is placed first. What it deletes it does not
-//! build on: see `deletions`.
+//! A block of an update is placed only when everything that it builds on is there, and is given to the decoder in the same step. So of an
+//! identity that two updates claim, the same one is taken here and there: the one that is placed first. What an update deletes it does not
+//! build on: see `parts`.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ pub const NESTING_READ_MAX: usize = 512;
 /// Why an update has no place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unplaced {
-    /// Something that it builds on is not here.
-    Missing(Id),
+    /// Parts of it build on each other in a circle.
+    Circle,
     /// It would nest deeper than was allowed.
     TooDeep,
     /// Something in it stands in what nothing can stand in.
@@ -43,7 +43,7 @@ impl From<Unplaced> for UpdateError {
         match why {
             Unplaced::TooDeep => UpdateError::TooDeep,
             Unplaced::NoParent => UpdateError::Unsupported("something inside what is no shared type"),
-            Unplaced::Missing(_) => UpdateError::Unsupported("a circle of parts that build on each other"),
+            Unplaced::Circle => UpdateError::Unsupported("a circle of parts that build on each other"),
         }
     }
 }
@@ -100,6 +100,8 @@ pub(super) struct Placed {
     clients: BTreeMap<u64, Runs>,
     /// How deep the deepest of its types is.
     pub deepest: usize,
+    /// Where an update is not placed to its end: by the place of its client the first of its blocks that is not, and what that needs.
+    pub stuck: BTreeMap<usize, (usize, Id)>,
 }
 
 /// Where everything stands in a document.
@@ -125,7 +127,7 @@ impl Nesting {
         placed.clients.get(&client).map_or_else(|| self.end(client), |runs| runs.end)
     }
 
-    /// Works out where an update goes; no type of it may be deeper than `limit`. Nothing is changed.
+    /// Works out where an update goes, as far as it does; no type of it may be deeper than `limit`. Nothing is changed.
     pub fn place(&self, structure: &Structure, limit: usize) -> Result<Placed, Unplaced> {
         Placing::of(self, structure, limit, false, |_, _| ()).run()
     }
@@ -207,14 +209,24 @@ fn kind_of(code: u64) -> Result<Kind, DecodeError> {
 
 /// How deep the types of an update nest within each other, wherever it goes; at most [`NESTING_MAX`].
 pub(super) fn height(structure: &Structure) -> Result<usize, Unplaced> {
-    Ok(Placing::of(&Nesting::default(), structure, NESTING_MAX, true, |_, _| ()).run()?.deepest)
+    Ok(Placing::of(&Nesting::default(), structure, NESTING_MAX, true, |_, _| ()).run_to_the_end()?.deepest)
+}
+
+/// The same, of an update that was taken in although it nests deeper.
+pub(super) fn height_or_most(structure: &Structure) -> Result<usize, Unplaced> {
+    match height(structure) {
+        Err(Unplaced::TooDeep) => Ok(NESTING_MAX),
+        height => height,
+    }
 }
 
 /// All blocks of an update, each behind those that it builds on: by the place of their client, and their place there.
 pub(super) fn order(structure: &Structure) -> Result<Vec<(usize, usize)>, Unplaced> {
     let mut order = Vec::new();
     let nothing = Nesting::default();
-    Placing::of(&nothing, structure, NESTING_MAX, true, |client, block| order.push((client, block))).run()?;
+    let placing =
+        Placing::of(&nothing, structure, NESTING_MAX, true, |client, block| order.push((client, block)));
+    placing.run_to_the_end()?;
     Ok(order)
 }
 
@@ -256,8 +268,17 @@ impl<'n, 'u, F: FnMut(usize, usize)> Placing<'n, 'u, F> {
         Placing { nesting, sections, placed: Placed::default(), limit, loose, told }
     }
 
+    /// Places everything, or fails.
+    fn run_to_the_end(self) -> Result<Placed, Unplaced> {
+        let placed = self.run()?;
+        if placed.stuck.is_empty() { Ok(placed) } else { Err(Unplaced::Circle) }
+    }
+
     fn run(mut self) -> Result<Placed, Unplaced> {
         for first in 0..self.sections.len() {
+            if self.placed.stuck.contains_key(&first) {
+                continue;
+            }
             // Each on the stack waits for what the one above it brings, until a clock is there.
             let mut stack: Vec<(usize, Option<Id>)> = vec![(first, None)];
             while let Some((top, until)) = stack.last().copied() {
@@ -268,18 +289,26 @@ impl<'n, 'u, F: FnMut(usize, usize)> Placing<'n, 'u, F> {
                     }
                     Flow::Needs(id) => {
                         self.sections[top].waits = true;
-                        let found = self.sections.binary_search_by_key(&id.client, |section| section.client);
-                        let Ok(other) = found else { return Err(Unplaced::Missing(id)) };
-                        let section = &self.sections[other];
-                        if section.waits || section.next == section.blocks.len() {
-                            return Err(Unplaced::Missing(id));
+                        if let Some(other) = self.may_bring(id) {
+                            stack.push((other, Some(id)));
+                        } else {
+                            // What waits for this comes to the same end when it is worked on again.
+                            self.placed.stuck.insert(top, (self.sections[top].next, id));
+                            stack.pop();
                         }
-                        stack.push((other, Some(id)));
                     }
                 }
             }
         }
         Ok(self.placed)
+    }
+
+    /// The section that is to be worked on for the sake of `id`, if there is one.
+    fn may_bring(&self, id: Id) -> Option<usize> {
+        let found = self.sections.binary_search_by_key(&id.client, |section| section.client);
+        let other = found.ok().filter(|other| !self.placed.stuck.contains_key(other))?;
+        let section = &self.sections[other];
+        (!section.waits && section.next < section.blocks.len()).then_some(other)
     }
 
     fn end(&self, client: u64) -> u32 {

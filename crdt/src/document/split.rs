@@ -11,7 +11,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 
 use super::UpdateError;
 use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, STRING, Walk};
-use super::{deletions, nesting};
+use super::{nesting, parts};
 
 /// What an update takes beside its blocks and deletions: counts, a client, a clock.
 const FRAME_BYTES: usize = 32;
@@ -30,8 +30,8 @@ pub fn split_update(update: &[u8], bytes_max: usize) -> Result<Vec<Vec<u8>>, Upd
     let mut walk = Walk(Reader::new(update));
     let mut sections: BTreeMap<u64, Vec<Block<'_>>> = BTreeMap::new();
     for _ in 0..walk.count()? {
-        let blocks = section(&mut walk)?;
-        sections.extend(blocks.first().map(|block| block.client).map(|client| (client, blocks)));
+        let (client, blocks) = section(&mut walk)?;
+        sections.insert(client, blocks);
     }
     let mut parts = Parts { room, done: Vec::new(), open: Part::default() };
     for (at, n) in nesting::order(&structure)? {
@@ -55,15 +55,15 @@ pub fn split_update(update: &[u8], bytes_max: usize) -> Result<Vec<Vec<u8>>, Upd
 }
 
 /// A block as it stands in an update.
-struct Block<'a> {
+pub(super) struct Block<'a> {
     client: u64,
     clock: u64,
     length: u64,
     bytes: &'a [u8],
 }
 
-/// All blocks of one client in an update.
-fn section<'a>(walk: &mut Walk<'a>) -> Result<Vec<Block<'a>>, UpdateError> {
+/// A client and all its blocks in an update.
+pub(super) fn section<'a>(walk: &mut Walk<'a>) -> Result<(u64, Vec<Block<'a>>), UpdateError> {
     let count = walk.count()?;
     let client = walk.client_id()?;
     let mut clock = walk.clock()?;
@@ -75,16 +75,36 @@ fn section<'a>(walk: &mut Walk<'a>) -> Result<Vec<Block<'a>>, UpdateError> {
         blocks.push(Block { client, clock, length, bytes });
         clock += length;
     }
-    Ok(blocks)
+    Ok((client, blocks))
 }
 
 /// The blocks of one client from a clock on.
 #[derive(Default)]
-struct Run {
+pub(super) struct Run {
     client: u64,
     clock: u64,
     count: u64,
     bytes: Vec<u8>,
+}
+
+impl Run {
+    /// These blocks of a client, which follow upon each other; `None` if there are none.
+    pub fn of(client: u64, blocks: &[Block<'_>]) -> Option<Self> {
+        let clock = blocks.first()?.clock;
+        let bytes = blocks.iter().flat_map(|block| block.bytes).copied().collect();
+        Some(Self { client, clock, count: blocks.len() as u64, bytes })
+    }
+}
+
+/// Writes the blocks of an update.
+pub(super) fn write_runs(out: &mut Writer, runs: &[Run]) {
+    out.varint(runs.len() as u64);
+    for run in runs {
+        out.varint(run.count);
+        out.varint(run.client);
+        out.varint(run.clock);
+        out.raw(&run.bytes);
+    }
 }
 
 /// An update that is being gathered.
@@ -147,14 +167,8 @@ impl Parts {
 impl Part {
     fn encode(self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.varint(self.runs.len() as u64);
-        for run in self.runs {
-            out.varint(run.count);
-            out.varint(run.client);
-            out.varint(run.clock);
-            out.raw(&run.bytes);
-        }
-        deletions::write(&mut out, self.deletions.into_iter());
+        write_runs(&mut out, &self.runs);
+        parts::write_deletions(&mut out, self.deletions.into_iter());
         out.finish()
     }
 }
