@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::cells::ReadCells;
 use crate::error::StoreError;
 use crate::header::Version;
+use crate::id::Dot;
 use crate::keys::Key;
 use crate::read::{Query, ReadValue, is_present, read};
-use crate::types::Type;
+use crate::types::{Type, doc};
 use crate::value::Value;
 use crate::view::KeyView;
 
@@ -24,6 +25,8 @@ pub enum Condition {
     Value(Value),
     /// A set has this element, a map this field, a multi-value register this value.
     Contains(Value),
+    /// A document has all of these incarnations: what was made in them still counts, whatever else was deleted and made again.
+    Incarnations(Vec<Dot>),
 }
 
 /// Whether a key meets a condition. Costs no more than the condition itself is large.
@@ -49,6 +52,7 @@ pub fn check<C: ReadCells>(
             Ok(content.is_some_and(|c| matches!(&c.value, ReadValue::MvRegister(values) if has(values))))
         }
         Condition::Contains(value) => is_present(&view, ty, value),
+        Condition::Incarnations(dots) => doc::have(&view, dots),
     }
 }
 
@@ -76,7 +80,7 @@ fn same(a: &Value, b: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::testkit::{Replica, key, text};
-    use crate::{MapOp, Mutation, SetOp};
+    use crate::{DocOp, MapOp, Mutation, SetOp, Txn};
 
     #[test]
     fn a_value_is_compared_whole_however_much_another_type_hides_behind_it() {
@@ -106,5 +110,26 @@ mod tests {
         assert!(!holds(&a, array(&["x"])) && !holds(&a, array(&["x", "y", "z"])));
         a.write(2, Mutation::Set(SetOp::Remove(text("y"))));
         assert!(!holds(&a, Condition::Version(content.version)));
+    }
+
+    #[test]
+    fn a_document_that_was_made_again_has_other_incarnations() {
+        let (mut a, mut b) = (Replica::new(1), Replica::new(2));
+        let update = || Mutation::Doc(DocOp::Update([1, 1, 1, 0, 4, 1, 1, b't', 1, b'a', 0].to_vec().into()));
+        let has = |replica: &Replica, made: &[&Txn]| {
+            let dots = made.iter().map(|txn| txn.head.dot).collect();
+            check(&replica.cells, &key(), &Condition::Incarnations(dots)).expect("memory")
+        };
+        let (one, other) = (a.write(1, update()), b.write(1, update()));
+        assert!(has(&a, &[&one]) && !has(&a, &[&one, &other]));
+        a.receive(&other);
+        assert!(has(&a, &[&one, &other]) && has(&a, &[&other]));
+        let gone = b.write(2, Mutation::Delete(None));
+        a.receive(&gone);
+        assert!(has(&a, &[&one]) && !has(&a, &[&one, &other]), "the other one alone was deleted");
+        a.write(3, Mutation::Delete(None));
+        assert!(!has(&a, &[&one]));
+        let again = a.write(4, update());
+        assert!(has(&a, &[&again]) && !has(&a, &[&one]) && has(&a, &[]));
     }
 }

@@ -1,8 +1,10 @@
 //! Origins and dots: who wrote a txn, and which of its txns it was.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -80,6 +82,23 @@ impl fmt::Display for Dot {
     }
 }
 
+impl FromStr for Dot {
+    type Err = NoDot;
+
+    /// Reads what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, NoDot> {
+        let (origin, seq) = text.split_once(':').ok_or(NoDot)?;
+        let origin = u32::from_str_radix(origin, 16).map_err(|_| NoDot)?;
+        let dot = Dot::new(Origin(origin), seq.parse().map_err(|_| NoDot)?);
+        if dot.to_string() == text { Ok(dot) } else { Err(NoDot) }
+    }
+}
+
+/// A text is not the name of a txn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not the name of a transaction, which is its origin and its number, such as 4d518cd9:12")]
+pub struct NoDot;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +109,16 @@ mod tests {
         assert_eq!(name.origin(), name.clone().origin());
         let other = OriginName { dc: "eu-west".into(), epoch: Uuid::from_u128(8) };
         assert_ne!(name.origin(), other.origin());
+    }
+
+    #[test]
+    fn names_of_txns_are_read_as_they_are_written_and_in_no_other_way() {
+        for dot in [Dot::new(Origin(0x00ab_cdef), 1), Dot::new(Origin(u32::MAX), u64::MAX)] {
+            assert_eq!(dot.to_string().parse(), Ok(dot));
+        }
+        for wrong in ["", "7", "7:1", "0000000a:", "0000000A:1", "0000000a:01", "0000000a:+1", "0000000a:1:2"]
+        {
+            assert_eq!(wrong.parse::<Dot>(), Err(NoDot), "{wrong}");
+        }
     }
 }

@@ -60,7 +60,7 @@ pub use explain::{Explained, ExplainedCell, ExplainedDot, explain};
 pub use glance::{Glance, glance};
 pub use header::Version;
 pub use hlc::{Clock, ClockError, Observed, unix_ms};
-pub use id::{Dot, Origin, OriginName};
+pub use id::{Dot, NoDot, Origin, OriginName};
 pub use keys::{Key, KeyError};
 pub use list::{Listed, Listing, Range, RangeSeen, fingerprint, list};
 pub use merge::{merge, merge_state};

@@ -386,6 +386,7 @@ fn doc_bounds(config: &Config) -> DocBounds {
         doc_bytes_max: documents.bytes_max.as_usize(),
         idle: documents.idle,
         keep_alive: documents.keep_alive,
+        unheard: documents.unheard,
         fanout: documents.fanout,
         gather: documents.gather,
     }

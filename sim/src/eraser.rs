@@ -144,6 +144,10 @@ impl Eraser {
             let node = self.host();
             match ask(&node, &asked, DEADLINE).await {
                 Ok(answer) if answer.status == 200 => return (Outcome::Ok, answer.token.unwrap_or_default()),
+                // What is put builds on a document that was deleted meanwhile.
+                Ok(answer) if answer.code() == "precondition_failed" => {
+                    return (Outcome::Failed, String::new());
+                }
                 Ok(answer) if matches!(answer.code(), "outcome_unknown" | "internal") => {
                     outcome = Outcome::Unknown;
                 }

@@ -53,7 +53,7 @@ pub(crate) async fn inspect(shared: Shared) {
     if !differences.is_empty() {
         shared.ledger().violated(format!("not equal {converge_max:?} after healing: {differences}"));
     }
-    let documents = read_documents(&shared).await;
+    let documents = read_documents(&shared, deadline).await;
     read_out(&shared, &documents).await;
     if differences.is_empty() {
         shared.phase.send_replace(Phase::Rested);
@@ -63,21 +63,18 @@ pub(crate) async fn inspect(shared: Shared) {
 }
 
 /// Reads every document at every node, where all must show the same.
-async fn read_documents(shared: &Shared) -> BTreeMap<&'static str, Vec<(String, Copy)>> {
+async fn read_documents(shared: &Shared, deadline: Instant) -> BTreeMap<&'static str, Vec<(String, Copy)>> {
     let mut documents = BTreeMap::new();
     for key in DOCS.into_iter().chain([SLATE]) {
-        let mut copies = Vec::new();
-        for place in shared.shape.places() {
-            let node = shared.shape.host(place);
-            match copy(&node, key).await {
-                Ok(Some(copy)) => copies.push((node, copy)),
-                // One that nobody has written yet; whoever has lost it is found by what it should hold.
-                Ok(None) => {}
-                Err(why) => shared.ledger().violated(format!("{key} at {node}: {why}")),
-            }
+        let mut copies = copies_of(shared, key).await;
+        let mut difference = documents::difference(&copies);
+        // Whoever made an edit knows it to be kept, and yet its node may try once more to write it.
+        while !difference.is_empty() && Instant::now() < deadline {
+            sleep(PAUSE).await;
+            copies = copies_of(shared, key).await;
+            difference = documents::difference(&copies);
         }
         let mut ledger = shared.ledger();
-        let difference = documents::difference(&copies);
         if !difference.is_empty() {
             ledger.violated(format!("{key} is not the same everywhere: {difference}"));
         }
@@ -89,6 +86,21 @@ async fn read_documents(shared: &Shared) -> BTreeMap<&'static str, Vec<(String, 
         documents.insert(key, copies);
     }
     documents
+}
+
+/// What each node that has the document holds of it.
+async fn copies_of(shared: &Shared, key: &str) -> Vec<(String, Copy)> {
+    let mut copies = Vec::new();
+    for place in shared.shape.places() {
+        let node = shared.shape.host(place);
+        match copy(&node, key).await {
+            Ok(Some(copy)) => copies.push((node, copy)),
+            // One that nobody has written yet; whoever has lost it is found by what it should hold.
+            Ok(None) => {}
+            Err(why) => shared.ledger().violated(format!("{key} at {node}: {why}")),
+        }
+    }
+    copies
 }
 
 /// What every node holds at the end.

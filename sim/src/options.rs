@@ -162,6 +162,10 @@ fn settings(is_early: bool, rng: &mut SmallRng) -> String {
         pick("1s", "50ms"),
     );
     let fanout = if is_early { "early" } else { "durable" };
-    let documents = format!("[documents]\ncompact_rows_min = {}\nfanout = \"{fanout}\"\n", pick("40", "4"));
+    // Longer than any fault: who is let in with what the DC has not heard of may bring back what was deleted elsewhere.
+    let documents = format!(
+        "[documents]\ncompact_rows_min = {}\nfanout = \"{fanout}\"\nunheard = \"10m\"\n",
+        pick("40", "4"),
+    );
     raft + &storage + &gossip + &documents
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Condition, CounterOp, DocOp, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value, Version,
+    Condition, CounterOp, DocOp, Dot, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value, Version,
 };
 use serde_json::Value as Json;
 
@@ -383,6 +383,7 @@ fn condition<D: Document>(space: &str, document: D) -> Result<(Key, Condition), 
         Some("version") => Condition::Version(version(&fields.text("version")?)?),
         Some("value") => Condition::Value(fields.value("value")?),
         Some("contains") => Condition::Contains(fields.value("contains")?),
+        Some("incarnations") => Condition::Incarnations(dots(&fields.value("incarnations")?)?),
         Some(other) => {
             let shown: String = other.chars().take(80).collect();
             return Err(ApiError::new(
@@ -390,10 +391,25 @@ fn condition<D: Document>(space: &str, document: D) -> Result<(Key, Condition), 
                 format!("a condition has no field {shown:?}"),
             ));
         }
-        None => return Err(bad("a condition needs one of absent, exists, version, value, contains".into())),
+        None => {
+            return Err(bad(
+                "a condition needs one of absent, exists, version, value, contains, incarnations".into(),
+            ));
+        }
     };
     fields.finish()?;
     Ok((key, condition))
+}
+
+fn dots(value: &Value) -> Result<Vec<Dot>, ApiError> {
+    let dot = |name: &Value| match name {
+        Value::Str(name) => name.parse().map_err(|error| bad(format!("incarnations: {error}"))),
+        _ => Err(bad("incarnations are named by texts".into())),
+    };
+    match value {
+        Value::Array(names) => names.iter().map(dot).collect(),
+        _ => Err(bad("incarnations is an array of the names of all that must be there".into())),
+    }
 }
 
 /// Reads the text form of a version.
@@ -471,6 +487,10 @@ pub fn conditions_value(conditions: &[(Key, Condition)]) -> Value {
             Condition::Version(version) => ("version", Value::Str(version.to_string())),
             Condition::Value(value) => ("value", value.clone()),
             Condition::Contains(value) => ("contains", value.clone()),
+            Condition::Incarnations(dots) => {
+                let dots = dots.iter().map(|dot| text(&dot.to_string()));
+                ("incarnations", Value::Array(dots.collect()))
+            }
         };
         Value::Map(object([("key", text(&key.key)), (name, value)]))
     };

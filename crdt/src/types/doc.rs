@@ -245,6 +245,16 @@ fn incarnations<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<Dot>, StoreEr
     Ok(dots)
 }
 
+/// Whether all of these are incarnations that live.
+pub(crate) fn have<C: ReadCells>(view: &KeyView<'_, C>, dots: &[Dot]) -> Result<bool, StoreError<C::Error>> {
+    for dot in dots {
+        if view.get(&Place::Incarnation(*dot).path())?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The updates that count and stand by themselves, in the order of [`DocState::updates`].
 fn updates<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<DocUpdate>, StoreError<C::Error>> {
     let mut updates: Vec<DocUpdate> = Vec::new();

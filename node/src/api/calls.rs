@@ -14,7 +14,7 @@ use meridian_client::wire::frame::{Part, RequestId};
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
 use meridian_crdt::{
-    Condition, Content, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
+    Condition, Content, Dot, Key, Mutation, Query as ReadQuery, ReadValue, StoreError, Value, Vector,
 };
 
 use super::{Api, docs};
@@ -99,7 +99,9 @@ fn known_dots(api: &Api, token: Token) -> std::result::Result<Vector, ApiError> 
             "the session token comes from another cluster; start a new session without one".into(),
         ));
     }
-    let unknown = api.shard.publisher.now().state.foreign_dot(&token.dots);
+    // What is applied while a node starts may be of a time when it knew fewer lives; it waits for the rest before it reads.
+    let is_ready = *api.shard.ready.borrow();
+    let unknown = api.shard.publisher.foreign_dot(&token.dots).filter(|_| is_ready);
     match unknown {
         None => Ok(token.dots),
         Some(dot) => Err(foreign(format!(
@@ -156,7 +158,7 @@ pub async fn list(
 
 /// Does one mutation.
 pub async fn write(api: &Api, session: &Session, key: Key, mutation: Mutation) -> Result {
-    let (results, touched) = propose(api, session, Vec::new(), vec![(key, mutation)]).await?;
+    let Written { results, touched, .. } = propose(api, session, Vec::new(), vec![(key, mutation)]).await?;
     let body = results.first().map(result_body).unwrap_or_default();
     Ok(Done { body, touched })
 }
@@ -168,7 +170,7 @@ pub async fn txn(
     conditions: Vec<(Key, Condition)>,
     ops: Vec<(Key, Mutation)>,
 ) -> Result {
-    let (results, touched) = propose(api, session, conditions, ops).await?;
+    let Written { results, touched, .. } = propose(api, session, conditions, ops).await?;
     Ok(Done { body: results_body(&results), touched })
 }
 
@@ -189,14 +191,14 @@ async fn propose(
     session: &Session,
     conditions: Vec<(Key, Condition)>,
     mut ops: Vec<(Key, Mutation)>,
-) -> Result<(Vec<OpResult>, Vector)> {
+) -> Result<Written> {
     let bytes = api.bounds.request.admit(&conditions, &mut ops)?;
     let asked_for = ops.len();
     let mut request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };
     with_versions_deleted(api, &mut request)?;
-    let (mut results, touched) = write_as(api, session, request).await?;
-    results.truncate(asked_for);
-    Ok((results, touched))
+    let mut written = write_as(api, session, request).await?;
+    written.results.truncate(asked_for);
+    Ok(written)
 }
 
 /// Who deletes a document deletes its versions. What was asked stays what the request id stands for.
@@ -225,12 +227,18 @@ fn with_versions_deleted(api: &Api, request: &mut WriteRequest) -> Result<()> {
     Ok(())
 }
 
+/// A write that was done.
+pub struct Written {
+    /// What each operation came to.
+    pub results: Vec<OpResult>,
+    /// What the write has touched, for the session's token.
+    pub touched: Vector,
+    /// The txn, if there is one by this request.
+    pub dot: Option<Dot>,
+}
+
 /// Does a write that is within its limits, on the session's terms.
-pub async fn write_as(
-    api: &Api,
-    session: &Session,
-    request: WriteRequest,
-) -> Result<(Vec<OpResult>, Vector)> {
+pub async fn write_as(api: &Api, session: &Session, request: WriteRequest) -> Result<Written> {
     check_nesting(&api.shard, &request.ops)?;
     let edits = |(key, op): &(Key, Mutation)| matches!(op, Mutation::Doc(_)).then(|| key.clone());
     let edited: Vec<Key> = request.ops.iter().filter_map(edits).collect();
@@ -246,7 +254,7 @@ pub async fn write_as(
 }
 
 /// What a write came to, once as many datacenters hold it as its session asks for.
-pub async fn committed(api: &Api, session: &Session, answer: TxnAnswer) -> Result<(Vec<OpResult>, Vector)> {
+pub async fn committed(api: &Api, session: &Session, answer: TxnAnswer) -> Result<Written> {
     match answer {
         TxnAnswer::Done { results, touched, dot } => {
             if let Some(dot) = dot
@@ -254,7 +262,7 @@ pub async fn committed(api: &Api, session: &Session, answer: TxnAnswer) -> Resul
             {
                 return refused(error, touched);
             }
-            Ok((results, touched))
+            Ok(Written { results, touched, dot })
         }
         TxnAnswer::Refused { error, touched } => refused(error, touched),
     }

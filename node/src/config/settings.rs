@@ -287,6 +287,10 @@ section! {
         /// How long an editor is sent nothing before it is sent an empty message. 1 to 20 s, default 20 s: clients give a
         /// connection up after 30 s. Lower it where proxies close silent connections sooner. It is looked at once a second.
         keep_alive: Duration = secs(20), secs(1) => secs(20);
+        /// How long an editor is sent away with 1013 who comes from another DC with a document that this one has not heard of.
+        /// 0 to 1 h, default 10 s: far more than a healthy link takes. Then it is let in, and what it brings stays here even
+        /// if the other DC has deleted the document.
+        unheard: Duration = secs(10), ms(0) => secs(3_600);
     }
 }
 

@@ -23,6 +23,8 @@ impl Close {
     pub const GONE: Close = Close::new(1013, "the document is to be opened anew");
     /// The editor does not take what is sent.
     pub const SLOW: Close = Close::new(1013, "frames were not taken in time");
+    /// The editor has a document that was begun in another datacenter, and this one has not heard of that yet.
+    pub const UNHEARD: Close = Close::new(1013, "the document as you have it has yet to arrive here");
     /// The editor has not given a sign of life.
     pub const SILENT: Close = Close::new(1013, "no sign of life");
     /// As many rooms, editors or watches as the node takes.
@@ -65,7 +67,7 @@ impl Close {
             ErrorCode::WrongType => Close::WRONG_TYPE,
             ErrorCode::TooLarge => Close::TOO_LARGE,
             ErrorCode::BadValue => Close::BAD_UPDATE,
-            // The only condition of an edit is that the document still exists.
+            // The only condition of an edit is that the document was not deleted.
             ErrorCode::PreconditionFailed => Close::DELETED,
             ErrorCode::Unauthorized => Close::UNAUTHORIZED,
             ErrorCode::Forbidden => Close::FORBIDDEN,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meridian_client::wire::{ApiError, ErrorCode};
-use meridian_crdt::{Condition, DocOp, Key, Mutation};
+use meridian_crdt::{Condition, DocOp, Dot, Key, Mutation};
 use tokio::time::Instant;
 
 use crate::shard::{Shard, WriteRequest};
@@ -77,7 +77,7 @@ impl Edits {
         self.waiting.push_back(edit);
     }
 
-    /// Whether any was kept: since then the document exists, or was deleted.
+    /// Whether any was kept: since then the document has an incarnation, or was deleted.
     pub fn were_kept(&self) -> bool {
         self.were_kept
     }
@@ -123,9 +123,9 @@ impl Edits {
         Some(due_ms.saturating_sub(now_ms))
     }
 
-    /// Begins a write of what waits. `exists` is whether the document did when it was last looked at: then it must still exist,
-    /// or an edit would bring it back without what it builds on.
-    pub fn write(&mut self, shard: &Arc<Shard>, key: &Key, exists: bool, now_ms: u64) {
+    /// Begins a write of what waits. `incarnations` are those that the document has here, and must still have: else it was deleted,
+    /// and an edit would come into one that was made again, without what it builds on.
+    pub fn write(&mut self, shard: &Arc<Shard>, key: &Key, incarnations: &[Dot], now_ms: u64) {
         self.began_ms = Some(now_ms);
         let mut edits = Vec::new();
         let mut bytes = 0;
@@ -140,9 +140,9 @@ impl Edits {
         self.waiting_bytes -= bytes;
         self.under_way_bytes += bytes;
         self.under_way.extend(edits.iter().cloned());
-        let (shard, key) = (shard.clone(), key.clone());
+        let (shard, key, incarnations) = (shard.clone(), key.clone(), incarnations.to_vec());
         self.writing = Some(Box::pin(async move {
-            let outcome = write(&shard, &key, &edits, exists).await;
+            let outcome = write(&shard, &key, &edits, incarnations).await;
             Written { edits, outcome }
         }));
     }
@@ -173,10 +173,13 @@ impl Edits {
     }
 }
 
-async fn write(shard: &Shard, key: &Key, edits: &[Edit], exists: bool) -> Result<(), ApiError> {
+async fn write(shard: &Shard, key: &Key, edits: &[Edit], incarnations: Vec<Dot>) -> Result<(), ApiError> {
     let updates: Vec<Bytes> = edits.iter().map(|edit| edit.update.clone()).collect();
     let ops = vec![(key.clone(), Mutation::Doc(DocOp::UpdateAll(updates)))];
-    let conditions = if exists { vec![(key.clone(), Condition::Exists)] } else { Vec::new() };
+    let conditions = match incarnations[..] {
+        [] => Vec::new(),
+        _ => vec![(key.clone(), Condition::Incarnations(incarnations))],
+    };
     let bytes = ClientTxn::encoded_bytes(&conditions, &ops)
         .map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))?;
     let request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };

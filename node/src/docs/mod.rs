@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meridian_crdt::Key;
+use meridian_crdt::{Dot, Key};
 use tokio::sync::watch;
 
 pub use close::Close;
@@ -41,6 +41,7 @@ use crate::config::Fanout;
 use crate::shard::Shard;
 use door::{Ask, Door, door};
 use feed::Feeds;
+use marks::Unheard;
 use place::Place;
 use presence::Presence;
 use wire::Message;
@@ -60,6 +61,8 @@ pub struct DocBounds {
     pub idle: Duration,
     /// How long an editor is sent nothing before it is sent an empty frame.
     pub keep_alive: Duration,
+    /// How long an editor has to come again whose document this datacenter has not heard of.
+    pub unheard: Duration,
     /// When the other editors of a room are given an edit.
     pub fanout: Fanout,
     /// How long after a write of a room has begun the next one begins.
@@ -97,6 +100,7 @@ pub struct Docs {
     rooms: Mutex<BTreeMap<Key, Entry>>,
     /// Documents that were edited by way of this node, and since when: what a version is to be made of.
     edited: Mutex<BTreeMap<Key, u64>>,
+    unheard: Mutex<Unheard>,
     last: AtomicU64,
     /// The number of the room that was opened last.
     opened: watch::Sender<u64>,
@@ -141,6 +145,7 @@ impl Docs {
             feeds: Arc::default(),
             rooms: Mutex::default(),
             edited: Mutex::default(),
+            unheard: Mutex::default(),
             last: AtomicU64::new(0),
             opened: watch::Sender::new(0),
         })
@@ -170,6 +175,14 @@ impl Docs {
             .collect();
         edited.retain(|key, _| ripe.binary_search(key).is_err());
         ripe
+    }
+
+    /// Whether an editor is to come again because of these incarnations of its document, of which this datacenter has not heard.
+    fn must_be_heard_first(&self, key: &Key, unheard: &[Dot]) -> bool {
+        let now_ms = self.shard.0.seams.clock.monotonic_ms();
+        let wait_ms = u64::try_from(self.bounds.unheard.as_millis()).unwrap_or(u64::MAX);
+        let mut all = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        unheard.iter().any(|dot| all.must_be_heard_first(key, *dot, now_ms, wait_ms))
     }
 
     /// How many editors have a document open on this node.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meridian_crdt::Vector;
+use meridian_crdt::{Dot, Vector};
 use meridian_gossip::{Reported, View};
 use tokio::sync::watch;
 
@@ -47,6 +47,14 @@ impl Publisher {
     /// What is applied at this moment; nothing new is published while it is held.
     pub fn now(&self) -> watch::Ref<'_, Published> {
         self.applied.borrow()
+    }
+
+    /// A dot that no life of a datacenter of this cluster can have made, by what is known here; see [`ShardState::foreign_dot`].
+    pub fn foreign_dot(&self, dots: &Vector) -> Option<Dot> {
+        let applied = self.now();
+        // Until the log has said who the others are, any of them may have made it.
+        let knows_others = !self.has_remotes || !applied.state.members.is_empty();
+        applied.state.foreign_dot(dots).filter(|_| knows_others)
     }
 
     /// What is applied, to be waited on.
@@ -127,5 +135,34 @@ pub async fn wait_for_dots(
     match tokio::time::timeout(wait, applied.wait_for(covered)).await {
         Ok(Ok(published)) => Some(published.clone()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_crdt::OriginName;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_life_is_foreign_only_once_the_others_are_known() {
+        let name = |dc: &str| OriginName { dc: dc.to_owned(), epoch: Uuid::from_u128(7) };
+        let other = Dot::new(name("us").origin(), 3);
+        let dots = Vector::from_iter([other]);
+        let foreign = |state: &ShardState, has_remotes| {
+            let publisher = Publisher::new(1, has_remotes);
+            publisher.set_state(&Arc::new(state.clone()), 1);
+            publisher.foreign_dot(&dots)
+        };
+        let mut state = ShardState::new();
+        assert_eq!(foreign(&state, true), None, "it does not know itself yet");
+        state.mint(name("eu"), None, None).expect("the first life");
+        assert_eq!(foreign(&state, true), None, "the log has yet to say who the others are");
+        assert_eq!(foreign(&state, false), Some(other), "there are no others");
+        state.set_members(vec!["us".to_owned()]);
+        assert_eq!(foreign(&state, true), None, "it may be of the one that was not met");
+        state.members.get_mut("us").expect("a member").origin = Some(name("us").origin());
+        assert_eq!(foreign(&state, true), Some(other), "the one that was met is registered before");
     }
 }

@@ -164,7 +164,7 @@ impl Shard {
                 "the watch cursor comes from another cluster; take one from a listing here".into(),
             ));
         }
-        let unknown = self.publisher.applied().borrow().state.foreign_dot(&cursor.vector);
+        let unknown = self.publisher.foreign_dot(&cursor.vector);
         match unknown {
             None => Ok(()),
             Some(dot) => Err(foreign(format!(

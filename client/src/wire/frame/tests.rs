@@ -1,5 +1,5 @@
 use super::*;
-use meridian_crdt::{CounterOp, MapOp, RegisterOp, SetOp, Version};
+use meridian_crdt::{CounterOp, Dot, MapOp, Origin, RegisterOp, SetOp, Version};
 
 fn key(name: &str) -> Key {
     Key::new("default", name).expect("valid")
@@ -22,6 +22,7 @@ fn verbs() -> Vec<Verb> {
         (key("a"), Condition::Absent),
         (key("b"), Condition::Version(Version(77))),
         (key("c"), Condition::Contains(Value::Str("x".into()))),
+        (key("d"), Condition::Incarnations(vec![Dot::new(Origin(7), 12)])),
     ];
     vec![
         Verb::Hello { versions: vec![1, 2], client: "test".into(), access: Vec::new() },

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_client::wire::{ApiError, ErrorCode, json, request};
 use meridian_crdt::{
-    Condition, DocOp, DocState, DocWanted, Document, Key, Mutation, RewriteError, Type, Value, Vector,
-    Version, YrsDocument, check_update, doc_state, glance, split_update, without_marks,
+    Condition, DocCounts, DocOp, DocState, DocWanted, Document, Dot, Key, Mutation, RewriteError, Type,
+    Value, Vector, Version, YrsDocument, check_update, doc_glance, doc_state, glance, split_update,
+    without_marks,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -29,6 +30,10 @@ use crate::shard::WriteRequest;
 /// Bytes of updates that one write brings when content comes in several.
 const BATCH_BYTES: usize = 512 << 10;
 
+/// Why what builds on a document is not written.
+const DELETED_MEANWHILE: &str =
+    "the document was deleted meanwhile; nothing of what was put is there; put it again for a new one";
+
 /// What a body says.
 enum Body {
     Text { root: String, text: String },
@@ -40,8 +45,6 @@ enum Body {
 pub struct Before {
     /// What it says.
     pub document: YrsDocument,
-    /// Whether it exists.
-    pub exists: bool,
     /// What is kept of it.
     pub state: DocState,
     /// Its version.
@@ -50,6 +53,13 @@ pub struct Before {
     pub bytes: usize,
     /// What a session depends on that has looked at it.
     pub touched: Vector,
+}
+
+impl Before {
+    /// Whether it exists.
+    pub fn exists(&self) -> bool {
+        !self.state.incarnations.is_empty()
+    }
 }
 
 /// Updates on their way into a document.
@@ -166,8 +176,7 @@ pub async fn before(api: &Api, session: &Session, key: &Key) -> calls::Result<Be
             return Err(Box::new(Refused { error, touched }));
         }
     };
-    let (exists, version) = (!state.incarnations.is_empty(), glance.version);
-    Ok(Before { document, exists, state, version, bytes: content.bytes(), touched })
+    Ok(Before { document, state, version: glance.version, bytes: content.bytes(), touched })
 }
 
 /// The updates that make a document hold what a body says, and whether it does no harm to put them in one by one.
@@ -228,30 +237,58 @@ pub async fn write(api: &Api, session: &Session, key: &Key, before: &Before, edi
     // What the first part demands the others need not: they add to what it has begun.
     let mut conditions: Vec<(Key, Condition)> =
         edit.if_version.map(|version| (key.clone(), Condition::Version(version))).into_iter().collect();
-    if conditions.is_empty() && before.exists && has_changes {
+    let mut incarnations = before.state.incarnations.clone();
+    if conditions.is_empty() && before.exists() && has_changes {
         // Without what it builds on, the difference to it is nothing.
-        conditions.push((key.clone(), Condition::Exists));
+        conditions.push((key.clone(), Condition::Incarnations(incarnations.clone())));
     }
+    // Nobody has demanded that it lives, so it is said what is behind this.
+    let deleted = |refused: Box<Refused>| match refused.error.code {
+        ErrorCode::PreconditionFailed if edit.if_version.is_none() => {
+            let error = ApiError::new(ErrorCode::PreconditionFailed, DELETED_MEANWHILE);
+            Box::new(Refused { error, touched: refused.touched })
+        }
+        _ => refused,
+    };
     let mut touched = before.touched.clone();
     let parts = Session { request_id: None, ..session.clone() };
     for updates in batches {
         let request = update_request(api, key, std::mem::take(&mut conditions), updates)?;
-        touched.join(&calls::write_as(api, &parts, request).await?.1);
-        conditions.push((key.clone(), Condition::Exists));
+        let written = calls::write_as(api, &parts, request).await.map_err(&deleted)?;
+        touched.join(&written.touched);
+        if incarnations.is_empty() {
+            incarnations = begun(api, &parts, key, written).await?;
+        }
+        conditions.push((key.clone(), Condition::Incarnations(incarnations.clone())));
     }
     let mut version = before.version;
     if has_changes || session.request_id.is_some() || edit.if_version.is_some() {
         let mut request = update_request(api, key, conditions, last)?;
         request.asked = Some(edit.asked);
-        let (results, dots) = calls::write_as(api, session, request).await?;
-        touched.join(&dots);
-        version = results.last().map_or(version, |last| last.version);
+        let written = calls::write_as(api, session, request).await.map_err(&deleted)?;
+        touched.join(&written.touched);
+        version = written.results.last().map_or(version, |last| last.version);
     }
     let body = [
         ("version".to_owned(), Value::Str(version.to_string())),
         ("changed".to_owned(), Value::Bool(has_changes)),
     ];
     Ok(calls::Done { body: body.into(), touched })
+}
+
+/// The incarnations of a document of which the first part was written when there was none, and counts.
+async fn begun(api: &Api, session: &Session, key: &Key, first: calls::Written) -> calls::Result<Vec<Dot>> {
+    let touched = first.touched;
+    let mut dots = session.dots.clone();
+    dots.join(&touched);
+    let view = calls::view(api, &Session { dots, ..session.clone() }).await?;
+    if let Some(dot) = first.dot
+        && let (incarnations, DocCounts::Yes | DocCounts::Perhaps) =
+            doc_glance(&view, key, dot).map_err(calls::unreadable)?
+    {
+        return Ok(incarnations);
+    }
+    Err(Box::new(Refused { error: ApiError::new(ErrorCode::PreconditionFailed, DELETED_MEANWHILE), touched }))
 }
 
 /// Updates in groups of [`BATCH_BYTES`]; all in one if they are not to be apart.

@@ -23,9 +23,8 @@ pub async fn stats(
 
 async fn counted(api: &Api, session: &Session, key: &Key) -> calls::Result {
     let read = put::before(api, session, key).await?;
-    let touched = read.touched;
-    if !read.exists {
-        return Err(Box::new(Refused { error: calls::not_found(key), touched }));
+    if !read.exists() {
+        return Err(Box::new(Refused { error: calls::not_found(key), touched: read.touched }));
     }
     let count = |n: usize| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
     let fields = [
@@ -38,5 +37,5 @@ async fn counted(api: &Api, session: &Session, key: &Key) -> calls::Result {
         ("state_vector_bytes", count(read.document.state_vector().len())),
         ("editors_here", count(api.docs.editors_of(key))),
     ];
-    Ok(Done { body: Body::from(fields.map(|(name, value)| (name.to_owned(), value))), touched })
+    Ok(Done { body: Body::from(fields.map(|(name, value)| (name.to_owned(), value))), touched: read.touched })
 }

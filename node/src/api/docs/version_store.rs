@@ -223,7 +223,7 @@ pub async fn save(
     let quiet = Session { request_id: None, ..session.clone() };
     let mut touched = Vector::new();
     for parts in parts.chunks(PARTS_AT_ONCE) {
-        touched.join(&calls::write_as(api, &quiet, request(Vec::new(), parts.to_vec())?).await?.1);
+        touched.join(&calls::write_as(api, &quiet, request(Vec::new(), parts.to_vec())?).await?.touched);
     }
     let key = record_key(doc, &record.id)?;
     let conditions = vec![(key.clone(), Condition::Absent), (doc.clone(), Condition::Exists)];
@@ -234,7 +234,7 @@ pub async fn save(
     if written.as_ref().is_err_and(|refused| surely_not_kept(refused.error.code)) {
         forget(api, &quiet, doc, record).await;
     }
-    touched.join(&written?.1);
+    touched.join(&written?.touched);
     Ok(touched)
 }
 

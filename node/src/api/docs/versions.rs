@@ -176,7 +176,7 @@ pub async fn delete(
         let asked = put::hash_of(&[b"unversion", key.to_string().as_bytes(), id.as_bytes()]);
         let request = store::request(Vec::new(), ops)?;
         let request = crate::shard::WriteRequest { asked: Some(asked), ..request };
-        let (_, touched) = calls::write_as(&api, &session, request).await?;
+        let touched = calls::write_as(&api, &session, request).await?.touched;
         Ok(Done { body: Body::from([("deleted".to_owned(), Value::Bool(true))]), touched })
     };
     answer::called(&api, &session, outcome.await)
@@ -237,7 +237,7 @@ fn told(api: &Api, kept: &Kept) -> Body {
 /// Makes a version, unless it is there; those that are too many go with the same write.
 async fn made(api: &Api, session: &Session, key: &Key, asked: Asked) -> calls::Result {
     let before = put::before(api, session, key).await?;
-    if !before.exists {
+    if !before.exists() {
         return refused(calls::not_found(key), before.touched);
     }
     let seen = Seen::of(api, session, key).await?;

@@ -153,7 +153,8 @@ impl Owned {
             session: session.dots.clone(),
             wait: session.wait,
         };
-        let (results, touched) = calls::committed(api, session, api.shard.commit(commit).await?).await?;
+        let calls::Written { results, touched, .. } =
+            calls::committed(api, session, api.shard.commit(commit).await?).await?;
         self.forget(id);
         Ok(Done { body: calls::results_body(&results), touched })
     }
