@@ -6,12 +6,19 @@
 //! editor names it.
 //!
 //! ```text
-//! client   origin (32 bits) | upper 21 bits of seq       the 53 bits of JavaScript
-//! length   2^30 + lower 30 bits of seq
+//! client   origin (32 bits) | lower 21 bits of seq       the 53 bits of JavaScript
+//! length   2^30 + 2^29 + the other bits of seq, 29 at most
 //! ```
 //!
-//! What is as long is a mark: clients of editors have any identity of 53 bits, but none of them makes a billion edits. Of the incarnations
-//! that one origin begins only one lives at a time, and one that begins later is longer.
+//! What is as long is a mark: clients of editors have any identity of 53 bits, but none of them makes a billion edits. A later incarnation
+//! of the same origin has another client, so that who has both names both.
+//!
+//! Editors may still bring marks of the first form, in which it had the same one, and hid those before it:
+//!
+//! ```text
+//! client   origin | upper 21 bits of seq
+//! length   2^30 + lower 30 bits of seq, below 2^29
+//! ```
 //!
 //! Marks are not kept with documents, since they say nothing that these do not: an update that names some, as each does with which an
 //! editor comes back, is kept [without them](without_marks). What reads a document needs none.
@@ -21,11 +28,17 @@ use super::check::{Block, Walk};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Dot, Origin};
 
-const SEQ_HIGH_BITS: u32 = 21;
-const SEQ_LOW_BITS: u32 = 30;
+/// How many bits of a client are of the seq.
+const CLIENT_SEQ_BITS: u32 = 21;
 /// What reaches to here is a mark.
-const MARK_END: u64 = 1 << SEQ_LOW_BITS;
-const SEQ_END: u64 = 1 << (SEQ_HIGH_BITS + SEQ_LOW_BITS);
+const MARK_END: u64 = 1 << 30;
+/// What reaches to here is one of the present form.
+const PRESENT_END: u64 = MARK_END + (1 << 29);
+/// How long marks of the present form are at most.
+const LENGTH_END: u64 = 1 << 31;
+const SEQ_END: u64 = (LENGTH_END - PRESENT_END) << CLIENT_SEQ_BITS;
+/// How many bits of a seq stood in the length of a mark of the first form.
+const FIRST_FORM_BITS: u32 = 30;
 /// A block of which only the length is left.
 const COLLECTED: u8 = 0;
 
@@ -34,8 +47,8 @@ pub fn incarnation_mark(dot: Dot) -> Option<Vec<u8>> {
     if dot.seq >= SEQ_END {
         return None;
     }
-    let client = u64::from(dot.origin.0) << SEQ_HIGH_BITS | dot.seq >> SEQ_LOW_BITS;
-    let length = MARK_END | (dot.seq & (MARK_END - 1));
+    let client = u64::from(dot.origin.0) << CLIENT_SEQ_BITS | dot.seq & ((1 << CLIENT_SEQ_BITS) - 1);
+    let length = PRESENT_END + (dot.seq >> CLIENT_SEQ_BITS);
     let (clients, blocks, first_clock, deletions) = (1, 1, 0, 0);
     let mut out = Writer::new();
     [clients, blocks, client, first_clock].into_iter().for_each(|number| out.varint(number));
@@ -106,10 +119,13 @@ fn end(blocks: &[Block]) -> u64 {
 }
 
 fn incarnation(client: u64, end: u64) -> Option<Dot> {
-    let low = end.checked_sub(MARK_END)?;
-    let origin = Origin((client >> SEQ_HIGH_BITS) as u32);
-    let high = client & ((1 << SEQ_HIGH_BITS) - 1);
-    Some(Dot::new(origin, high << SEQ_LOW_BITS | low)).filter(|dot| dot.seq > 0)
+    let origin = Origin((client >> CLIENT_SEQ_BITS) as u32);
+    let in_client = client & ((1 << CLIENT_SEQ_BITS) - 1);
+    let seq = match end.checked_sub(PRESENT_END) {
+        Some(in_length) => in_length << CLIENT_SEQ_BITS | in_client,
+        None => in_client << FIRST_FORM_BITS | end.checked_sub(MARK_END)?,
+    };
+    Some(Dot::new(origin, seq)).filter(|dot| dot.seq > 0)
 }
 
 #[cfg(test)]
@@ -120,15 +136,18 @@ mod tests {
     const DOTS: [Dot; 4] = [
         Dot { origin: Origin(7), seq: 1 },
         Dot { origin: Origin(u32::MAX), seq: SEQ_END - 1 },
-        Dot { origin: Origin(0), seq: (1 << SEQ_LOW_BITS) - 1 },
-        Dot { origin: Origin(0x0102_0304), seq: 1 << SEQ_LOW_BITS },
+        Dot { origin: Origin(0), seq: (1 << CLIENT_SEQ_BITS) - 1 },
+        Dot { origin: Origin(0x0102_0304), seq: 1 << CLIENT_SEQ_BITS },
     ];
 
     #[test]
     fn golden_bytes_do_not_change() {
         let mark = incarnation_mark(DOTS[0]).expect("a mark");
-        // One client of one block: 7 * 2^21, from 0 on; collected, 2^30 + 1 long; nothing deleted.
-        assert_eq!(mark, [1, 1, 0x80, 0x80, 0x80, 7, 0, 0, 0x81, 0x80, 0x80, 0x80, 4, 0]);
+        // One client of one block: 7 * 2^21 + 1, from 0 on; collected, 2^30 + 2^29 long; nothing deleted.
+        assert_eq!(mark, [1, 1, 0x81, 0x80, 0x80, 7, 0, 0, 0x80, 0x80, 0x80, 0x80, 6, 0]);
+        let first_form = [1, 1, 0x80, 0x80, 0x80, 7, 0, 0, 0x81, 0x80, 0x80, 0x80, 4, 0];
+        let brought = without_marks(&first_form).expect("well formed").expect("a mark").brought;
+        assert_eq!(brought, [DOTS[0]]);
         assert_eq!(incarnation_mark(Dot::new(Origin(1), SEQ_END)), None);
     }
 
@@ -163,6 +182,18 @@ mod tests {
         let mut again = YrsDocument::default();
         again.load(&document.snapshot().expect("a snapshot")).expect("is put in");
         assert_eq!(of_state_vector(&again), dots);
+    }
+
+    #[test]
+    fn who_has_been_given_a_later_mark_still_names_the_one_before() {
+        let mut document = YrsDocument::default();
+        let dots = [Dot::new(Origin(7), 104), Dot::new(Origin(7), 158)];
+        for dot in dots {
+            document.integrate(&incarnation_mark(dot).expect("a mark")).expect("is put in");
+        }
+        let mut named = marks_of_state_vector(&document.state_vector()).expect("well formed");
+        named.sort();
+        assert_eq!(named, dots);
     }
 
     #[test]

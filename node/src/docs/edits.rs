@@ -2,8 +2,8 @@
 //! begins some time after the one before, or once [`GATHERED_EDITS`] wait: a commit costs far more than the edits in it, so
 //! where many type, several edits share one.
 //!
-//! An update may be written twice without harm, since Yjs takes it once; so a write whose outcome is not known is simply
-//! repeated, for as long as [`WRITE_TIME_MAX`].
+//! An update may be written twice without harm, since Yjs takes it once, and only where the document has not been deleted meanwhile; so a
+//! write whose outcome is not known is simply repeated, for as long as [`WRITE_TIME_MAX`].
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use meridian_crdt::{Condition, DocOp, Dot, Key, Mutation};
 use tokio::time::Instant;
 
 use crate::shard::{Shard, WriteRequest};
-use crate::txn::{Answer, ClientTxn};
+use crate::txn::{Answer, ClientTxn, RequestId};
 
 /// Bytes of the edits that wait in a room. At the bound its editors are not listened to.
 const WAITING_BYTES_MAX: usize = 4 << 20;
@@ -182,7 +182,9 @@ async fn write(shard: &Shard, key: &Key, edits: &[Edit], incarnations: Vec<Dot>)
     };
     let bytes = ClientTxn::encoded_bytes(&conditions, &ops)
         .map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))?;
-    let request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };
+    // Twice does no harm, except to what is begun by it and deleted in between.
+    let id = conditions.is_empty().then(|| RequestId::Free(shard.seams.random.uuid().simple().to_string()));
+    let request = WriteRequest { id, conditions, ops, bytes, ..WriteRequest::default() };
     let until = Instant::now() + WRITE_TIME_MAX;
     loop {
         let error = match shard.write(request.clone()).await {

@@ -262,6 +262,11 @@ impl Room {
         }
         let begun: Vec<Dot> = living.iter().filter(|dot| !self.incarnations.contains(dot)).copied().collect();
         self.incarnations = living;
+        // Before the content, since who leaves between the two must not be left with that alone.
+        match self.mark(&begun) {
+            Ok(marks) => self.tell(&marks, |_, _, _| true),
+            Err(close) => return ControlFlow::Break(close),
+        }
         let (mut frames, mut own) = (Vec::new(), Vec::new());
         for update in event.updates() {
             self.bytes += update.len();
@@ -277,10 +282,6 @@ impl Room {
         self.tell(&frames, |place, id, member| {
             !own[place].as_ref().is_some_and(|edit| has_it(edit, id, member))
         });
-        match self.mark(&begun) {
-            Ok(marks) => self.tell(&marks, |_, _, _| true),
-            Err(close) => return ControlFlow::Break(close),
-        }
         ControlFlow::Continue(())
     }
 

@@ -412,7 +412,7 @@ fn stopping() -> ApiError {
 fn outcome_unknown() -> ApiError {
     ApiError::new(
         ErrorCode::OutcomeUnknown,
-        "the leader was lost before it answered; repeat in this datacenter with the same request id",
+        "the leader was lost before it answered; if the request had an id, repeat it in this datacenter with the same one; else only a read tells",
     )
     .retry_after_ms(200)
 }
