@@ -16,6 +16,8 @@ pub(crate) fn shown(value: &Json) -> Vec<i64> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Copy {
     pub(crate) elements: Vec<i64>,
+    /// Whether it holds something that is not shown, because it builds on what is not there.
+    pub(crate) lacks_foundations: bool,
     pub(crate) version: String,
     /// How many snapshots of it there are: 0 before it is compacted.
     pub(crate) snapshots: u64,
@@ -40,13 +42,15 @@ pub(crate) async fn copy(node: &str, key: &str) -> Result<Option<Copy>, String> 
         return Err("a document that is there is not there in another form".to_owned());
     };
     let elements = shown(&json.body["value"]);
-    let as_update = Draft::of(0, &update.bytes)?.elements();
+    let draft = Draft::of(0, &update.bytes)?;
+    let as_update = draft.elements();
     if as_update != elements {
         return Err(format!("shows {elements:?}, and as an update it reads as {as_update:?}"));
     }
+    let lacks_foundations = draft.lacks_foundations();
     let version = json.body["version"].to_string();
     let snapshots = stats.body["snapshots"].as_u64().unwrap_or_default();
-    Ok(Some(Copy { elements, version, snapshots }))
+    Ok(Some(Copy { elements, lacks_foundations, version, snapshots }))
 }
 
 /// What is different among these copies of a document at these nodes; empty if nothing is.
@@ -66,7 +70,8 @@ mod tests {
     use super::*;
 
     fn copy(elements: &[i64], version: &str, snapshots: u64) -> (String, Copy) {
-        ("n".into(), Copy { elements: elements.to_vec(), version: version.into(), snapshots })
+        let version = version.into();
+        ("n".into(), Copy { elements: elements.to_vec(), lacks_foundations: false, version, snapshots })
     }
 
     #[test]

@@ -78,6 +78,11 @@ async fn read_documents(shared: &Shared, deadline: Instant) -> BTreeMap<&'static
         if !difference.is_empty() {
             ledger.violated(format!("{key} is not the same everywhere: {difference}"));
         }
+        // Who is shown early what is not kept may build on that, and be gone before it comes back.
+        let torn = copies.iter().filter(|(_, copy)| copy.lacks_foundations && !shared.shape.is_early);
+        for (node, _) in torn {
+            ledger.violated(format!("{node} holds in {key} what builds on something that it does not hold"));
+        }
         ledger.counts.compacted += copies.iter().filter(|(_, copy)| copy.snapshots > 0).count() as u64;
         if let Some((_, copy)) = copies.first() {
             ledger.agreed.insert(key.to_owned(), copy.elements.clone());

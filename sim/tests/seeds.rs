@@ -141,3 +141,22 @@ fn a_document_that_is_deleted_while_people_edit_it_does_not_come_back() {
         "the runs were too tame: {deletes} deletes, {sent_away} sent away"
     );
 }
+
+/// Story: people go on typing at nodes that have not heard yet that their document was deleted, and somebody has made it again by then.
+/// Their edits are of the document that is gone, and would stand in the new one without what they build on.
+#[test]
+fn an_edit_that_meets_a_deletion_and_a_new_beginning_stays_out() {
+    let mut options = Options::default();
+    options.dcs = Some(1);
+    options.nodes = Some(3);
+    options.load_ms = 8000;
+    options.faults = 4;
+    (options.sessions, options.editors, options.editors_erased) = (1, 0, 4);
+    let mut deletes = 0;
+    for seed in 400..412 {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        deletes += report.counts.deletes;
+    }
+    assert!(deletes >= 12, "the runs were too tame: {deletes} deletes");
+}

@@ -71,6 +71,11 @@ impl Draft {
         self.state_vector().iter().any(|(_, clock)| *clock >= MARK_LENGTH_MIN)
     }
 
+    /// Whether something of this copy is not shown, because it builds on what is not there.
+    pub(crate) fn lacks_foundations(&self) -> bool {
+        self.doc.transact().has_missing_updates()
+    }
+
     /// What this copy has.
     pub(crate) fn state_vector(&self) -> StateVector {
         self.doc.transact().state_vector()
@@ -112,7 +117,9 @@ mod tests {
         let again = Draft::of(3, &a.whole()).expect("an update");
         assert_eq!(again.elements(), a.elements());
         assert_eq!((a.clock(), a.covered_by(&b.state_vector())), (2, 2));
-        a.insert(1000, &[1_000_003]);
+        let behind = a.insert(1000, &[1_000_003]);
+        let alone = Draft::of(4, &behind).expect("an update");
+        assert!(alone.lacks_foundations() && !again.lacks_foundations());
         assert_eq!(a.elements().last(), Some(&1_000_003));
         assert_eq!(a.lacking(&b.state_vector()), a.lacking(&again.state_vector()));
     }
