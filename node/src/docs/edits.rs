@@ -82,6 +82,12 @@ impl Edits {
         self.were_kept
     }
 
+    /// The updates that editors were given before they are kept, in the order in which they came.
+    pub fn told(&self) -> impl Iterator<Item = &Bytes> {
+        let all = self.under_way.iter().chain(&self.waiting);
+        all.filter(|edit| edit.told_upto.is_some()).map(|edit| &edit.update)
+    }
+
     /// Whether there is room for more.
     pub fn have_room(&self) -> bool {
         self.waiting_bytes < WAITING_BYTES_MAX

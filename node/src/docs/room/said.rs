@@ -81,7 +81,9 @@ impl Room {
         match message {
             Message::Step1(state_vector) => {
                 self.check_memory(marks_of_state_vector(&state_vector).map_err(|_| Close::BAD_MESSAGE)?)?;
-                let frames = self.lacking(&state_vector)?;
+                let mut frames = self.lacking(&state_vector)?;
+                // What others were given early it would lack, and what they build on that it could not show.
+                frames.extend(self.edits.told().map(|update| wire::update(update)));
                 frames.iter().for_each(|frame| self.post(member, frame));
                 // An editor of Hocuspocus counts the answers to what it is asked, so it is asked as often as it asks.
                 if self.members.is_hocuspocus(member) {
