@@ -103,7 +103,7 @@ fn run_nodes(seed: u64, traced: bool) -> Ran {
     let mut options = meridian_sim::Options::default();
     options.keep_trace = traced;
     // In a third of the seeds a document is deleted and made again while people edit it.
-    options.editors_erased = usize::from(seed % 3 == 0);
+    options.editors_erased = usize::from(seed.is_multiple_of(3));
     let report = meridian_sim::run(seed, &options);
     let trace: String = report.trace.iter().map(|line| format!("{line}\n")).collect();
     let counts = &report.counts;
