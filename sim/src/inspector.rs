@@ -21,6 +21,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long the cluster may take to be ready at first.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// For how long a node may still try to write what an editor has left behind: 15 s, and what the last attempt takes.
+const STILL_TRIED_MAX: Duration = Duration::from_secs(20);
 
 /// Leads the run from phase to phase; the driver alone ends the load.
 pub(crate) async fn inspect(shared: Shared) {
@@ -42,6 +44,7 @@ pub(crate) async fn inspect(shared: Shared) {
     let deadline = Instant::now() + converge_max;
     // The sender is `shared`.
     let _ = shared.working.subscribe().wait_for(|working| *working == 0).await;
+    sleep(STILL_TRIED_MAX).await;
     let mut differences = String::new();
     while Instant::now() < deadline {
         differences = difference(&nodes).await;
@@ -53,7 +56,7 @@ pub(crate) async fn inspect(shared: Shared) {
     if !differences.is_empty() {
         shared.ledger().violated(format!("not equal {converge_max:?} after healing: {differences}"));
     }
-    let documents = read_documents(&shared, deadline).await;
+    let documents = read_documents(&shared).await;
     read_out(&shared, &documents).await;
     if differences.is_empty() {
         shared.phase.send_replace(Phase::Rested);
@@ -63,17 +66,11 @@ pub(crate) async fn inspect(shared: Shared) {
 }
 
 /// Reads every document at every node, where all must show the same.
-async fn read_documents(shared: &Shared, deadline: Instant) -> BTreeMap<&'static str, Vec<(String, Copy)>> {
+async fn read_documents(shared: &Shared) -> BTreeMap<&'static str, Vec<(String, Copy)>> {
     let mut documents = BTreeMap::new();
     for key in DOCS.into_iter().chain([SLATE]) {
-        let mut copies = copies_of(shared, key).await;
-        let mut difference = documents::difference(&copies);
-        // Whoever made an edit knows it to be kept, and yet its node may try once more to write it.
-        while !difference.is_empty() && Instant::now() < deadline {
-            sleep(PAUSE).await;
-            copies = copies_of(shared, key).await;
-            difference = documents::difference(&copies);
-        }
+        let copies = copies_of(shared, key).await;
+        let difference = documents::difference(&copies);
         let mut ledger = shared.ledger();
         if !difference.is_empty() {
             ledger.violated(format!("{key} is not the same everywhere: {difference}"));
