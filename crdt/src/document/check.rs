@@ -77,8 +77,6 @@ pub(super) struct Block {
 pub(super) struct Structure {
     /// The blocks of each client, whose clocks follow upon each other; sorted by client.
     pub clients: Vec<(u64, Vec<Block>)>,
-    /// How many bytes of the update stand before its deletions.
-    pub blocks_bytes: usize,
     pub deletions: Vec<Deleted>,
 }
 
@@ -121,7 +119,6 @@ pub(super) fn structure(update: &[u8]) -> Result<Structure, UpdateError> {
     if structure.clients.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(DecodeError::Malformed.into());
     }
-    structure.blocks_bytes = update.len() - walk.0.rest().len();
     for _ in 0..walk.count()? {
         walk.deletions_of_client(|deleted| structure.deletions.push(deleted))?;
     }

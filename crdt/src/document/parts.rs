@@ -11,13 +11,13 @@ use super::UpdateError;
 use super::check::{self, Id, Structure, Walk};
 use super::nesting::{self, Placed};
 use super::split::{self, Run};
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::Reader;
 
 /// Ranges of clocks by client: where each begins, and its length.
 type Ranges = BTreeMap<u64, Vec<(u32, u32)>>;
 
-/// An update of one client's blocks, and what the first of them needs.
-type Stuck = (Id, Vec<u8>);
+/// Blocks of one client that were not placed, and what the first of them needs.
+type Stuck = (Id, Run);
 
 /// An update in parts.
 pub(super) struct Parted {
@@ -50,29 +50,22 @@ pub(super) fn part(
         return Ok(None);
     }
     let (deleted, deleted_elsewhere) = deletions(structure, known);
+    let (runs, stuck) = blocks(update, structure, placed)?;
     let mut missing = Vec::new();
-    let blocks = if placed.stuck.is_empty() {
-        update.get(..structure.blocks_bytes).ok_or(DecodeError::Truncated)?.to_vec()
-    } else {
-        let (here, stuck) = blocks(update, structure, placed)?;
-        for (needs, update) in stuck {
-            let height = nesting::height_or_most(&check::structure(&update)?)?;
-            missing.push(Missing { needs, height, update });
-        }
-        here
-    };
+    for (needs, run) in stuck {
+        let update = split::update_of(&[run], Ranges::new().into_iter());
+        let height = nesting::height_or_most(&check::structure(&update)?)?;
+        missing.push(Missing { needs, height, update });
+    }
     missing.extend(deleted_elsewhere.into_iter().map(|(client, ranges)| {
         let clock = ranges.iter().map(|(from, _)| *from).min().unwrap_or_default();
-        let update = with_deletions(NO_BLOCKS, Ranges::from([(client, ranges)]));
+        let update = split::update_of(&[], Ranges::from([(client, ranges)]).into_iter());
         Missing { needs: Id { client, clock }, height: 0, update }
     }));
-    let nothing_left = blocks == NO_BLOCKS && deleted.is_empty();
-    let here = if nothing_left { Vec::new() } else { with_deletions(&blocks, deleted) };
+    let nothing_left = runs.is_empty() && deleted.is_empty();
+    let here = if nothing_left { Vec::new() } else { split::update_of(&runs, deleted.into_iter()) };
     Ok(Some(Parted { here, missing }))
 }
-
-/// The blocks of an update that brings none.
-const NO_BLOCKS: &[u8] = &[0];
 
 /// What an update deletes of what is here, and of what is not.
 fn deletions(structure: &Structure, known: impl Fn(u64) -> u32) -> (Ranges, Ranges) {
@@ -90,12 +83,12 @@ fn deletions(structure: &Structure, known: impl Fn(u64) -> u32) -> (Ranges, Rang
     (here, elsewhere)
 }
 
-/// The blocks that were placed, and an update for each client with those that were not, with what its first one needs.
+/// The blocks that were placed, and of each client those that were not, with what the first of them needs.
 fn blocks(
     update: &[u8],
     structure: &Structure,
     placed: &Placed,
-) -> Result<(Vec<u8>, Vec<Stuck>), UpdateError> {
+) -> Result<(Vec<Run>, Vec<Stuck>), UpdateError> {
     let mut walk = Walk(Reader::new(update));
     let (mut here, mut stuck) = (Vec::new(), Vec::new());
     for _ in 0..walk.count()? {
@@ -105,37 +98,10 @@ fn blocks(
         let (front, behind) = blocks.split_at(end.map_or(blocks.len(), |(next, _)| *next));
         here.extend(Run::of(client, front));
         if let (Some((_, needs)), Some(run)) = (end, Run::of(client, behind)) {
-            let mut out = Writer::new();
-            split::write_runs(&mut out, &[run]);
-            stuck.push((*needs, with_deletions(&out.finish(), Ranges::new())));
+            stuck.push((*needs, run));
         }
     }
-    let mut out = Writer::new();
-    split::write_runs(&mut out, &here);
-    Ok((out.finish(), stuck))
-}
-
-fn with_deletions(blocks: &[u8], deletions: Ranges) -> Vec<u8> {
-    let mut out = Writer::new();
-    out.raw(blocks);
-    write_deletions(&mut out, deletions.into_iter());
-    out.finish()
-}
-
-/// Writes the deletions of an update: of each client where its ranges begin, and their lengths.
-pub(super) fn write_deletions<N: Into<u64>>(
-    out: &mut Writer,
-    deletions: impl ExactSizeIterator<Item = (u64, Vec<(N, N)>)>,
-) {
-    out.varint(deletions.len() as u64);
-    for (client, ranges) in deletions {
-        out.varint(client);
-        out.varint(ranges.len() as u64);
-        for (clock, length) in ranges {
-            out.varint(clock.into());
-            out.varint(length.into());
-        }
-    }
+    Ok((here, stuck))
 }
 
 #[cfg(test)]
@@ -217,7 +183,7 @@ mod tests {
         let here = doc.transact().state_vector();
         for (_, structure) in waiting.iter().filter(|(_, structure)| structure.clients.is_empty()) {
             let (deleted, _) = deletions(structure, |client| here.get(&ClientID::new(client)));
-            apply(&with_deletions(NO_BLOCKS, deleted));
+            apply(&split::update_of(&[], deleted.into_iter()));
         }
         doc
     }

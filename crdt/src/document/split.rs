@@ -11,7 +11,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 
 use super::UpdateError;
 use super::check::{self, ANY, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, STRING, Walk};
-use super::{nesting, parts};
+use super::nesting;
 
 /// What an update takes beside its blocks and deletions: counts, a client, a clock.
 const FRAME_BYTES: usize = 32;
@@ -96,8 +96,12 @@ impl Run {
     }
 }
 
-/// Writes the blocks of an update.
-pub(super) fn write_runs(out: &mut Writer, runs: &[Run]) {
+/// An update of these blocks, each client's once, and deletions: of each client where its ranges begin, and their lengths.
+pub(super) fn update_of<N: Into<u64>>(
+    runs: &[Run],
+    deletions: impl ExactSizeIterator<Item = (u64, Vec<(N, N)>)>,
+) -> Vec<u8> {
+    let mut out = Writer::new();
     out.varint(runs.len() as u64);
     for run in runs {
         out.varint(run.count);
@@ -105,6 +109,16 @@ pub(super) fn write_runs(out: &mut Writer, runs: &[Run]) {
         out.varint(run.clock);
         out.raw(&run.bytes);
     }
+    out.varint(deletions.len() as u64);
+    for (client, ranges) in deletions {
+        out.varint(client);
+        out.varint(ranges.len() as u64);
+        for (clock, length) in ranges {
+            out.varint(clock.into());
+            out.varint(length.into());
+        }
+    }
+    out.finish()
 }
 
 /// An update that is being gathered.
@@ -166,10 +180,7 @@ impl Parts {
 
 impl Part {
     fn encode(self) -> Vec<u8> {
-        let mut out = Writer::new();
-        write_runs(&mut out, &self.runs);
-        parts::write_deletions(&mut out, self.deletions.into_iter());
-        out.finish()
+        update_of(&self.runs, self.deletions.into_iter())
     }
 }
 

@@ -247,12 +247,7 @@ fn incarnations<C: ReadCells>(view: &KeyView<'_, C>) -> Result<Vec<Dot>, StoreEr
 
 /// Whether all of these are incarnations that live.
 pub(crate) fn have<C: ReadCells>(view: &KeyView<'_, C>, dots: &[Dot]) -> Result<bool, StoreError<C::Error>> {
-    for dot in dots {
-        if view.get(&Place::Incarnation(*dot).path())?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    are_all_there(dots, |path| Ok(view.get(path)?.is_some()))
 }
 
 /// The updates that count and stand by themselves, in the order of [`DocState::updates`].
@@ -324,8 +319,13 @@ pub(crate) fn counts<C: Cells>(
 }
 
 fn all_live<C: Cells>(edit: &KeyEdit<'_, C>, of: &[Dot]) -> Result<bool, StoreError<C::Error>> {
-    for dot in of {
-        if edit.get(&Place::Incarnation(*dot).path())?.is_none() {
+    are_all_there(of, |path| Ok(edit.get(path)?.is_some()))
+}
+
+/// Whether each of these incarnations has its cell.
+fn are_all_there<E>(dots: &[Dot], is_there: impl Fn(&[u8]) -> Result<bool, E>) -> Result<bool, E> {
+    for dot in dots {
+        if !is_there(&Place::Incarnation(*dot).path())? {
             return Ok(false);
         }
     }

@@ -99,10 +99,7 @@ fn known_dots(api: &Api, token: Token) -> std::result::Result<Vector, ApiError> 
             "the session token comes from another cluster; start a new session without one".into(),
         ));
     }
-    // What is applied while a node starts may be of a time when it knew fewer lives; it waits for the rest before it reads.
-    let is_ready = *api.shard.ready.borrow();
-    let unknown = api.shard.publisher.foreign_dot(&token.dots).filter(|_| is_ready);
-    match unknown {
+    match api.shard.foreign_dot(&token.dots) {
         None => Ok(token.dots),
         Some(dot) => Err(foreign(format!(
             "the session token names {}, which is no life of a datacenter of this cluster; start a new session",

@@ -25,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use meridian_client::wire::headers::Consistency;
 use meridian_client::wire::{ApiError, ErrorCode};
-use meridian_crdt::Vector;
+use meridian_crdt::{Dot, Vector};
 use meridian_gossip::GossipHandle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -243,6 +243,13 @@ impl Shard {
             tracing::warn!(node, error = %e, "a forwarded request got an answer that does not decode");
             ForwardError::Unknown(e)
         })
+    }
+
+    /// A dot that no life of a datacenter of this cluster can have made, by what this node knows.
+    pub fn foreign_dot(&self, dots: &Vector) -> Option<Dot> {
+        // What is applied while a node starts may be of a time when it knew fewer lives.
+        let is_ready = *self.ready.borrow();
+        self.publisher.foreign_dot(dots).filter(|_| is_ready)
     }
 
     /// The state of this node if it satisfies `consistency` and covers `session` as it is.

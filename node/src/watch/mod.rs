@@ -164,8 +164,7 @@ impl Shard {
                 "the watch cursor comes from another cluster; take one from a listing here".into(),
             ));
         }
-        let unknown = self.publisher.foreign_dot(&cursor.vector);
-        match unknown {
+        match self.foreign_dot(&cursor.vector) {
             None => Ok(()),
             Some(dot) => Err(foreign(format!(
                 "the watch cursor names {}, which is no life of a datacenter of this cluster",

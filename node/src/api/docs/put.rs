@@ -30,10 +30,6 @@ use crate::shard::WriteRequest;
 /// Bytes of updates that one write brings when content comes in several.
 const BATCH_BYTES: usize = 512 << 10;
 
-/// Why what builds on a document is not written.
-const DELETED_MEANWHILE: &str =
-    "the document was deleted meanwhile; nothing of what was put is there; put it again for a new one";
-
 /// What a body says.
 enum Body {
     Text { root: String, text: String },
@@ -244,10 +240,7 @@ pub async fn write(api: &Api, session: &Session, key: &Key, before: &Before, edi
     }
     // Nobody has demanded that it lives, so it is said what is behind this.
     let deleted = |refused: Box<Refused>| match refused.error.code {
-        ErrorCode::PreconditionFailed if edit.if_version.is_none() => {
-            let error = ApiError::new(ErrorCode::PreconditionFailed, DELETED_MEANWHILE);
-            Box::new(Refused { error, touched: refused.touched })
-        }
+        ErrorCode::PreconditionFailed if edit.if_version.is_none() => deleted_meanwhile(refused.touched),
         _ => refused,
     };
     let mut touched = before.touched.clone();
@@ -288,7 +281,14 @@ async fn begun(api: &Api, session: &Session, key: &Key, first: calls::Written) -
     {
         return Ok(incarnations);
     }
-    Err(Box::new(Refused { error: ApiError::new(ErrorCode::PreconditionFailed, DELETED_MEANWHILE), touched }))
+    Err(deleted_meanwhile(touched))
+}
+
+/// What builds on a document is not written, since that is gone.
+fn deleted_meanwhile(touched: Vector) -> Box<Refused> {
+    let message =
+        "the document was deleted meanwhile; nothing of what was put is there; put it again for a new one";
+    Box::new(Refused { error: ApiError::new(ErrorCode::PreconditionFailed, message), touched })
 }
 
 /// Updates in groups of [`BATCH_BYTES`]; all in one if they are not to be apart.
