@@ -77,9 +77,19 @@ pub async fn describe(suite: &Suite) -> Result<Value, String> {
         },
         "versions": versions,
         "command": format!("bench/run {}", words.join(" ")).trim(),
-        "profile": if cfg!(debug_assertions) { "a debug build: worthless as a measurement" } else { "a release build" },
+        "profile": profile(),
         "seconds": suite.seconds,
         "rounds": suite.rounds,
         "value_bytes": crate::op::VALUE_BYTES,
     }))
+}
+
+/// How this program was built, as far as it can tell: cargo puts what it builds into a folder of the profile's name.
+fn profile() -> String {
+    if cfg!(debug_assertions) {
+        return "a debug build: worthless as a measurement".to_owned();
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    let folder = program.parent().and_then(Path::file_name).unwrap_or_default();
+    format!("a build of the profile `{}`", folder.to_string_lossy())
 }

@@ -387,6 +387,7 @@ fn doc_bounds(config: &Config) -> DocBounds {
         idle: documents.idle,
         keep_alive: documents.keep_alive,
         unheard: documents.unheard,
+        write_timeout: documents.write_timeout,
         fanout: documents.fanout,
         gather: documents.gather,
     }

@@ -5,6 +5,8 @@
 mod access;
 #[path = "documents/bounds.rs"]
 mod bounds;
+#[path = "documents/early.rs"]
+mod early;
 #[path = "documents/elsewhere.rs"]
 mod elsewhere;
 #[path = "documents/http.rs"]

@@ -291,6 +291,9 @@ section! {
         /// 0 to 1 h, default 10 s: far more than a healthy link takes. Then it is let in, and what it brings stays here even
         /// if the other DC has deleted the document.
         unheard: Duration = secs(10), ms(0) => secs(3_600);
+        /// For how long an edit is tried. Then its editor is closed with 1013, and whoever else was shown it; they have it and bring
+        /// it again. 100 ms to 1 min, default 15 s: an election takes less.
+        write_timeout: Duration = secs(15), ms(100) => secs(60);
     }
 }
 

@@ -3,7 +3,7 @@
 //! where many type, several edits share one.
 //!
 //! An update may be written twice without harm, since Yjs takes it once, and only where the document has not been deleted meanwhile; so a
-//! write whose outcome is not known is simply repeated, for as long as [`WRITE_TIME_MAX`].
+//! write whose outcome is not known is simply repeated, until [`Edits::write`]'s time is over.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -26,8 +26,6 @@ const BATCH_EDITS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// Edits for the sake of which a write does not wait for more.
 const GATHERED_EDITS: usize = 64;
-/// How long a write is tried for.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(15);
 /// How long to wait between attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -130,8 +128,15 @@ impl Edits {
     }
 
     /// Begins a write of what waits. `incarnations` are those that the document has here, and must still have: else it was deleted,
-    /// and an edit would come into one that was made again, without what it builds on.
-    pub fn write(&mut self, shard: &Arc<Shard>, key: &Key, incarnations: &[Dot], now_ms: u64) {
+    /// and an edit would come into one that was made again, without what it builds on. It is tried for `time`.
+    pub fn write(
+        &mut self,
+        shard: &Arc<Shard>,
+        key: &Key,
+        incarnations: &[Dot],
+        now_ms: u64,
+        time: Duration,
+    ) {
         self.began_ms = Some(now_ms);
         let mut edits = Vec::new();
         let mut bytes = 0;
@@ -148,7 +153,7 @@ impl Edits {
         self.under_way.extend(edits.iter().cloned());
         let (shard, key, incarnations) = (shard.clone(), key.clone(), incarnations.to_vec());
         self.writing = Some(Box::pin(async move {
-            let outcome = write(&shard, &key, &edits, incarnations).await;
+            let outcome = write(&shard, &key, &edits, incarnations, time).await;
             Written { edits, outcome }
         }));
     }
@@ -179,7 +184,13 @@ impl Edits {
     }
 }
 
-async fn write(shard: &Shard, key: &Key, edits: &[Edit], incarnations: Vec<Dot>) -> Result<(), ApiError> {
+async fn write(
+    shard: &Shard,
+    key: &Key,
+    edits: &[Edit],
+    incarnations: Vec<Dot>,
+    time: Duration,
+) -> Result<(), ApiError> {
     let updates: Vec<Bytes> = edits.iter().map(|edit| edit.update.clone()).collect();
     let ops = vec![(key.clone(), Mutation::Doc(DocOp::UpdateAll(updates)))];
     let conditions = match incarnations[..] {
@@ -191,7 +202,7 @@ async fn write(shard: &Shard, key: &Key, edits: &[Edit], incarnations: Vec<Dot>)
     // Twice does no harm, except to what is begun by it and deleted in between.
     let id = conditions.is_empty().then(|| RequestId::Free(shard.seams.random.uuid().simple().to_string()));
     let request = WriteRequest { id, conditions, ops, bytes, ..WriteRequest::default() };
-    let until = Instant::now() + WRITE_TIME_MAX;
+    let until = Instant::now() + time;
     loop {
         let error = match shard.write(request.clone()).await {
             Ok(Answer::Done { .. }) => return Ok(()),

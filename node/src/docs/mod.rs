@@ -63,6 +63,8 @@ pub struct DocBounds {
     pub keep_alive: Duration,
     /// How long an editor has to come again whose document this datacenter has not heard of.
     pub unheard: Duration,
+    /// For how long an edit is tried before those who have it are sent away with [`Close::NOT_KEPT`].
+    pub write_timeout: Duration,
     /// When the other editors of a room are given an edit.
     pub fanout: Fanout,
     /// How long after a write of a room has begun the next one begins.

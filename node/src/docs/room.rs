@@ -185,8 +185,8 @@ impl Room {
                 self.tell_presence();
             }
             if self.gathers_ms() == Some(0) {
-                let now_ms = self.now_ms();
-                self.edits.write(&self.docs.shard.0, &self.key, &self.incarnations, now_ms);
+                let (now_ms, time) = (self.now_ms(), self.docs.bounds.write_timeout);
+                self.edits.write(&self.docs.shard.0, &self.key, &self.incarnations, now_ms, time);
             }
         }
     }
