@@ -6,8 +6,6 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -47,49 +45,39 @@ pub trait Disk: Send + Sync + 'static {
 
 /// An open file, of any disk.
 #[derive(Debug)]
-pub struct Backend {
-    storage: Box<dyn StorageBackend>,
-    written: Arc<AtomicU64>,
-}
+pub struct Backend(Box<dyn StorageBackend>);
 
 impl Backend {
     /// Wraps a disk's own storage.
     pub fn new(backend: impl StorageBackend) -> Self {
-        Self { storage: Box::new(backend), written: Arc::default() }
-    }
-
-    /// The same file, which adds the bytes that are written into it to `written`.
-    #[must_use]
-    pub fn counted(self, written: Arc<AtomicU64>) -> Self {
-        Self { written, ..self }
+        Self(Box::new(backend))
     }
 }
 
 // Locking is left at its default: the folder's lock already excludes every other process.
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.storage.len()
+        self.0.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.storage.read(offset, out)
+        self.0.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.storage.set_len(len)
+        self.0.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.storage.sync_data()
+        self.0.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-        self.storage.write(offset, data)
+        self.0.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.storage.close()
+        self.0.close()
     }
 }
 

@@ -11,6 +11,7 @@ use redb::Database;
 use uuid::Uuid;
 
 use super::log::{self, Files};
+use super::state_backend::StateBackend;
 use super::tables::{self, Owner, OwnerError};
 use super::{Fatal, Incoming, LogStore, StateStore, StorageError};
 use crate::seams::{Disk, FolderLock, Seams};
@@ -193,7 +194,7 @@ impl Folder {
     pub fn incoming(&self) -> Result<Incoming, StorageError> {
         self.check_headroom()?;
         let backend = self.disk.open(&self.config.path.join(INCOMING), true)?;
-        let backend = backend.counted(self.state_written.clone());
+        let backend = StateBackend::new(backend, self.state_written.clone());
         let db = tables::open_database(backend, self.config.state_cache_bytes)?;
         let owner = owner_of(&self.config, self.store_id);
         tables::initialise(&db, &owner, &tables::state_tables())?;
@@ -240,7 +241,7 @@ fn open_state(
     written: Arc<AtomicU64>,
 ) -> Result<(Database, Owner), StorageError> {
     let folder = || config.path.display().to_string();
-    let backend = disk.open(&config.path.join(STATE), false)?.counted(written);
+    let backend = StateBackend::new(disk.open(&config.path.join(STATE), false)?, written);
     let db = tables::open_database(backend, config.state_cache_bytes)?;
     let owner = tables::owner(&db).map_err(|error| match error {
         OwnerError::Newer(found) => {

@@ -15,6 +15,7 @@ mod log;
 mod overlay;
 mod scrub;
 mod state;
+mod state_backend;
 mod state_file;
 mod state_rows;
 mod tables;

@@ -2,12 +2,11 @@
 
 use meridian_crdt::Table;
 use meridian_crdt::codec::{Reader, Writer};
-use redb::{Database, Durability, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableTable, StorageBackend, TableDefinition};
 use uuid::Uuid;
 
 use super::checksum::{sealed, unseal};
 use super::{FORMAT_VERSION, Identity, StorageError};
-use crate::seams::Backend;
 
 /// A table of rows: bytes to bytes.
 pub(super) type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -81,7 +80,7 @@ impl From<StorageError> for OwnerError {
 }
 
 /// Opens the database in `backend` with `cache` bytes of page cache; an empty backend becomes an empty database.
-pub(super) fn open_database(backend: Backend, cache: usize) -> Result<Database, StorageError> {
+pub(super) fn open_database(backend: impl StorageBackend, cache: usize) -> Result<Database, StorageError> {
     let mut builder = Database::builder();
     builder.set_cache_size(cache);
     Ok(builder.create_with_backend(backend)?)

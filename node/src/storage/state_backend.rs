@@ -1,0 +1,159 @@
+//! The state file as the database writes it: what it writes is counted, and no page goes to the disk twice for one commit.
+//!
+//! A commit of redb keeps its pages in memory, half a cache full of them. Those beyond are written early, and when it comes to the
+//! checksums it fetches every page again and writes it once more, though only the upper ones have changed since. So a checkpoint
+//! that touches more than half a cache writes twice what it has to. Here a page that was written since the last sync and is to be
+//! written again as it stands is left alone: both writes would be made durable by the same sync.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::StorageBackend;
+
+use crate::seams::Backend;
+
+/// Pages of which it is known that they were written since the last sync: some 32 MiB of memory at most. Further ones are written
+/// as often as the database says.
+const PAGES_KNOWN_MAX: usize = 1 << 20;
+
+/// The state file.
+#[derive(Debug)]
+pub(super) struct StateBackend {
+    file: Backend,
+    /// Bytes written so far.
+    written: Arc<AtomicU64>,
+    /// Where something was written since the last sync.
+    unsynced: Mutex<HashSet<u64>>,
+}
+
+impl StateBackend {
+    /// The file, which adds the bytes that are written into it to `written`.
+    pub fn new(file: Backend, written: Arc<AtomicU64>) -> Self {
+        Self { file, written, unsynced: Mutex::default() }
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, HashSet<u64>> {
+        // Under the lock nothing is done by halves.
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `data` stands at `offset` already. Whoever cannot tell writes it.
+    fn stands(&self, offset: u64, data: &[u8]) -> bool {
+        let mut there = vec![0; data.len()];
+        self.file.read(offset, &mut there).is_ok() && there == data
+    }
+}
+
+impl StorageBackend for StateBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.unsynced().clear();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let is_again = self.unsynced().contains(&offset);
+        if is_again && self.stands(offset, data) {
+            return Ok(());
+        }
+        self.file.write(offset, data)?;
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        let mut unsynced = self.unsynced();
+        if unsynced.len() < PAGES_KNOWN_MAX {
+            unsynced.insert(offset);
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{Database, TableDefinition};
+
+    use super::*;
+    use crate::seams::{Disk, SimDisk};
+
+    fn file(disk: &SimDisk, create: bool) -> Backend {
+        disk.open("/state".as_ref(), create).expect("a file")
+    }
+
+    #[test]
+    fn what_was_written_since_the_last_sync_is_written_again_only_if_it_changed() {
+        let written = Arc::<AtomicU64>::default();
+        let state = StateBackend::new(file(&SimDisk::new(), true), written.clone());
+        state.set_len(16).expect("grows");
+        let after = |offset: u64, data: &[u8]| {
+            state.write(offset, data).expect("written");
+            let mut there = vec![0; data.len()];
+            state.read(offset, &mut there).expect("read");
+            assert_eq!(there, data);
+            written.load(Ordering::Relaxed)
+        };
+        assert_eq!(after(0, &[1; 8]), 8);
+        assert_eq!(after(0, &[1; 8]), 8, "it stands there");
+        assert_eq!(after(0, &[2; 8]), 16, "it has changed");
+        assert_eq!(after(0, &[2; 8]), 16);
+        assert_eq!(after(4, &[2; 4]), 20, "nothing was written at this place");
+        assert_eq!(after(0, &[2; 16]), 36, "more than stands there");
+        state.sync_data().expect("synced");
+        assert_eq!(after(0, &[2; 16]), 52, "the disk is only trusted with what it was just given");
+    }
+
+    const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
+    const COUNT: u64 = 100_000;
+
+    fn open(disk: &SimDisk, create: bool, cache_bytes: usize, written: &Arc<AtomicU64>) -> Database {
+        let state = StateBackend::new(file(disk, create), written.clone());
+        Database::builder().set_cache_size(cache_bytes).create_with_backend(state).expect("opens")
+    }
+
+    /// Writes all rows twice, and says how many bytes went to the disk the second time.
+    fn rewrite(disk: &SimDisk, cache_bytes: usize) -> u64 {
+        let written = Arc::<AtomicU64>::default();
+        let db = open(disk, true, cache_bytes, &written);
+        let mut before = 0;
+        for value in [1, 2] {
+            before = written.load(Ordering::Relaxed);
+            let txn = db.begin_write().expect("a transaction");
+            let mut rows = txn.open_table(ROWS).expect("a table");
+            for key in 0..COUNT {
+                rows.insert(key, [value; 100].as_slice()).expect("inserted");
+            }
+            drop(rows);
+            txn.commit().expect("committed");
+        }
+        written.load(Ordering::Relaxed) - before
+    }
+
+    /// Story: a commit touches far more pages than the database keeps in memory, and the power fails after it.
+    #[test]
+    fn a_commit_that_is_larger_than_the_cache_writes_its_pages_once_and_is_there_after_a_power_cut() {
+        let disk = SimDisk::new();
+        let (small, large) = (rewrite(&disk, 12 << 20), rewrite(&SimDisk::new(), 64 << 20));
+        assert!(small <= large + large / 50, "{small} with a small cache, {large} with a large one");
+        let db = open(&disk.restart(1), false, 1 << 20, &Arc::default());
+        let txn = redb::ReadableDatabase::begin_read(&db).expect("a transaction");
+        let rows = txn.open_table(ROWS).expect("a table");
+        for key in 0..COUNT {
+            assert_eq!(rows.get(key).expect("read").expect("there").value(), [2; 100]);
+        }
+    }
+}
