@@ -87,8 +87,8 @@ section! {
         /// Entries proposed and not yet applied. 1 to 1024, default 16: it keeps the disk busy while the network is
         /// under way; more adds only waiting.
         entries_in_flight_max: u64 = 16, 1 => 1024;
-        /// Entries after which a snapshot is due and the log behind it may go. 100 to 10,000,000, default 20,000.
-        /// Lower it when a restart takes too long to replay; raise it when followers need snapshots too often.
+        /// Entries after which the log may go behind the next checkpoint; half as many stay, for followers that were away. 100 to
+        /// 10,000,000, default 20,000. Raise it when followers need snapshots too often.
         snapshot_every: u64 = 20_000, 100 => 10_000_000;
         /// How long one piece of a snapshot may take. 1 s to 10 min, default 30 s. Raise it on slow networks.
         snapshot_timeout: Duration = secs(30), secs(1) => secs(600);

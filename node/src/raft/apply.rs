@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use openraft::entry::{RaftEntry, RaftPayload};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
 
 use super::codec;
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, entry_position};
@@ -49,6 +51,9 @@ struct Inner {
     fatal: Fatal,
     checkpoint_log_bytes: u64,
     checkpoint_interval_ms: u64,
+    snapshot_entries: u64,
+    /// Up to which entry the last snapshot is: at first the one that is found on the disk.
+    built: AtomicU64,
     // When the last checkpoint was started, and the bytes of the log applied since: the worker alone writes them.
     started_at_ms: AtomicU64,
     log_bytes: AtomicU64,
@@ -67,8 +72,11 @@ impl StateMachine {
         config: &RaftConfig,
     ) -> Self {
         let started_at_ms = AtomicU64::new(clock.monotonic_ms());
+        let built = AtomicU64::new(state.durable().position.map_or(0, |at| at.index));
         Self(Arc::new(Inner {
             machine: Mutex::new(machine),
+            snapshot_entries: config.snapshot_entries,
+            built,
             state,
             folder,
             worker,
@@ -118,6 +126,21 @@ impl StateMachine {
         // After the work that was submitted before.
         self.run(|inner| inner.start_checkpoint()).await?;
         Ok(self.0.state.checkpoint().await.map(drop)?)
+    }
+
+    /// Tells whoever waits on it of each checkpoint that was written, and of some other changes.
+    pub(super) fn checkpoints(&self) -> watch::Receiver<()> {
+        self.0.state.checkpoints()
+    }
+
+    /// Up to which entry the state is on disk.
+    pub(super) fn durable_index(&self) -> u64 {
+        self.0.state.durable().position.map_or(0, |at| at.index)
+    }
+
+    /// How long ago the last checkpoint was started.
+    pub(super) fn since_checkpoint(&self) -> Duration {
+        Duration::from_millis(self.0.checkpoint_age_ms())
     }
 
     /// The state as it is on disk, and where in the log it stands.
@@ -188,9 +211,13 @@ impl Inner {
     /// Whether something was applied and the time has come, or so much of the log that a checkpoint pays: it writes whole
     /// pages, so where each write lands on a page of its own it is worth waiting until it writes less than the log did.
     fn is_checkpoint_due(&self) -> bool {
-        let age_ms = self.clock.monotonic_ms().saturating_sub(self.started_at_ms.load(Ordering::Relaxed));
+        let age_ms = self.checkpoint_age_ms();
         let worth = self.checkpoint_log_bytes.max(CHECKPOINT_PAYS * self.state.checkpoint_cost());
         age_ms >= self.checkpoint_interval_ms || self.log_bytes.load(Ordering::Relaxed) >= worth
+    }
+
+    fn checkpoint_age_ms(&self) -> u64 {
+        self.clock.monotonic_ms().saturating_sub(self.started_at_ms.load(Ordering::Relaxed))
     }
 
     fn start_checkpoint(&self) -> Result<(), StorageError> {
@@ -262,8 +289,15 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.checkpoint().await?;
-        self.durable()
+        // The last checkpoint will do if it is worth a snapshot.
+        if self.durable_index().saturating_sub(self.0.built.load(Ordering::Relaxed)) < self.0.snapshot_entries
+        {
+            self.checkpoint().await?;
+        }
+        let built = self.durable()?;
+        let index = built.meta.last_log_id.as_ref().map_or(0, |id| id.index);
+        self.0.built.store(index, Ordering::Relaxed);
+        Ok(built)
     }
 }
 

@@ -230,7 +230,7 @@ async fn a_follower_behind_the_log_gets_all_rows_in_a_snapshot() {
     }
     let leader = cluster.leader().await;
     let group = &cluster.nodes[&leader].group;
-    group.snapshot_now().await.unwrap();
+    group.checkpoint_now().await.unwrap();
     // The log is cut when an acknowledgement finds that nothing of it is on its way to anybody. An attempt to reach the
     // follower that is down may be on its way at that moment; the next write's acknowledgement looks again.
     let mut rows = 401;
@@ -300,4 +300,29 @@ async fn a_wiped_node_is_refused_under_its_old_id() {
     assert!(told.contains("new id"), "{told}");
     let view = cluster.nodes[&wiped].group.state().view();
     assert!(all_rows(&view).is_empty());
+}
+
+/// Story: very many small entries come between two checkpoints. Each checkpoint writes whole pages, so none is made on their account; the
+/// next one lets the log go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_goes_behind_the_next_checkpoint_however_many_entries_come_before_it() {
+    let hour = Duration::from_secs(3_600);
+    let config = RaftConfig { snapshot_entries: 50, keep_entries: 1, checkpoint_interval: hour, ..quick() };
+    let cluster = Cluster::start(1, config).await;
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    let durable = group.durable_index();
+    for i in 0..300 {
+        cluster.put(&format!("row {i:04}")).await;
+    }
+    assert_eq!(group.durable_index(), durable, "a checkpoint was made for them");
+    group.checkpoint_now().await.unwrap();
+    let mut rows = 300;
+    let purged = async {
+        while group.status().purged < 250 {
+            cluster.put(&format!("row {rows:04}")).await;
+            rows += 1;
+        }
+    };
+    timeout(LIMIT, purged).await.unwrap();
 }

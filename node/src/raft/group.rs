@@ -77,7 +77,8 @@ impl RaftConfig {
             election_timeout_min: ms(self.election_min),
             election_timeout_max: ms(self.election_max),
             max_payload_entries: MESSAGE_ENTRIES_MAX,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            // A snapshot is a checkpoint, and those have a rhythm of their own: `keep_snapshots` tells of them.
+            snapshot_policy: SnapshotPolicy::Never,
             replication_lag_threshold: self.snapshot_entries.saturating_mul(2),
             max_in_snapshot_log_to_keep: self.keep_entries,
             purge_batch_size: 256,
@@ -145,6 +146,7 @@ impl RaftGroup {
             tasks: std::sync::Mutex::default(),
             config: config.clone(),
         }));
+        group.spawn(keep_snapshots(raft.clone(), machine.clone(), config.snapshot_entries));
         group.spawn(leadership::follow(raft, tx, config.election_max, config.heartbeat, fatal));
         group.spawn(keep_checkpoints(machine, config.checkpoint_interval, seams.random.clone()));
         group.spawn(bootstrap::run(group.clone()));
@@ -264,10 +266,16 @@ impl RaftGroup {
         &self.0.fatal
     }
 
-    /// Makes a Raft snapshot now: a durable checkpoint, after which the log may be purged.
+    /// Makes a checkpoint now, behind which the log may go.
     #[cfg(test)]
-    pub(super) async fn snapshot_now(&self) -> Result<(), ProposeError> {
-        self.0.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
+    pub(super) async fn checkpoint_now(&self) -> Result<(), ProposeError> {
+        self.0.machine.checkpoint().await.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Up to which entry the state is on disk.
+    #[cfg(test)]
+    pub(super) fn durable_index(&self) -> u64 {
+        self.0.machine.durable_index()
     }
 
     /// Stops: no more proposals, one last checkpoint.
@@ -357,9 +365,32 @@ impl RaftHandler for RaftGroup {
 async fn keep_checkpoints(machine: StateMachine, interval: Duration, random: Arc<dyn Random>) {
     loop {
         let more = (random.u64() % 256) as u32;
-        sleep(interval * 3 / 4 + interval / 4 * more / 256).await;
+        let due = interval * 3 / 4 + interval / 4 * more / 256;
+        sleep(due).await;
+        // One that was made meanwhile because the log had grown counts too.
+        while let Some(left) = due.checked_sub(machine.since_checkpoint()).filter(|left| !left.is_zero()) {
+            sleep(left).await;
+        }
         if machine.checkpoint().await.is_err() {
             // The failure has been told as fatal.
+            return;
+        }
+    }
+}
+
+/// Tells the Raft core of checkpoints that have covered at least `entries` more than the last one that it was told of, so that the log
+/// may go behind them. None is made for its sake: where entries are small, so many of them come in seconds, and a checkpoint writes
+/// whole pages.
+async fn keep_snapshots(raft: Raft<TypeConfig, StateMachine>, machine: StateMachine, entries: u64) {
+    let mut checkpoints = machine.checkpoints();
+    loop {
+        let covered = machine.durable_index();
+        let told = raft.metrics().borrow_watched().snapshot.as_ref().map_or(0, |id| id.index);
+        if covered.saturating_sub(told) >= entries && raft.trigger().snapshot().await.is_err() {
+            // The core has stopped.
+            return;
+        }
+        if checkpoints.changed().await.is_err() {
             return;
         }
     }

@@ -62,7 +62,7 @@ pub struct RaftConfig {
     /// How long a proposal may take before its outcome is reported as unknown (default 10 s).
     pub propose_limit: Duration,
     /// Log entries between two Raft snapshots, each a durable checkpoint after which the log is purged (default
-    /// 20,000).
+    /// 20,000). It is the first checkpoint that covers as many.
     pub snapshot_entries: u64,
     /// Entries kept in the log behind a snapshot, so that a follower that was away briefly gets entries and not a
     /// whole snapshot (default 10,000).

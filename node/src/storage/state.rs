@@ -135,6 +135,11 @@ impl StateStore {
         now.active.bytes() + now.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes())
     }
 
+    /// Tells whoever waits on it of each checkpoint that was written, and of some other changes.
+    pub fn checkpoints(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
     /// Bytes that the last checkpoint since the start wrote into the file; 0 if there was none.
     pub fn checkpoint_cost(&self) -> u64 {
         self.0.cost.load(Ordering::Relaxed)

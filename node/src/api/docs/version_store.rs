@@ -58,7 +58,7 @@ pub struct Record {
     /// A hash of the content.
     pub hash: u64,
     /// The incarnations that it belongs to.
-    pub of: Vec<String>,
+    pub of: Vec<Dot>,
 }
 
 /// A version that is kept, and when and where it was written.
@@ -105,7 +105,7 @@ impl Record {
             ("version", text(&self.version)),
             ("data", text(&self.data)),
             ("hash", text(&format!("{:016x}", self.hash))),
-            ("of", Value::Array(self.of.iter().map(|dot| text(dot)).collect())),
+            ("of", Value::Array(self.of.iter().map(|dot| text(&dot.to_string())).collect())),
         ];
         Value::Map(fields.map(|(name, value)| (name.to_owned(), value)).into())
     }
@@ -125,16 +125,11 @@ impl Record {
         let hash = u64::from_str_radix(&text("hash")?, 16).ok()?;
         let Some(Value::Int(bytes)) = fields.remove("bytes") else { return None };
         let Some(Value::Array(of)) = fields.remove("of") else { return None };
-        let of = of.into_iter().map(|dot| if let Value::Str(dot) = dot { Some(dot) } else { None });
+        let of = of.iter().map(|dot| if let Value::Str(dot) = dot { dot.parse().ok() } else { None });
         let of = of.collect::<Option<Vec<_>>>()?;
         let bytes = usize::try_from(bytes).ok()?;
         Some(Record { id: id.to_owned(), name, by, bytes, version, data, hash, of })
     }
-}
-
-/// An incarnation as records name it.
-pub fn incarnation(dot: &Dot) -> String {
-    format!("{}:{}", dot.origin, dot.seq)
 }
 
 /// All versions that are kept of a document, of ended incarnations too, the oldest first.
@@ -201,7 +196,8 @@ pub fn removal_of_all(view: &StateView, doc: &Key) -> Result<Vec<(Key, Mutation)
     Ok(ops)
 }
 
-/// Writes content and then what it is; `also` with the latter. The version must not be there yet.
+/// Writes content and then what it is; `also` with the latter. The version must not be there yet, and the document not have been deleted
+/// meanwhile.
 pub async fn save(
     api: &Api,
     session: &Session,
@@ -226,7 +222,8 @@ pub async fn save(
         touched.join(&calls::write_as(api, &quiet, request(Vec::new(), parts.to_vec())?).await?.touched);
     }
     let key = record_key(doc, &record.id)?;
-    let conditions = vec![(key.clone(), Condition::Absent), (doc.clone(), Condition::Exists)];
+    let same = Condition::Incarnations(record.of.clone());
+    let conditions = vec![(key.clone(), Condition::Absent), (doc.clone(), same)];
     let set = Mutation::Register(RegisterOp::Set(record.to_value()));
     let ops = [(key, set)].into_iter().chain(also).collect();
     let last = WriteRequest { asked: Some(asked), ..request(conditions, ops)? };

@@ -201,13 +201,12 @@ impl Seen {
         if incarnations.is_empty() {
             return refused(calls::not_found(key), touched);
         }
-        let living: Vec<String> = incarnations.iter().map(store::incarnation).collect();
         let all = store::all(&view, key)?;
         for kept in &all {
             touched.advance(kept.dot);
         }
         let (versions, ended) =
-            all.into_iter().partition(|kept| kept.record.of.iter().any(|dot| living.contains(dot)));
+            all.into_iter().partition(|kept| kept.record.of.iter().any(|dot| incarnations.contains(dot)));
         Ok(Seen { view, versions, ended, touched })
     }
 }
@@ -289,7 +288,7 @@ fn record_of(api: &Api, before: &Before, asked: &Asked, content: &[u8]) -> calls
         version: before.version.to_string(),
         data: format!("{:016x}", api.shard.seams.random.u64()),
         hash: xxh3_64(content),
-        of: before.state.incarnations.iter().map(store::incarnation).collect(),
+        of: before.state.incarnations.clone(),
     })
 }
 
