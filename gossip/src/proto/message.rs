@@ -121,10 +121,20 @@ pub enum MessageError {
     Encode(String),
 }
 
+/// Room for the length of a txn in a message, and for what surrounds all of them.
+const TXN_FRAME_BYTES: usize = 5;
+const MESSAGE_FRAME_BYTES: usize = 32;
+
 impl Message {
     /// The bytes of one WebSocket message.
     pub fn encode(&self) -> Result<Bytes, MessageError> {
-        let mut out = vec![PROTOCOL_VERSION];
+        // Txns are what is large: a buffer that grows to their size copies them on the way.
+        let txns: usize = match self {
+            Message::Txns(txns) => txns.iter().map(|txn| txn.len() + TXN_FRAME_BYTES).sum(),
+            _ => 0,
+        };
+        let mut out = Vec::with_capacity(txns + MESSAGE_FRAME_BYTES);
+        out.push(PROTOCOL_VERSION);
         rmp_serde::encode::write(&mut out, self).map_err(|e| MessageError::Encode(e.to_string()))?;
         if out.len() > MESSAGE_BYTES_MAX {
             return Err(MessageError::TooLarge(out.len()));
