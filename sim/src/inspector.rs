@@ -21,7 +21,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long the cluster may take to be ready at first.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// For how long a node may still try to write what an editor has left behind: 15 s, and what the last attempt takes.
+/// For how long a node may still try to write what an editor has left behind: `documents.write_timeout`, 15 s, and what the last attempt takes.
 const STILL_TRIED_MAX: Duration = Duration::from_secs(20);
 
 /// Leads the run from phase to phase; the driver alone ends the load.

@@ -226,7 +226,7 @@ fn render_state(shard: &Shard, page: &mut Page) {
         "Changed rows in memory that no checkpoint has put into the file yet, estimated.",
         shard.store.bytes_in_memory() as u64,
     );
-    let durable = shard.store.durable().position.map_or(0, |at| at.index);
+    let durable = shard.store.durable().index();
     page.single("meridian_checkpoint_index", "gauge", "The log entry up to which the file goes.", durable);
     let remembered = state.requests_end - state.requests_first;
     page.single("meridian_request_ids", "gauge", "Request ids remembered.", remembered);

@@ -50,7 +50,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     fatal: Fatal,
     checkpoint_log_bytes: u64,
-    checkpoint_interval_ms: u64,
+    checkpoint_interval: Duration,
     snapshot_entries: u64,
     /// Up to which entry the last snapshot is: at first the one that is found on the disk.
     built: AtomicU64,
@@ -72,7 +72,7 @@ impl StateMachine {
         config: &RaftConfig,
     ) -> Self {
         let started_at_ms = AtomicU64::new(clock.monotonic_ms());
-        let built = AtomicU64::new(state.durable().position.map_or(0, |at| at.index));
+        let built = AtomicU64::new(state.durable().index());
         Self(Arc::new(Inner {
             machine: Mutex::new(machine),
             snapshot_entries: config.snapshot_entries,
@@ -83,7 +83,7 @@ impl StateMachine {
             clock,
             fatal,
             checkpoint_log_bytes: config.checkpoint_log_bytes,
-            checkpoint_interval_ms: config.checkpoint_interval.as_millis() as u64,
+            checkpoint_interval: config.checkpoint_interval,
             started_at_ms,
             log_bytes: AtomicU64::new(0),
         }))
@@ -133,14 +133,15 @@ impl StateMachine {
         self.0.state.checkpoints()
     }
 
-    /// Up to which entry the state is on disk.
-    pub(super) fn durable_index(&self) -> u64 {
-        self.0.state.durable().position.map_or(0, |at| at.index)
+    /// Whether checkpoints have covered so many entries since the last snapshot that there should be one.
+    pub(super) fn is_snapshot_due(&self) -> bool {
+        let covered = self.0.state.durable().index();
+        covered.saturating_sub(self.0.built.load(Ordering::Relaxed)) >= self.0.snapshot_entries
     }
 
     /// How long ago the last checkpoint was started.
     pub(super) fn since_checkpoint(&self) -> Duration {
-        Duration::from_millis(self.0.checkpoint_age_ms())
+        self.0.since_checkpoint()
     }
 
     /// The state as it is on disk, and where in the log it stands.
@@ -211,13 +212,13 @@ impl Inner {
     /// Whether something was applied and the time has come, or so much of the log that a checkpoint pays: it writes whole
     /// pages, so where each write lands on a page of its own it is worth waiting until it writes less than the log did.
     fn is_checkpoint_due(&self) -> bool {
-        let age_ms = self.checkpoint_age_ms();
         let worth = self.checkpoint_log_bytes.max(CHECKPOINT_PAYS * self.state.checkpoint_cost());
-        age_ms >= self.checkpoint_interval_ms || self.log_bytes.load(Ordering::Relaxed) >= worth
+        self.since_checkpoint() >= self.checkpoint_interval || self.log_bytes.load(Ordering::Relaxed) >= worth
     }
 
-    fn checkpoint_age_ms(&self) -> u64 {
-        self.clock.monotonic_ms().saturating_sub(self.started_at_ms.load(Ordering::Relaxed))
+    fn since_checkpoint(&self) -> Duration {
+        let started_at_ms = self.started_at_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.clock.monotonic_ms().saturating_sub(started_at_ms))
     }
 
     fn start_checkpoint(&self) -> Result<(), StorageError> {
@@ -290,8 +291,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         // The last checkpoint will do if it is worth a snapshot.
-        if self.durable_index().saturating_sub(self.0.built.load(Ordering::Relaxed)) < self.0.snapshot_entries
-        {
+        if !self.is_snapshot_due() {
             self.checkpoint().await?;
         }
         let built = self.durable()?;

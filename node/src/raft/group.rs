@@ -146,7 +146,7 @@ impl RaftGroup {
             tasks: std::sync::Mutex::default(),
             config: config.clone(),
         }));
-        group.spawn(keep_snapshots(raft.clone(), machine.clone(), config.snapshot_entries));
+        group.spawn(keep_snapshots(raft.clone(), machine.clone()));
         group.spawn(leadership::follow(raft, tx, config.election_max, config.heartbeat, fatal));
         group.spawn(keep_checkpoints(machine, config.checkpoint_interval, seams.random.clone()));
         group.spawn(bootstrap::run(group.clone()));
@@ -275,7 +275,7 @@ impl RaftGroup {
     /// Up to which entry the state is on disk.
     #[cfg(test)]
     pub(super) fn durable_index(&self) -> u64 {
-        self.0.machine.durable_index()
+        self.0.state.durable().index()
     }
 
     /// Stops: no more proposals, one last checkpoint.
@@ -378,15 +378,13 @@ async fn keep_checkpoints(machine: StateMachine, interval: Duration, random: Arc
     }
 }
 
-/// Tells the Raft core of checkpoints that have covered at least `entries` more than the last one that it was told of, so that the log
-/// may go behind them. None is made for its sake: where entries are small, so many of them come in seconds, and a checkpoint writes
+/// Tells the Raft core of each checkpoint that has covered [`RaftConfig::snapshot_entries`] more than the last snapshot, so that the log may
+/// go behind it. None is made for its sake: where entries are small, so many of them come in seconds, and a checkpoint writes
 /// whole pages.
-async fn keep_snapshots(raft: Raft<TypeConfig, StateMachine>, machine: StateMachine, entries: u64) {
+async fn keep_snapshots(raft: Raft<TypeConfig, StateMachine>, machine: StateMachine) {
     let mut checkpoints = machine.checkpoints();
     loop {
-        let covered = machine.durable_index();
-        let told = raft.metrics().borrow_watched().snapshot.as_ref().map_or(0, |id| id.index);
-        if covered.saturating_sub(told) >= entries && raft.trigger().snapshot().await.is_err() {
+        if machine.is_snapshot_due() && raft.trigger().snapshot().await.is_err() {
             // The core has stopped.
             return;
         }

@@ -15,6 +15,11 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// The index of the last applied entry; 0 before the first.
+    pub fn index(&self) -> u64 {
+        self.position.map_or(0, |at| at.index)
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         put_position(&mut w, self.position);

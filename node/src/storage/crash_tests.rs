@@ -118,7 +118,7 @@ fn append(opened: &Opened, index: u64, entry: Bytes) -> Result<(), StorageError>
 
 /// Purges the log behind what is in the file.
 fn purge(opened: &Opened, told: &mut Told) -> Result<(), StorageError> {
-    told.checkpoint = opened.state.durable().position.map_or(0, |at| at.index);
+    told.checkpoint = opened.state.durable().index();
     told.purging = told.purging.max(told.checkpoint.saturating_sub(KEPT));
     now(opened.log.purge(told.purging, b"purged", told.purging.to_be_bytes().to_vec()))?;
     told.purged = told.purging;

@@ -53,7 +53,7 @@ impl StateView {
 
     /// The index of the last applied entry; 0 before the first.
     pub fn applied_index(&self) -> u64 {
-        self.0.applied.position.map_or(0, |at| at.index)
+        self.0.applied.index()
     }
 
     /// How many rows of `table` the last checkpoint has.

@@ -26,7 +26,6 @@ async fn editors_of_a_node_see_edits_before_a_majority_has_them_and_all_see_them
     let early = "[documents]\nfanout = \"early\"\n";
     let fleet = Fleet::start_with(BINARY, 1, 3, Duration::ZERO, early).await;
     let leader = fleet.leader(DC).await;
-    let others: Vec<String> = fleet.node_names().into_iter().filter(|node| *node != leader).collect();
     let node = fleet.node(&leader);
     editors.open("a", &node, "notes").await;
     editors.open("b", &node, "notes").await;
@@ -34,9 +33,7 @@ async fn editors_of_a_node_see_edits_before_a_majority_has_them_and_all_see_them
     editors.agree(&["a", "b"], PATIENCE, text_is("kept; ")).await;
     wait::until("the first words are kept", PATIENCE, async || is_kept(&node.value("notes").await, "kept; "))
         .await;
-    for other in &others {
-        fleet.cluster().kill(other).await.expect("killed");
-    }
+    let others = lose_the_majority(&fleet, &leader).await;
     editors.types("a", "from a; ", None).await;
     editors.agree(&["a", "b"], BEFORE_IT_IS_GIVEN_UP, text_is("kept; from a; ")).await;
     editors.types("b", "from b; ", None).await;
@@ -47,14 +44,8 @@ async fn editors_of_a_node_see_edits_before_a_majority_has_them_and_all_see_them
     let all = "kept; from a; from b; from c; ";
     editors.agree(&["a", "b", "late"], BEFORE_IT_IS_GIVEN_UP, text_is(all)).await;
     is_kept(&node.value("notes").await, "kept; ").expect("nothing else is kept");
-    for other in &others {
-        fleet.cluster().restart(other).await.expect("restarted");
-    }
+    all_keep(&fleet, &others, all).await;
     editors.agree(&["a", "b", "late"], PATIENCE, text_is(all)).await;
-    for name in fleet.node_names() {
-        let node = fleet.node(&name);
-        wait::until("everything is kept", PATIENCE, async || is_kept(&node.value("notes").await, all)).await;
-    }
 }
 
 fn is_kept(value: &Value, text: &str) -> Result<(), String> {
