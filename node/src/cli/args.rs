@@ -67,6 +67,14 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// What asks a server, or runs several.
+    #[command(flatten)]
+    Task(Task),
+}
+
+/// What asks a server, or runs several.
+#[derive(Debug, Subcommand)]
+pub enum Task {
     /// Runs a whole geo-cluster on this machine, or controls the one that runs
     Dev(DevArgs),
     /// Last-writer-wins registers: set KEY VALUE, clear KEY, delete KEY
@@ -327,7 +335,7 @@ mod tests {
         ] {
             let cli = Cli::try_parse_from(words).expect("parsed");
             assert_eq!((cli.client.server, cli.client.json), (vec!["a:1".to_string()], true));
-            let Command::Counter(mutate) = cli.command else { panic!("not a counter") };
+            let Command::Task(Task::Counter(mutate)) = cli.command else { panic!("not a counter") };
             assert_eq!(mutate.args, ["-5"]);
         }
     }
@@ -339,7 +347,7 @@ mod tests {
             ["meridian", "dev", "clock", "eu-west/1", "-1h", "--data", "/d"],
         ] {
             let cli = Cli::try_parse_from(words).expect("parsed");
-            let Command::Dev(dev) = cli.command else { panic!("not dev") };
+            let Command::Task(Task::Dev(dev)) = cli.command else { panic!("not dev") };
             assert_eq!(dev.data, PathBuf::from("/d"));
             assert!(matches!(dev.control, Some(DevCommand::Clock { offset, .. }) if offset == "-1h"));
         }
@@ -350,7 +358,7 @@ mod tests {
         let words = ["meridian", "bench", "--server", "a:1", "b:2", "--workload", "mix", "--clients", "3"];
         let cli = Cli::try_parse_from(words).expect("parsed");
         assert_eq!(cli.client.server, ["a:1"]);
-        let Command::Bench(bench) = cli.command else { panic!("not bench") };
+        let Command::Task(Task::Bench(bench)) = cli.command else { panic!("not bench") };
         assert_eq!((bench.more_servers, bench.workload), (vec!["b:2".to_string()], Workload::Mix));
     }
 }

@@ -16,8 +16,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::Runtime;
 
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, ClientOptions, Command, ConfigCommand, Task};
 
 /// Exit code of a command that was typed wrongly.
 const USAGE: u8 = 2;
@@ -35,45 +36,56 @@ pub fn main(args: std::env::ArgsOs) -> ExitCode {
             return ExitCode::from(if e.use_stderr() { USAGE } else { 0 });
         }
     };
+    let json = cli.client.json;
+    match cli.command {
+        // How many threads a node has stands in its configuration.
+        Command::Serve(args) => serve::serve(&args, json),
+        Command::Config { command: ConfigCommand::Check { file, node } } => {
+            serve::check(&file, node.as_deref(), json)
+        }
+        Command::Task(task) => match runtime(processors()) {
+            Ok(runtime) => runtime.block_on(run(task, &cli.client)),
+            Err(wrong) => failure(json, &wrong),
+        },
+    }
+}
+
+/// How many processors this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// A runtime of so many threads.
+fn runtime(threads: usize) -> Result<Runtime, String> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.enable_all().thread_stack_size(THREAD_STACK_BYTES).build() {
-        Ok(runtime) => runtime,
-        Err(e) => return failure(cli.client.json, &format!("cannot start threads: {e}")),
-    };
-    runtime.block_on(run(cli))
+    let runtime = runtime.enable_all().worker_threads(threads).thread_stack_size(THREAD_STACK_BYTES).build();
+    runtime.map_err(|e| format!("cannot start threads: {e}"))
 }
 
 /// The stack of each worker thread. Without optimisation the frames of the Raft core alone exceed the usual 2 MiB;
 /// only what is touched takes memory.
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
-async fn run(cli: Cli) -> ExitCode {
-    let options = &cli.client;
-    match cli.command {
-        Command::Serve(args) => serve::serve(&args, options.json).await,
-        Command::Config { command: ConfigCommand::Check { file, node } } => {
-            serve::check(&file, node.as_deref(), options.json)
-        }
-        Command::Dev(args) => crate::dev::run::run(args, options.json).await,
-        Command::Register(words) => data::mutate(options, "register", &words).await,
-        Command::Mvregister(words) => data::mutate(options, "mvregister", &words).await,
-        Command::Counter(words) => data::mutate(options, "counter", &words).await,
-        Command::Flag(words) => data::mutate(options, "flag", &words).await,
-        Command::Dwflag(words) => data::mutate(options, "dwflag", &words).await,
-        Command::Set(words) => data::mutate(options, "set", &words).await,
-        Command::Rwset(words) => data::mutate(options, "rwset", &words).await,
-        Command::Map(words) => data::mutate(options, "map", &words).await,
-        Command::Get { key, element, limit, cursor } => {
+async fn run(task: Task, options: &ClientOptions) -> ExitCode {
+    match task {
+        Task::Dev(args) => crate::dev::run::run(args, options.json).await,
+        Task::Register(words) => data::mutate(options, "register", &words).await,
+        Task::Mvregister(words) => data::mutate(options, "mvregister", &words).await,
+        Task::Counter(words) => data::mutate(options, "counter", &words).await,
+        Task::Flag(words) => data::mutate(options, "flag", &words).await,
+        Task::Dwflag(words) => data::mutate(options, "dwflag", &words).await,
+        Task::Set(words) => data::mutate(options, "set", &words).await,
+        Task::Rwset(words) => data::mutate(options, "rwset", &words).await,
+        Task::Map(words) => data::mutate(options, "map", &words).await,
+        Task::Get { key, element, limit, cursor } => {
             data::get(options, &key, element.as_deref(), limit, cursor.as_deref()).await
         }
-        Command::Delete { key } => data::delete(options, &key).await,
-        Command::List { prefix, limit, cursor } => {
-            data::list(options, &prefix, limit, cursor.as_deref()).await
-        }
-        Command::Explain { key } => data::explain(options, &key).await,
-        Command::Txn { file } => data::txn(options, &file).await,
-        Command::Status => status::run(options).await,
-        Command::Bench(args) => bench::run(options, &args).await,
+        Task::Delete { key } => data::delete(options, &key).await,
+        Task::List { prefix, limit, cursor } => data::list(options, &prefix, limit, cursor.as_deref()).await,
+        Task::Explain { key } => data::explain(options, &key).await,
+        Task::Txn { file } => data::txn(options, &file).await,
+        Task::Status => status::run(options).await,
+        Task::Bench(args) => bench::run(options, &args).await,
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::args::ServeArgs;
-use super::{complain, failure, out};
+use super::{complain, failure, out, processors, runtime};
 use crate::access::SpaceTokens;
 use crate::config::{Config, NODE_VARIABLE, node_names};
 use crate::server::{self, ServeOptions};
@@ -33,7 +33,7 @@ fn overrides(args: &ServeArgs) -> Vec<(String, String)> {
 }
 
 /// Loads the configuration, starts the log, and runs the node until it is told to stop.
-pub(super) async fn serve(args: &ServeArgs, json: bool) -> ExitCode {
+pub(super) fn serve(args: &ServeArgs, json: bool) -> ExitCode {
     let config = match Config::load(&args.config, args.node.as_deref(), variables(), &overrides(args)) {
         Ok(config) => config,
         Err(e) => return failure(json, &e.to_string()),
@@ -44,7 +44,12 @@ pub(super) async fn serve(args: &ServeArgs, json: bool) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    match server::serve(config, ServeOptions { allow_faults: args.allow_faults }).await {
+    let threads = config.runtime.threads_on(processors());
+    let runtime = match runtime(threads) {
+        Ok(runtime) => runtime,
+        Err(wrong) => return failure(json, &wrong),
+    };
+    match runtime.block_on(server::serve(config, ServeOptions { allow_faults: args.allow_faults })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("the node stops: {e}");

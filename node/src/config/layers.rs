@@ -12,8 +12,8 @@ use super::access::SPACE_KEYS;
 use super::error::{ConfigError, Problem};
 use super::reader::{Findings, suggestion};
 use super::settings::{
-    ClockConfig, DocumentsConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
-    StorageConfig, TransactionsConfig, WatchConfig,
+    ClockConfig, DocumentsConfig, GossipConfig, LimitsConfig, LogConfig, RaftConfig, RuntimeConfig,
+    SessionsConfig, StorageConfig, TransactionsConfig, WatchConfig,
 };
 use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback, split_address};
 
@@ -21,7 +21,7 @@ use super::topology::{CLUSTER_KEYS, DC_KEYS, NODE_KEYS, REMOTE_KEYS, is_loopback
 const PREFIX: &str = "MERIDIAN__";
 
 /// Sections whose keys are fixed.
-const PLAIN: [(&str, &[&str]); 12] = [
+const PLAIN: [(&str, &[&str]); 13] = [
     ("cluster", CLUSTER_KEYS),
     ("dc", DC_KEYS),
     (RaftConfig::SECTION, RaftConfig::KEYS),
@@ -33,6 +33,7 @@ const PLAIN: [(&str, &[&str]); 12] = [
     (WatchConfig::SECTION, WatchConfig::KEYS),
     (DocumentsConfig::SECTION, DocumentsConfig::KEYS),
     (ClockConfig::SECTION, ClockConfig::KEYS),
+    (RuntimeConfig::SECTION, RuntimeConfig::KEYS),
     (LogConfig::SECTION, LogConfig::KEYS),
 ];
 

@@ -17,8 +17,8 @@ use std::path::Path;
 pub use error::{ConfigError, Problem, nearest};
 pub use reader::Setting;
 pub use settings::{
-    ClockConfig, DocumentsConfig, Fanout, GossipConfig, LimitsConfig, LogConfig, RaftConfig, SessionsConfig,
-    StorageConfig, TransactionsConfig, WatchConfig,
+    ClockConfig, DocumentsConfig, Fanout, GossipConfig, LimitsConfig, LogConfig, RaftConfig, RuntimeConfig,
+    SessionsConfig, StorageConfig, TransactionsConfig, WatchConfig,
 };
 pub use topology::{ClusterConfig, NodeConfig, split_address};
 pub use units::{ByteSize, format_duration, parse_duration};
@@ -64,6 +64,8 @@ pub struct Config {
     pub documents: DocumentsConfig,
     /// How far clocks are trusted.
     pub clock: ClockConfig,
+    /// The threads of the node.
+    pub runtime: RuntimeConfig,
     /// What the process writes about itself.
     pub log: LogConfig,
     /// What is allowed but should not stay so; said at start and by `config check`.
@@ -132,6 +134,7 @@ impl Config {
             (WatchConfig::SECTION, self.watch.show()),
             (DocumentsConfig::SECTION, self.documents.show()),
             (ClockConfig::SECTION, self.clock.show()),
+            (RuntimeConfig::SECTION, self.runtime.show()),
             (LogConfig::SECTION, self.log.show()),
         ]
     }
@@ -160,6 +163,7 @@ impl Config {
         let watch = settings!(WatchConfig);
         let documents = settings!(DocumentsConfig);
         let clock = settings!(ClockConfig);
+        let runtime = settings!(RuntimeConfig);
         let log = settings!(LogConfig);
         settings::check_pairs(&raft, &gossip, &limits, &sessions, findings);
 
@@ -193,6 +197,7 @@ impl Config {
             watch,
             documents,
             clock,
+            runtime,
             log,
             warnings,
         })

@@ -307,6 +307,26 @@ section! {
 }
 
 section! {
+    /// `[runtime]`: the threads that do a node's tasks, beside those of its storage.
+    RuntimeConfig = "runtime" {
+        /// Threads for connections, requests, links and Raft. 0 to 1024, default 0: one fewer than there are processors, and one
+        /// at least, so that the threads of the storage find one free. Set it to the number of processors on a node that does
+        /// little but serve readers.
+        threads: u64 = 0, 0 => 1024;
+    }
+}
+
+impl RuntimeConfig {
+    /// How many threads these settings mean on a machine with so many processors.
+    pub fn threads_on(&self, processors: usize) -> usize {
+        match usize::try_from(self.threads) {
+            Ok(0) => processors.saturating_sub(1).max(1),
+            threads => threads.unwrap_or(usize::MAX),
+        }
+    }
+}
+
+section! {
     /// `[log]`: what the process writes about itself, to standard error.
     LogConfig = "log" {
         /// What is written: `error`, `warn`, `info`, `debug`, `trace`, or directives per module such as

@@ -320,3 +320,10 @@ fn tokens_are_never_repeated_and_a_closed_space_does_not_come_open() {
     let config = parse(&format!("{ONE}{placeholder}"), None, &[], &[]).expect("valid");
     assert!(config.warnings.iter().any(|warning| warning.contains("spaces.shop")), "{:?}", config.warnings);
 }
+
+#[test]
+fn a_node_leaves_a_processor_to_its_storage_unless_it_is_told_otherwise() {
+    let runtime = |flags: &[(&str, &str)]| parse(ONE, None, &[], flags).expect("valid").runtime;
+    assert_eq!([1, 2, 8].map(|processors| runtime(&[]).threads_on(processors)), [1, 1, 7]);
+    assert_eq!(runtime(&[("runtime.threads", "5")]).threads_on(2), 5);
+}
