@@ -4,13 +4,12 @@
 //! once, after its deps (applying it a second time at once would leave the same contents). It touches only the cells
 //! that the effects name, and reads no clock and no limit.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use crate::cell::{Held, MINUS, PLUS};
 use crate::cells::{Cells, Table, prefix_end};
 use crate::codec::DecodeError;
-use crate::digest;
+use crate::digest::{Deltas, add_to_buckets};
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::execute::Ctx;
@@ -31,8 +30,8 @@ const PREFIX_CHUNK: usize = 1024;
 /// What applying a txn came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The keys that were touched, with their versions after it.
-    pub keys: Vec<(Key, Version)>,
+    /// For each effect the version of its key after it.
+    pub versions: Vec<Version>,
     /// How many registers hold concurrent values after this txn set them.
     pub lww_conflicts: u64,
     /// In how many of these this txn's value is the one that is read. With a stamp ahead of the clock of this
@@ -105,46 +104,68 @@ pub fn apply<C: Cells>(
     ctx: &Ctx<'_>,
     effects: &[KeyEffect],
 ) -> Result<Applied, StoreError<C::Error>> {
-    let keys = effects.iter().filter_map(|effect| {
-        let key = Key::new(effect.space.as_str(), effect.key.as_str()).ok()?;
-        Some((key, effect, None))
-    });
-    apply_each(cells, ctx, keys)
+    let mut applying = Applying::default();
+    for effect in effects {
+        // What was validated has well-formed keys.
+        let Ok(key) = Key::new(effect.space.as_str(), effect.key.as_str()) else { continue };
+        applying.effect(KeyEdit::open(cells, &key, ctx.index)?, ctx, effect)?;
+    }
+    applying.finish(cells)
 }
 
-/// Applies the effects of several keys, of which the headers may have been read already.
-pub(crate) fn apply_each<'e, C: Cells>(
-    cells: &mut C,
-    ctx: &Ctx<'_>,
-    effects: impl Iterator<Item = (Key, &'e KeyEffect, Option<Header>)>,
-) -> Result<Applied, StoreError<C::Error>> {
-    let mut applied = Applied::default();
-    let mut buckets: BTreeMap<u16, u128> = BTreeMap::new();
-    for (key, effect, header) in effects {
-        let edit = match header {
-            Some(header) => KeyEdit::resume(cells, &key, header, ctx.index),
-            None => KeyEdit::open(cells, &key, ctx.index)?,
-        };
+/// The effects of one txn, applied one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Applying {
+    applied: Applied,
+    deltas: Deltas,
+}
+
+impl Applying {
+    /// Applies the effect on one key, and returns the key's version after it.
+    pub fn effect<C: Cells>(
+        &mut self,
+        edit: KeyEdit<'_, C>,
+        ctx: &Ctx<'_>,
+        effect: &KeyEffect,
+    ) -> Result<Version, StoreError<C::Error>> {
         let done = apply_where(edit, ctx, effect, Observed { deps: ctx.deps, own: None })?;
-        let bucket = buckets.entry(key.bucket()).or_default();
-        *bucket = bucket.wrapping_add(done.delta);
-        applied.lww_conflicts += done.conflicts;
-        applied.lww_wins += done.wins;
-        applied.cleared += done.cleared;
-        applied.keys.push((key, done.version));
+        self.deltas.add(done.bucket, done.delta);
+        self.applied.lww_conflicts += done.conflicts;
+        self.applied.lww_wins += done.wins;
+        self.applied.cleared += done.cleared;
+        self.applied.versions.push(done.version);
+        Ok(done.version)
     }
-    digest::add_to_buckets(cells, &buckets)?;
-    Ok(applied)
+
+    /// Adds to the digests what the effects have changed in them.
+    pub fn finish<C: Cells>(self, cells: &mut C) -> Result<Applied, StoreError<C::Error>> {
+        add_to_buckets(cells, &self.deltas)?;
+        Ok(self.applied)
+    }
 }
 
 /// What applying one key's effect came to.
 #[derive(Debug)]
 pub(crate) struct KeyApplied {
     version: Version,
+    bucket: u16,
     delta: u128,
     conflicts: u64,
     wins: u64,
     cleared: u64,
+}
+
+/// The cells that an effect names one by one, in the order of their paths: whether what is observed there goes, and what
+/// comes. Both parts of an effect are sorted, by [`validate`] or from the start.
+fn named(effect: &KeyEffect) -> impl Iterator<Item = (&[u8], bool, Option<&Add>)> {
+    let mut removes = effect.removes.iter().filter(|r| !r.prefix).map(|r| &r.path[..]).peekable();
+    let mut adds = effect.adds.iter().peekable();
+    std::iter::from_fn(move || {
+        let heads = [removes.peek().copied(), adds.peek().map(|add| &add.path[..])];
+        let path = heads.into_iter().flatten().min()?;
+        let remove = removes.next_if(|remove| *remove == path).is_some();
+        Some((path, remove, adds.next_if(|add| add.path == path)))
+    })
 }
 
 /// Applies one key's effect; its removals drop the dots that `observed` covers.
@@ -167,15 +188,8 @@ pub(crate) fn apply_where<C: Cells>(
             }
         }
     }
-    let mut paths: BTreeMap<&[u8], (bool, Option<&Add>)> = BTreeMap::new();
-    for removal in effect.removes.iter().filter(|r| !r.prefix) {
-        paths.entry(&removal.path).or_default().0 = true;
-    }
-    for add in &effect.adds {
-        paths.entry(&add.path).or_default().1 = Some(add);
-    }
     let (mut conflicts, mut wins) = (0, 0);
-    for (path, (remove, add)) in paths {
+    for (path, remove, add) in named(effect) {
         let Ok(leaf) = path::parse(path) else { continue };
         if leaf.ty == Type::Doc && !doc::counts(&edit, path, add)? {
             continue;
@@ -197,8 +211,8 @@ pub(crate) fn apply_where<C: Cells>(
     edit.header.changed = ctx.index;
     edit.header.touched.advance(ctx.dot);
     edit.header.touched.prune(ctx.stable);
-    let (header, delta) = edit.finish()?;
-    Ok(KeyApplied { version: Version(header.digest), delta, conflicts, wins, cleared })
+    let (header, bucket, delta) = edit.finish()?;
+    Ok(KeyApplied { version: Version(header.digest), bucket, delta, conflicts, wins, cleared })
 }
 
 /// The collection that a removal by prefix leaves nothing of, if the header says that there is one.
@@ -366,7 +380,7 @@ mod tests {
             let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 9, stable: &deps };
             let applied = apply(&mut replica.cells, &ctx, &txn.effects).expect("memory");
             let content = read(&replica.cells, &key(), &Query::default()).expect("memory").content;
-            assert_eq!(applied.keys, [(key(), content.expect("is there").version)]);
+            assert_eq!(applied.versions, [content.expect("is there").version]);
             (applied.lww_conflicts, applied.lww_wins)
         };
         assert_eq!(count(&mut a, &late), (1, 1));

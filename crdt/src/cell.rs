@@ -9,6 +9,7 @@
 //! row in the sweep queue, 0 for none. A cell knows nothing of the vector that decides what it may drop.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::codec::{DecodeError, Reader, Writer, varint_bytes};
@@ -40,8 +41,8 @@ pub struct Held {
 /// The live dots of one path: at most one per origin, in the order of origins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// The dots.
-    pub dots: Vec<Held>,
+    /// The dots. There is mostly one.
+    pub dots: SmallVec<[Held; 1]>,
 }
 
 impl Cell {
@@ -136,7 +137,7 @@ impl Stored {
             other => return Err(DecodeError::UnknownVersion(other)),
         }
         let queued = input.varint()?;
-        let mut dots: Vec<Held> = Vec::new();
+        let mut dots: SmallVec<[Held; 1]> = SmallVec::new();
         for _ in 0..input.varint()? {
             let origin = Origin(input.u32()?);
             let dot = Dot::new(origin, input.varint()?);
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_do_not_change() {
-        let cell = Cell { dots: vec![held(1, 300, 5, b"p"), held(2, 1, 6, b"")] };
+        let cell = Cell { dots: smallvec::smallvec![held(1, 300, 5, b"p"), held(2, 1, 6, b"")] };
         let golden = [
             1, 9, 2, 0, 0, 0, 1, 0xac, 2, 0, 0, 0, 0, 0, 0, 0, 5, 1, b'p', 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
             0, 6, 0,
@@ -205,14 +206,14 @@ mod tests {
 
     #[test]
     fn the_digest_of_a_cell_never_changes_between_versions() {
-        let cell = Cell { dots: vec![held(1, 300, 5, b"p")] };
+        let cell = Cell { dots: smallvec::smallvec![held(1, 300, 5, b"p")] };
         let digest = observe(b"s\0k", &[1], Type::Register, &cell, &Cell::default());
         assert_eq!(digest, 127_277_909_329_833_148_791_318_232_021_768_305_328);
     }
 
     #[test]
     fn every_truncation_is_refused() {
-        let cell = Cell { dots: vec![held(1, 300, 5, b"p")] };
+        let cell = Cell { dots: smallvec::smallvec![held(1, 300, 5, b"p")] };
         let row = Bytes::from(Stored { cell, queued: 0 }.encode());
         for n in 0..row.len() {
             assert!(Stored::decode(&row.slice(..n)).is_err());
@@ -226,14 +227,15 @@ mod tests {
         cell.put(held(1, 4, 0, b"b"));
         cell.put(held(1, 5, 0, b"c"));
         cell.put(held(1, 3, 0, b"late"));
-        assert_eq!(cell.dots, [held(1, 5, 0, b"c"), held(2, 1, 0, b"a")]);
+        assert_eq!(cell.dots[..], [held(1, 5, 0, b"c"), held(2, 1, 0, b"a")]);
         cell.drop_covered(|dot| dot.origin == Origin(1));
-        assert_eq!(cell.dots, [held(2, 1, 0, b"a")]);
+        assert_eq!(cell.dots[..], [held(2, 1, 0, b"a")]);
     }
 
     #[test]
     fn the_winner_has_the_highest_stamp_and_then_the_highest_origin() {
-        let cell = Cell { dots: vec![held(1, 1, 9, b""), held(2, 1, 5, b""), held(3, 1, 9, b"")] };
+        let cell =
+            Cell { dots: smallvec::smallvec![held(1, 1, 9, b""), held(2, 1, 5, b""), held(3, 1, 9, b"")] };
         assert_eq!(cell.winner().map(|h| h.dot.origin), Some(Origin(3)));
     }
 }

@@ -69,8 +69,9 @@ impl<C: ReadCells> ReadCells for &C {
 
 /// Rows that can be changed. A reader of the same value sees its own writes.
 pub trait Cells: ReadCells {
-    /// Puts a row, replacing the one under `key`.
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Self::Error>;
+    /// Puts a row, replacing the one under `key`. The value may be kept as it is given, so it should not be a slice of
+    /// something larger.
+    fn put(&mut self, table: Table, key: &[u8], value: Bytes) -> Result<(), Self::Error>;
 
     /// Removes the row under `key`, if there is one.
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), Self::Error>;
@@ -140,8 +141,8 @@ impl ReadCells for MemCells {
 }
 
 impl Cells for MemCells {
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
-        self.rows.insert((table, key.to_vec()), Bytes::copy_from_slice(value));
+    fn put(&mut self, table: Table, key: &[u8], value: Bytes) -> Result<(), Infallible> {
+        self.rows.insert((table, key.to_vec()), value);
         Ok(())
     }
 
@@ -233,8 +234,8 @@ impl<C: ReadCells> ReadCells for Overlay<'_, C> {
 }
 
 impl<C: ReadCells> Cells for Overlay<'_, C> {
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), C::Error> {
-        self.rows.insert((table, key.to_vec()), Some(Bytes::copy_from_slice(value)));
+    fn put(&mut self, table: Table, key: &[u8], value: Bytes) -> Result<(), C::Error> {
+        self.rows.insert((table, key.to_vec()), Some(value));
         Ok(())
     }
 
@@ -262,17 +263,17 @@ mod tests {
     fn an_overlay_taken_apart_and_resumed_shows_what_it_showed() {
         let mut base = MemCells::new();
         for key in [b"a", b"c", b"e"] {
-            base.put(Table(9), key, b"base").expect("memory");
+            base.put(Table(9), key, Bytes::from_static(b"base")).expect("memory");
         }
         let mut overlay = Overlay::new(&base);
-        overlay.put(Table(9), b"b", b"new").expect("memory");
+        overlay.put(Table(9), b"b", Bytes::from_static(b"new")).expect("memory");
         overlay.remove(Table(9), b"c").expect("memory");
-        overlay.put(Table(9), b"e", b"changed").expect("memory");
+        overlay.put(Table(9), b"e", Bytes::from_static(b"changed")).expect("memory");
         let shown = rows(&overlay);
         assert_eq!(shown.iter().map(|(key, _)| key.as_slice()).collect::<Vec<_>>(), [b"a", b"b", b"e"]);
         let mut resumed = Overlay::resume(&base, overlay.changes());
         assert_eq!(rows(&resumed), shown);
-        resumed.put(Table(9), b"c", b"again").expect("memory");
+        resumed.put(Table(9), b"c", Bytes::from_static(b"again")).expect("memory");
         assert_eq!(resumed.get(Table(9), b"c").expect("memory").as_deref(), Some(&b"again"[..]));
         assert_eq!(rows(&resumed).len(), 4);
     }

@@ -11,6 +11,8 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
+
 use crate::cells::{Cells, ReadCells, Table, prefix_end};
 use crate::codec::{DecodeError, Reader};
 use crate::edit::KeyEdit;
@@ -33,7 +35,7 @@ pub(crate) fn enqueue<C: Cells>(
     generation: u64,
 ) -> Result<(), StoreError<C::Error>> {
     let row = [FIRST, &index.to_be_bytes(), cell_prefix, &[ty.code()], &generation.to_be_bytes()].concat();
-    Ok(cells.put(Table::SWEEP, &row, VERSION)?)
+    Ok(cells.put(Table::SWEEP, &row, Bytes::from_static(VERSION))?)
 }
 
 /// Whether any generation is queued.

@@ -6,14 +6,14 @@
 //!
 //! Two datacenters with equal vectors have equal digests; where they differ, the buckets say where to look.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
 use crate::cells::{Cells, ReadCells, Table};
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader};
 use crate::error::StoreError;
+use crate::small::SmallMap;
 
 /// How many buckets there are.
 pub const BUCKETS: u16 = 1024;
@@ -42,12 +42,23 @@ pub fn bucket_digests<C: ReadCells>(cells: &C) -> Result<Vec<(u16, u128)>, Store
     failed.map_or(Ok(buckets), Err)
 }
 
+/// What is to be added to the digests of buckets.
+#[derive(Debug, Default)]
+pub(crate) struct Deltas(SmallMap<u16, u128, 2>);
+
+impl Deltas {
+    /// Adds `delta` to what is to be added to a bucket.
+    pub fn add(&mut self, bucket: u16, delta: u128) {
+        match self.0.get_mut(&bucket) {
+            Some(sum) => *sum = sum.wrapping_add(delta),
+            None => drop(self.0.insert(bucket, delta)),
+        }
+    }
+}
+
 /// Adds to the digests of buckets.
-pub(crate) fn add_to_buckets<C: Cells>(
-    cells: &mut C,
-    deltas: &BTreeMap<u16, u128>,
-) -> Result<(), StoreError<C::Error>> {
-    for (bucket, delta) in deltas.iter().filter(|(_, delta)| **delta != 0) {
+pub(crate) fn add_to_buckets<C: Cells>(cells: &mut C, deltas: &Deltas) -> Result<(), StoreError<C::Error>> {
+    for (bucket, delta) in deltas.0.iter().filter(|(_, delta)| **delta != 0) {
         let row = bucket.to_be_bytes();
         let old = match cells.get(Table::BUCKET, &row)? {
             Some(value) => decode(&row, &value).map_err(StoreError::corrupt(Table::BUCKET, &row))?.1,
@@ -55,17 +66,16 @@ pub(crate) fn add_to_buckets<C: Cells>(
         };
         match old.wrapping_add(*delta) {
             0 => cells.remove(Table::BUCKET, &row)?,
-            new => cells.put(Table::BUCKET, &row, &encode(new))?,
+            new => cells.put(Table::BUCKET, &row, encode(new))?,
         }
     }
     Ok(())
 }
 
 fn encode(digest: u128) -> Bytes {
-    let mut out = Writer::new();
-    out.u8(VERSION);
-    out.u128(digest);
-    out.finish().into()
+    let mut row = [VERSION; 17];
+    row[1..].copy_from_slice(&digest.to_be_bytes());
+    Bytes::copy_from_slice(&row)
 }
 
 fn decode(row: &[u8], value: &[u8]) -> Result<(u16, u128), DecodeError> {
@@ -96,9 +106,14 @@ mod tests {
     #[test]
     fn a_bucket_that_returns_to_nothing_leaves_no_row() {
         let mut cells = MemCells::new();
-        add_to_buckets(&mut cells, &[(5, 9)].into()).expect("memory");
+        let deltas = |all: &[u128]| {
+            let mut deltas = Deltas::default();
+            all.iter().for_each(|delta| deltas.add(5, *delta));
+            deltas
+        };
+        add_to_buckets(&mut cells, &deltas(&[4, 5])).expect("memory");
         assert_eq!(digest(&cells).expect("memory"), 9);
-        add_to_buckets(&mut cells, &[(5, 9u128.wrapping_neg())].into()).expect("memory");
+        add_to_buckets(&mut cells, &deltas(&[9u128.wrapping_neg()])).expect("memory");
         assert_eq!(cells.count(Table::BUCKET), 0);
     }
 }

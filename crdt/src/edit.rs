@@ -11,7 +11,7 @@ use crate::cells::{Cells, Table, prefix_end};
 use crate::cleared;
 use crate::error::StoreError;
 use crate::header::{Collection, Header, Path};
-use crate::keys::{Key, cell_row};
+use crate::keys::{CellPrefix, Key, bucket_of, cell_row};
 use crate::path::{self, Leaf};
 use crate::sweep;
 use crate::types::{Type, counter};
@@ -37,7 +37,7 @@ pub(crate) struct KeyEdit<'c, C> {
     pub cells: &'c mut C,
     pub header: Header,
     header_row: Vec<u8>,
-    cell_prefix: Vec<u8>,
+    cell_prefix: CellPrefix<'c>,
     digest_before: u128,
     index: u64,
     /// Fields of the map of which something came to be visible or ceased to be: whether the field was visible before.
@@ -46,24 +46,24 @@ pub(crate) struct KeyEdit<'c, C> {
 
 impl<'c, C: Cells> KeyEdit<'c, C> {
     /// Takes a key up. `index` is where rows that are queued for sweeping go.
-    pub fn open(cells: &'c mut C, key: &Key, index: u64) -> Result<Self, StoreError<C::Error>> {
+    pub fn open(cells: &'c mut C, key: &'c Key, index: u64) -> Result<Self, StoreError<C::Error>> {
         let header_row = key.header_row();
         let header = load_header(cells, &header_row)?.unwrap_or_default();
         Ok(Self::with_header(cells, key, header_row, header, index))
     }
 
     /// Takes up a key whose header was read a moment ago, and is still as it was read.
-    pub fn resume(cells: &'c mut C, key: &Key, header: Header, index: u64) -> Self {
+    pub fn resume(cells: &'c mut C, key: &'c Key, header: Header, index: u64) -> Self {
         Self::with_header(cells, key, key.header_row(), header, index)
     }
 
-    fn with_header(cells: &'c mut C, key: &Key, header_row: Vec<u8>, header: Header, index: u64) -> Self {
+    fn with_header(cells: &'c mut C, key: &'c Key, header_row: Vec<u8>, header: Header, index: u64) -> Self {
         Self {
             cells,
             digest_before: header.digest,
             header,
             header_row,
-            cell_prefix: key.cell_prefix(),
+            cell_prefix: CellPrefix::new(key),
             index,
             fields: BTreeMap::new(),
         }
@@ -83,7 +83,7 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         self.scan(prefix, prefix_end(prefix).as_deref(), visit)
     }
 
-    pub fn cell_prefix(&self) -> &[u8] {
+    pub fn cell_prefix(&self) -> &CellPrefix<'c> {
         &self.cell_prefix
     }
 
@@ -141,9 +141,14 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
                 self.fields.insert(path[..end].to_vec(), visible);
             }
         }
+        let is_alone = was && self.header.has_one_visible_cell();
         self.header.count(top, was, is);
         let row = &self.header_row;
-        let minus = observe(row, path, leaf.ty, &before.cell, &before.floor);
+        let minus = match is_alone {
+            // The digest is the sum of what is visible: of that which is visible alone it need not be worked out again.
+            true => self.header.digest,
+            false => observe(row, path, leaf.ty, &before.cell, &before.floor),
+        };
         let plus = observe(row, path, leaf.ty, &after.cell, &after.floor);
         self.header.digest = self.header.digest.wrapping_sub(minus).wrapping_add(plus);
         Ok(())
@@ -208,7 +213,7 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
             self.header.change_collection(ty, |collection| collection.count_row(leaf, new.is_some()));
         }
         match new {
-            Some((cell, queued)) => self.cells.put(Table::CELL, &row, &encode_cell(cell, queued))?,
+            Some((cell, queued)) => self.cells.put(Table::CELL, &row, encode_cell(cell, queued).into())?,
             None => self.cells.remove(Table::CELL, &row)?,
         }
         Ok(())
@@ -247,16 +252,16 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         Ok(())
     }
 
-    /// Writes the header, and says by how much the key's digest moved.
-    pub fn finish(mut self) -> Result<(Header, u128), StoreError<C::Error>> {
+    /// Writes the header, and says in which bucket and by how much the key's digest moved.
+    pub fn finish(mut self) -> Result<(Header, u16, u128), StoreError<C::Error>> {
         self.settle_fields()?;
         if self.header.is_absent() && self.header.queued == 0 {
             self.header.queued = self.index;
             sweep::enqueue(self.cells, self.index, &self.cell_prefix, &[])?;
         }
-        self.cells.put(Table::HEADER, &self.header_row, &self.header.encode())?;
+        self.cells.put(Table::HEADER, &self.header_row, self.header.encode().into())?;
         let delta = self.header.digest.wrapping_sub(self.digest_before);
-        Ok((self.header, delta))
+        Ok((self.header, bucket_of(&self.header_row), delta))
     }
 
     /// Writes the header, or removes it, after a sweep that changed nothing that can be observed.
@@ -264,7 +269,7 @@ impl<'c, C: Cells> KeyEdit<'c, C> {
         if remove {
             self.cells.remove(Table::HEADER, &self.header_row)?;
         } else {
-            self.cells.put(Table::HEADER, &self.header_row, &self.header.encode())?;
+            self.cells.put(Table::HEADER, &self.header_row, self.header.encode().into())?;
         }
         Ok(())
     }

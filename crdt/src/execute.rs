@@ -3,8 +3,6 @@
 //! Nothing is changed here: the caller numbers the txn, then [applies](crate::apply::apply) its effects like those of
 //! any other origin. Each operation sees the ones before it; what ships is what all of them do together.
 
-use std::collections::BTreeMap;
-
 use thiserror::Error;
 
 use crate::apply::{Observed, apply_where};
@@ -134,15 +132,13 @@ pub fn prepare<C: ReadCells>(
     ops: &[(Key, Mutation)],
     limits: &Limits,
 ) -> Result<Prepared, ExecuteError<C::Error>> {
-    let mut works: BTreeMap<&Key, Work<'_, C>> = BTreeMap::new();
-    for (key, _) in ops {
-        let new = || Work { key, before: None, plan: Plan::default(), left: 0, above: None };
-        works.entry(key).or_insert_with(new).left += 1;
-    }
+    let mut works = works_of(ops);
     let mut results = Vec::with_capacity(ops.len());
     let mut count = 0;
     for (op, (key, mutation)) in ops.iter().enumerate() {
-        let Some(work) = works.get_mut(key) else { continue };
+        // A single key is found without being compared: that is how most writes are.
+        let at = if works.len() == 1 { Ok(0) } else { works.binary_search_by(|work| work.key.cmp(key)) };
+        let Some(work) = at.ok().and_then(|at| works.get_mut(at)) else { continue };
         let before = work.plan.len();
         results.push(step(cells, ctx, work, mutation, limits).map_err(ExecuteError::at(op))?);
         count = count + work.plan.len() - before;
@@ -151,7 +147,7 @@ pub fn prepare<C: ReadCells>(
     }
     let mut effects = Vec::new();
     let mut keys = Vec::with_capacity(works.len());
-    for Work { key, before, mut plan, above, .. } in works.into_values() {
+    for Work { key, before, mut plan, above, .. } in works {
         let mut header = before.unwrap_or_default();
         if above.is_some() {
             let base = KeyView::with_header(cells, key, header);
@@ -166,6 +162,20 @@ pub fn prepare<C: ReadCells>(
     check_bytes(&effects, limits)
         .map_err(|refusal| ExecuteError::Refused { op: ops.len().saturating_sub(1), refusal })?;
     Ok(Prepared { effects, results, keys })
+}
+
+/// What is still to be done to each key, in the order of the keys.
+fn works_of<C>(ops: &[(Key, Mutation)]) -> Vec<Work<'_, C>> {
+    let mut keys: Vec<&Key> = ops.iter().map(|(key, _)| key).collect();
+    keys.sort_unstable();
+    let mut works: Vec<Work<'_, C>> = Vec::with_capacity(keys.len());
+    for key in keys {
+        match works.last_mut() {
+            Some(last) if last.key == key => last.left += 1,
+            _ => works.push(Work { key, before: None, plan: Plan::default(), left: 1, above: None }),
+        }
+    }
+    works
 }
 
 /// Works out one operation over the ones before it, and keeps what it does for the ones after it.

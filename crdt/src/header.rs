@@ -121,6 +121,11 @@ impl Header {
         self.visible.is_empty()
     }
 
+    /// Whether a single cell of the key reads as something, and no other has a row. That is how most keys are.
+    pub fn has_one_visible_cell(&self) -> bool {
+        self.collections.is_empty() && self.visible.iter().map(|(_, count)| *count).sum::<u64>() == 1
+    }
+
     /// Counts a cell of `ty` that came to be visible or ceased to be.
     pub fn count(&mut self, ty: Type, was: bool, is: bool) {
         if was == is {
@@ -237,7 +242,7 @@ mod tests {
 
     fn sample() -> Header {
         let held = Held { dot: Dot::new(Origin(1), 2), hlc: 3, payload: Bytes::from_static(&[1]) };
-        let stored = Stored { cell: Cell { dots: vec![held] }, queued: 0 };
+        let stored = Stored { cell: Cell { dots: smallvec::smallvec![held] }, queued: 0 };
         let collection = Collection { generation: 9, rows: 300, counters: 3, floors: 2, unswept: 1 };
         Header {
             queued: 4,

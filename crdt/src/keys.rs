@@ -8,6 +8,7 @@
 //! The *generation* is the number of clears of a collection whose cells were left for the sweep: its cells of now stand
 //! apart from those that are gone. It is bookkeeping of one datacenter, encoded so that it sorts as a number.
 
+use std::cell::OnceCell;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -112,7 +113,33 @@ impl Key {
 
     /// The bucket whose digest this key counts in, below [`BUCKETS`].
     pub fn bucket(&self) -> u16 {
-        (xxh3_64(&self.header_row()) % u64::from(BUCKETS)) as u16
+        bucket_of(&self.header_row())
+    }
+}
+
+/// The bucket of the key that has this row in [`Table::HEADER`](crate::Table::HEADER).
+pub(crate) fn bucket_of(header_row: &[u8]) -> u16 {
+    (xxh3_64(header_row) % u64::from(BUCKETS)) as u16
+}
+
+/// [`Key::cell_prefix`], once something asks for it: the cells of single-valued types have no rows.
+#[derive(Debug)]
+pub(crate) struct CellPrefix<'k> {
+    key: &'k Key,
+    bytes: OnceCell<Vec<u8>>,
+}
+
+impl<'k> CellPrefix<'k> {
+    pub fn new(key: &'k Key) -> Self {
+        Self { key, bytes: OnceCell::new() }
+    }
+}
+
+impl std::ops::Deref for CellPrefix<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get_or_init(|| self.key.cell_prefix())
     }
 }
 

@@ -4,12 +4,12 @@
 //! seen it yet. If it does, the other has seen it and its removal. What stability dropped counts as removed, which is
 //! right because stability only drops what nothing can tell from absent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::cell::Cell;
 use crate::cells::{Cells, ReadCells, Table};
-use crate::digest;
+use crate::digest::{Deltas, add_to_buckets};
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::keys::Key;
@@ -40,7 +40,7 @@ pub fn merge_state<A: ReadCells<Error = B::Error>, B: Cells>(
     into_vector: &Vector,
     index: u64,
 ) -> Result<(), StoreError<B::Error>> {
-    let mut buckets: BTreeMap<u16, u128> = BTreeMap::new();
+    let mut deltas = Deltas::default();
     let mut next: Vec<u8> = Vec::new();
     loop {
         let row = match (first_header(from, &next)?, first_header(into, &next)?) {
@@ -49,12 +49,10 @@ pub fn merge_state<A: ReadCells<Error = B::Error>, B: Cells>(
             (None, None) => break,
         };
         let key = Key::from_header_row(&row).map_err(StoreError::corrupt(Table::HEADER, &row))?;
-        let delta = merge_key(from, from_vector, into, into_vector, &key, index)?;
-        let bucket = buckets.entry(key.bucket()).or_default();
-        *bucket = bucket.wrapping_add(delta);
+        merge_key(from, from_vector, into, into_vector, &key, index, &mut deltas)?;
         next = [row.as_slice(), &[0]].concat();
     }
-    digest::add_to_buckets(into, &buckets)
+    add_to_buckets(into, &deltas)
 }
 
 fn first_header<C: ReadCells>(cells: &C, from: &[u8]) -> Result<Option<Vec<u8>>, StoreError<C::Error>> {
@@ -73,7 +71,8 @@ fn merge_key<A: ReadCells<Error = B::Error>, B: Cells>(
     vb: &Vector,
     key: &Key,
     index: u64,
-) -> Result<u128, StoreError<B::Error>> {
+    deltas: &mut Deltas,
+) -> Result<(), StoreError<B::Error>> {
     let theirs = KeyView::open(from, key)?;
     let ours = KeyView::open(&*into, key)?;
     let mut units = unit_paths(&theirs)?;
@@ -98,9 +97,10 @@ fn merge_key<A: ReadCells<Error = B::Error>, B: Cells>(
     changed |= doc::drop_orphans(&mut edit, &doc::whole())?;
     if changed {
         edit.header.changed = index;
-        return edit.finish().map(|(_, delta)| delta);
+        let (_, bucket, delta) = edit.finish()?;
+        deltas.add(bucket, delta);
     }
-    Ok(0)
+    Ok(())
 }
 
 /// The paths of a key's cells, and for floors those of the cells they belong to; without what a document has kept apart.
@@ -140,15 +140,16 @@ mod tests {
 
     #[test]
     fn a_dot_that_one_side_has_seen_and_no_longer_holds_is_gone() {
-        let a = Cell { dots: vec![held(1, 2), held(2, 1)] };
-        let b = Cell { dots: vec![held(2, 1), held(3, 5)] };
+        let a = Cell { dots: smallvec::smallvec![held(1, 2), held(2, 1)] };
+        let b = Cell { dots: smallvec::smallvec![held(2, 1), held(3, 5)] };
         let merged = merge(&a, &vector(&[(1, 2), (2, 1)]), &b, &vector(&[(1, 2), (2, 1), (3, 5)]));
-        assert_eq!(merged.dots, [held(2, 1), held(3, 5)]);
+        assert_eq!(merged.dots[..], [held(2, 1), held(3, 5)]);
     }
 
     #[test]
     fn a_later_dot_of_an_origin_takes_the_place_of_its_earlier_one() {
-        let (a, b) = (Cell { dots: vec![held(1, 2)] }, Cell { dots: vec![held(1, 7)] });
+        let (a, b) =
+            (Cell { dots: smallvec::smallvec![held(1, 2)] }, Cell { dots: smallvec::smallvec![held(1, 7)] });
         let (va, vb) = (vector(&[(1, 2)]), vector(&[(1, 7)]));
         assert_eq!(merge(&a, &va, &b, &vb), b);
         assert_eq!(merge(&b, &vb, &a, &va), b);

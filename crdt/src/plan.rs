@@ -107,6 +107,10 @@ impl Plan {
     /// Adds what a later step does. Its removals take out adds of earlier steps too; floors stand, because a prefix
     /// never removes them.
     pub fn absorb(&mut self, step: Plan) {
+        if self.is_empty() {
+            *self = step;
+            return;
+        }
         for prefix in step.prefixes {
             self.adds.retain(|path, _| !path.starts_with(&prefix) || is_floor(path));
             self.removes.retain(|path| !path.starts_with(&prefix) || is_floor(path));
@@ -145,9 +149,9 @@ impl Plan {
     }
 
     pub fn into_effect(self, key: &Key) -> KeyEffect {
-        let exact = self.removes.into_iter().map(|path| Removal { path: path.into(), prefix: false });
-        let below = self.prefixes.into_iter().map(|path| Removal { path: path.into(), prefix: true });
-        let mut removes: Vec<Removal> = exact.chain(below).collect();
+        let mut removes = Vec::with_capacity(self.removes.len() + self.prefixes.len());
+        removes.extend(self.removes.into_iter().map(|path| Removal { path: path.into(), prefix: false }));
+        removes.extend(self.prefixes.into_iter().map(|path| Removal { path: path.into(), prefix: true }));
         removes.sort();
         let add =
             |(path, payload): (Vec<u8>, Vec<u8>)| Add { path: path.into(), payload: Bytes::from(payload) };

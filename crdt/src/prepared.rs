@@ -4,8 +4,9 @@
 //! here. That is right only as long as nothing else changes the cells in between, which the caller sees to: a datacenter
 //! executes and applies one txn after the other.
 
-use crate::apply::{Applied, apply_each};
+use crate::apply::{Applied, Applying};
 use crate::cells::Cells;
+use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::execute::Ctx;
 use crate::header::{Header, Version};
@@ -61,21 +62,14 @@ impl Prepared {
         effects: &[KeyEffect],
     ) -> Result<Applied, StoreError<C::Error>> {
         let mut keys = self.keys.iter_mut();
-        let of_key = |effect: &KeyEffect, before: &KeyBefore| {
-            before.key.space == effect.space && before.key.key == effect.key
-        };
-        let each = effects.iter().filter_map(|effect| {
+        let mut applying = Applying::default();
+        for effect in effects {
             // Both are sorted by key, and each effect is of one of the keys.
-            let before = keys.find(|before| of_key(effect, before))?;
-            Some((before.key.clone(), effect, Some(std::mem::take(&mut before.header))))
-        });
-        let applied = apply_each(cells, ctx, each)?;
-        let mut keys = self.keys.iter_mut();
-        for (key, version) in &applied.keys {
-            if let Some(before) = keys.find(|before| before.key == *key) {
-                before.version = *version;
-            }
+            let of_effect = |of: &&mut KeyBefore| of.key.space == effect.space && of.key.key == effect.key;
+            let Some(KeyBefore { key, header, version }) = keys.find(of_effect) else { continue };
+            let edit = KeyEdit::resume(cells, key, std::mem::take(header), ctx.index);
+            *version = applying.effect(edit, ctx, effect)?;
         }
-        Ok(applied)
+        applying.finish(cells)
     }
 }

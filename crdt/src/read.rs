@@ -174,6 +174,9 @@ fn read_page<C: ReadCells>(
     ty: Type,
     query: &Query,
 ) -> Result<ValuePage, StoreError<C::Error>> {
+    if ty.has_one_cell() {
+        return Ok((read_one(view, ty)?, None));
+    }
     let base = path::of_type(&[], ty);
     let start = query.cursor.as_deref().and_then(|c| PageCursor::decode(c).ok());
     let start = start.filter(|cursor| cursor.after.starts_with(&base));
@@ -193,6 +196,17 @@ fn read_page<C: ReadCells>(
     }
     let shown = chosen.path().to_vec();
     Ok((value, stopped.map(|after| PageCursor { shown, after }.encode())))
+}
+
+/// The value of a type with a single cell.
+fn read_one<C: ReadCells>(view: &KeyView<'_, C>, ty: Type) -> Result<ReadValue, StoreError<C::Error>> {
+    let path = [ty.code()];
+    let leaf = path::parse(&path).map_err(StoreError::corrupt(Table::CELL, &path))?;
+    let mut value = ReadValue::empty(ty);
+    if let Some(cell) = view.get(&path)?.filter(|cell| cell.is_visible(ty)) {
+        put_leaf(&mut value, &[Item { path: path.to_vec(), leaf, cell, floor: Cell::default() }])?;
+    }
+    Ok(value)
 }
 
 /// Where a page ended: the last path that was shown, which says what types were chosen on the way, and the last that

@@ -12,6 +12,8 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
+
 use crate::cell::Stored;
 use crate::cells::{Cells, ReadCells, Table};
 use crate::cleared::{self, sweep_cleared};
@@ -47,7 +49,7 @@ pub(crate) fn enqueue<C: Cells>(
     path: &[u8],
 ) -> Result<(), StoreError<C::Error>> {
     let row = [&index.to_be_bytes(), cell_prefix, path].concat();
-    Ok(cells.put(Table::SWEEP, &row, VERSION)?)
+    Ok(cells.put(Table::SWEEP, &row, Bytes::from_static(VERSION))?)
 }
 
 /// Whether anything waits to be swept.
@@ -173,7 +175,7 @@ fn sweep_behind<C: Cells>(
         Some(last) => {
             swept.ripe_left = true;
             lap.next = after(last);
-            cells.put(Table::SWEEP, CURSOR, &lap.encode())?;
+            cells.put(Table::SWEEP, CURSOR, lap.encode().into())?;
         }
         None => {
             swept.ripe_left = lap.dropped || lap.began != *stable;

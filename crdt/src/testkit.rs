@@ -44,7 +44,7 @@ impl ReadCells for CountingCells {
 }
 
 impl Cells for CountingCells {
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
+    fn put(&mut self, table: Table, key: &[u8], value: Bytes) -> Result<(), Infallible> {
         self.writes += 1;
         self.rows.put(table, key, value)
     }

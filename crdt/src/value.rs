@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -51,8 +52,8 @@ const MAP: u8 = 0x09;
 
 /// Appends `bytes` so that order is kept and the end can be found: 0x00 becomes 0x00 0xff, the end is 0x00 0x00.
 pub fn encode_ordered(bytes: &[u8], out: &mut Writer) {
-    // Nearly all have no zero, and looking for one is cheaper than looking at each byte.
-    if !bytes.contains(&0) {
+    // Nearly all have no zero.
+    if memchr(0, bytes).is_none() {
         out.raw(bytes);
         out.raw(&[0, 0]);
         return;
@@ -66,19 +67,12 @@ pub fn encode_ordered(bytes: &[u8], out: &mut Writer) {
     out.raw(&[0, 0]);
 }
 
-/// Where the first zero is. Pieces without any are passed over as a whole, which is much faster.
-fn first_zero(bytes: &[u8]) -> Option<usize> {
-    const PIECE: usize = 64;
-    let (n, piece) = bytes.chunks(PIECE).enumerate().find(|(_, piece)| piece.contains(&0))?;
-    Some(n * PIECE + piece.iter().position(|b| *b == 0)?)
-}
-
 /// Reads what [`encode_ordered`] wrote.
 pub fn decode_ordered(input: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
     let mut bytes = Vec::new();
     loop {
         let rest = input.rest();
-        let run = first_zero(rest).ok_or(DecodeError::Truncated)?;
+        let run = memchr(0, rest).ok_or(DecodeError::Truncated)?;
         bytes.extend_from_slice(&rest[..run]);
         match input.raw(run + 2)?[run + 1] {
             0 => return Ok(bytes),

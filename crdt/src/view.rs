@@ -13,7 +13,7 @@ use crate::cells::{ReadCells, Table, prefix_end};
 use crate::codec::DecodeError;
 use crate::error::StoreError;
 use crate::header::Header;
-use crate::keys::{Key, cell_row};
+use crate::keys::{CellPrefix, Key, cell_row};
 use crate::path;
 use crate::types::Type;
 
@@ -54,7 +54,7 @@ pub(crate) fn load_header<C: ReadCells>(
 pub(crate) fn get_cell<C: ReadCells>(
     cells: &C,
     header: &Header,
-    cell_prefix: &[u8],
+    cell_prefix: &CellPrefix<'_>,
     path: &[u8],
 ) -> Result<Option<Stored>, StoreError<C::Error>> {
     if is_inline(path) {
@@ -73,7 +73,7 @@ pub(crate) fn get_cell<C: ReadCells>(
 pub(crate) fn scan_cells<C: ReadCells>(
     cells: &C,
     header: &Header,
-    cell_prefix: &[u8],
+    cell_prefix: &CellPrefix<'_>,
     from: &[u8],
     to: Option<&[u8]>,
     visit: &mut VisitCell<'_>,
@@ -128,7 +128,7 @@ fn scan_rows<C: ReadCells>(
 pub(crate) fn first_visible<C: ReadCells>(
     cells: &C,
     header: &Header,
-    cell_prefix: &[u8],
+    cell_prefix: &CellPrefix<'_>,
     prefix: &[u8],
 ) -> Result<Option<Vec<u8>>, StoreError<C::Error>> {
     let mut found = None;
@@ -149,20 +149,20 @@ pub(crate) fn first_visible<C: ReadCells>(
 #[derive(Debug)]
 pub(crate) struct KeyView<'c, C> {
     cells: &'c C,
-    cell_prefix: Vec<u8>,
+    cell_prefix: CellPrefix<'c>,
     /// What the key's header says; that of a key never touched if it has none.
     pub header: Header,
 }
 
 impl<'c, C: ReadCells> KeyView<'c, C> {
-    pub fn open(cells: &'c C, key: &Key) -> Result<Self, StoreError<C::Error>> {
+    pub fn open(cells: &'c C, key: &'c Key) -> Result<Self, StoreError<C::Error>> {
         let header = load_header(cells, &key.header_row())?.unwrap_or_default();
-        Ok(Self { cells, cell_prefix: key.cell_prefix(), header })
+        Ok(Self::with_header(cells, key, header))
     }
 
     /// A key whose header was read a moment ago, and is still as it was read.
-    pub fn with_header(cells: &'c C, key: &Key, header: Header) -> Self {
-        Self { cells, cell_prefix: key.cell_prefix(), header }
+    pub fn with_header(cells: &'c C, key: &'c Key, header: Header) -> Self {
+        Self { cells, cell_prefix: CellPrefix::new(key), header }
     }
 
     pub fn get(&self, path: &[u8]) -> Result<Option<Cell>, StoreError<C::Error>> {

@@ -331,7 +331,7 @@ mod tests {
         };
         let cell = held(1, Tally { run: 4, sum: 100, by: None }.encode());
         let floor = Cell {
-            dots: vec![
+            dots: smallvec::smallvec![
                 held(2, Floor { run: 4, seq: 5, sum: 10 }.encode()),
                 held(3, Floor { run: 4, seq: 7, sum: 30 }.encode()),
                 held(4, Floor { run: 2, seq: 9, sum: 99 }.encode()),

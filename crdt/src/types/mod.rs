@@ -92,6 +92,11 @@ impl Type {
         self.code() <= Type::DwFlag.code()
     }
 
+    /// Whether a key of this type has a single cell.
+    pub(crate) fn has_one_cell(self) -> bool {
+        self.is_inline() && self != Type::Counter
+    }
+
     /// Whether cells of this type hold `+` and `-` dots, and the removal wins.
     pub(crate) fn remove_wins(self) -> bool {
         matches!(self, Type::DwFlag | Type::RwSet)

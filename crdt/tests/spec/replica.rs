@@ -6,9 +6,9 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Applied, Ctx, DocCompaction, Dot, ExecuteError, Executed, Key, Limits, MemCells, Mutation, Origin, Query,
-    Snapshot, Swept, Table, Txn, TxnHead, Vector, Version, apply, compact_doc, doc_tail, execute,
-    merge_state, read, stage_doc_part, sweep, txn_hash, unstage_doc_parts, validate,
+    Applied, Ctx, DocCompaction, Dot, ExecuteError, Executed, Key, KeyEffect, Limits, MemCells, Mutation,
+    Origin, Query, Snapshot, Swept, Table, Txn, TxnHead, Vector, Version, apply, compact_doc, doc_tail,
+    execute, merge_state, read, stage_doc_part, sweep, txn_hash, unstage_doc_parts, validate,
 };
 
 /// The last txn of an origin that a replica has applied: enough to check the next and to complete its deps.
@@ -114,7 +114,7 @@ impl Replica {
         self.index += 1;
         let ctx = Ctx { dot: head.dot, hlc: head.hlc, deps: &deps, index: self.index, stable: &self.stable };
         let applied = apply(&mut self.cells, &ctx, &txn.effects).expect("memory does not fail");
-        self.check_applied(&applied);
+        self.check_applied(&applied, &txn.effects);
         self.cleared += applied.cleared;
         self.vector.advance(head.dot);
         self.log.insert(head.dot, bytes.clone());
@@ -123,9 +123,11 @@ impl Replica {
     }
 
     /// Apply says of each key that it touched what a reader sees of it.
-    fn check_applied(&self, applied: &Applied) {
-        for (key, version) in &applied.keys {
-            let read = read(&self.cells, key, &Query::default()).expect("memory does not fail");
+    fn check_applied(&self, applied: &Applied, effects: &[KeyEffect]) {
+        assert_eq!(applied.versions.len(), effects.len());
+        for (effect, version) in effects.iter().zip(&applied.versions) {
+            let key = Key::new(effect.space.as_str(), effect.key.as_str()).expect("well formed");
+            let read = read(&self.cells, &key, &Query::default()).expect("memory does not fail");
             assert_eq!(read.content.map_or(Version(0), |content| content.version), *version);
             assert_eq!(read.changed_index, self.index);
         }

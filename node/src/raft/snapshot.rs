@@ -221,8 +221,8 @@ mod tests {
         let tables = || (0..Table::COUNT as u8).map(Table);
         let written = opened.state.write(|rows| {
             for table in tables() {
-                meridian_crdt::Cells::put(rows, table, b"a", &[table.0])?;
-                meridian_crdt::Cells::put(rows, table, b"b", &[table.0; 2])?;
+                meridian_crdt::Cells::put(rows, table, b"a", vec![table.0].into())?;
+                meridian_crdt::Cells::put(rows, table, b"b", vec![table.0; 2].into())?;
             }
             Ok(())
         });

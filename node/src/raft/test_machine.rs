@@ -25,9 +25,9 @@ pub(crate) struct TestMachine {
 
 impl Machine for TestMachine {
     fn apply(&mut self, rows: &mut StateWrite, at: LogPosition, entry: &[u8]) -> Result<Reply, StorageError> {
-        rows.put(ROWS, entry, &at.index.to_be_bytes())?;
+        rows.put(ROWS, entry, at.index.to_be_bytes().to_vec().into())?;
         self.count += 1;
-        rows.put(COUNT, b"count", &self.count.to_be_bytes())?;
+        rows.put(COUNT, b"count", self.count.to_be_bytes().to_vec().into())?;
         Ok(Reply::default())
     }
 

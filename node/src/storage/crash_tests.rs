@@ -90,7 +90,7 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 fn apply(opened: &Opened, seed: u64, index: u64) -> Result<(), StorageError> {
     opened.state.write(|rows| {
         let entry = entry(seed, index);
-        rows.put(ROWS, &[entry[0] % 16], &entry)?;
+        rows.put(ROWS, &[entry[0] % 16], entry)?;
         let position = Some(LogPosition { term: 1, index });
         rows.set_applied(Applied { position, membership: None });
         Ok(())

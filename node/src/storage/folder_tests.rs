@@ -112,11 +112,11 @@ fn a_full_disk_is_told_before_anything_is_written() {
 fn a_failed_write_is_fatal_and_nothing_is_written_after_it() {
     let disk = SimDisk::new();
     let opened = Folder::open(config(1), &on(&disk)).unwrap();
-    opened.state.write(|rows| rows.put(Table(5), b"k", b"v")).unwrap();
+    opened.state.write(|rows| rows.put(Table(5), b"k", "v".into())).unwrap();
     disk.cut_after(0);
     assert!(opened.state.checkpoint().now_or_never().unwrap().is_err());
     assert!(opened.fatal.told().is_some());
-    let refused = opened.state.write(|rows| rows.put(Table(5), b"k", b"w"));
+    let refused = opened.state.write(|rows| rows.put(Table(5), b"k", "w".into()));
     assert!(matches!(refused, Err(StorageError::Stopped)));
 }
 
@@ -130,7 +130,7 @@ fn reads_and_the_scrubber_find_a_flipped_bit() {
         .state
         .write(|rows| {
             for i in 0..100u8 {
-                rows.put(Table(5), &[i], if i == 50 { &needle } else { b"value" })?;
+                rows.put(Table(5), &[i], if i == 50 { needle.to_vec().into() } else { "value".into() })?;
             }
             Ok(())
         })

@@ -20,12 +20,10 @@ use super::StorageError;
 use super::state_file::Base;
 
 /// What a changed row is estimated to take beside its key and value: an allocation or two and a place in the map.
-const ROW_BYTES: usize = 112;
-/// Values up to this size are copied when they are read; larger ones are shared.
-const COPIED_BYTES_MAX: usize = 512;
+const ROW_BYTES: usize = 144;
 
-/// A changed row: its value, or that it was removed.
-type Row = Option<Arc<[u8]>>;
+/// A changed row: its value, which readers share, or that it was removed.
+type Row = Option<Bytes>;
 type Rows = OrdMap<RowKey, Row>;
 
 /// Keys of up to so many bytes stand in their node, where comparing them costs no other memory.
@@ -112,7 +110,7 @@ impl Layer {
 
     /// What became of a row: nothing if the layer does not say.
     fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
-        self.rows(table).get(key).map(read)
+        self.rows(table).get(key).cloned()
     }
 
     fn insert(&mut self, table: usize, key: RowKey, value: Row) {
@@ -154,21 +152,14 @@ impl Changes {
 
     /// What became of a row: nothing if the write has not changed it.
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
-        self.rows(table).get(key).map(read)
+        self.rows(table).get(key).cloned()
     }
 
     /// Notes a changed row, in the place of what was noted of it before.
-    pub(super) fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) {
+    pub(super) fn set(&mut self, table: Table, key: &[u8], value: Row) {
         let rows = &mut self.tables[usize::from(table.0) % Table::COUNT];
-        rows.insert(key.into(), value.map(Into::into));
+        rows.insert(key.into(), value);
     }
-}
-
-fn read(row: &Row) -> Option<Bytes> {
-    row.as_ref().map(|value| match value.len() {
-        ..=COPIED_BYTES_MAX => Bytes::copy_from_slice(value),
-        _ => Bytes::from_owner(value.clone()),
-    })
 }
 
 /// The generations above a file, of which the earlier ones hide the later ones.

@@ -100,7 +100,7 @@ fn change(rows: &mut impl Cells, model: &mut Model, rng: &mut SmallRng) {
         model.remove(&(table.0, key));
     } else {
         let value = vec![rng.random::<u8>(); rng.random_range(0..700)];
-        assert!(rows.put(table, &key, &value).is_ok());
+        assert!(rows.put(table, &key, value.clone().into()).is_ok());
         model.insert((table.0, key), value);
     }
 }
@@ -157,7 +157,7 @@ fn every_view_shows_its_own_moment_whatever_is_written_frozen_or_in_the_file() {
 }
 
 fn put(opened: &Opened, key: &[u8], value: &[u8]) {
-    opened.state.write(|rows| rows.put(ROWS, key, value)).unwrap();
+    opened.state.write(|rows| rows.put(ROWS, key, bytes::Bytes::copy_from_slice(value))).unwrap();
 }
 
 #[test]

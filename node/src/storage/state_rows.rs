@@ -133,7 +133,7 @@ impl ReadCells for StateWrite {
 }
 
 impl Cells for StateWrite {
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+    fn put(&mut self, table: Table, key: &[u8], value: Bytes) -> Result<(), StorageError> {
         self.changed.set(table, key, Some(value));
         Ok(())
     }

@@ -254,7 +254,7 @@ fn commit<C: Cells>(
     chain.hlc = ctx.hlc;
     state.lww_conflicts += applied.lww_conflicts;
     state.vector.advance(ctx.dot);
-    oplog::append(state, cells, ctx.dot, &encoded).map_err(StoreError::Cells)
+    oplog::append(state, cells, ctx.dot, encoded).map_err(StoreError::Cells)
 }
 
 pub(super) fn refusal_error(op: usize, ops: usize, refusal: &Refusal) -> ApiError {

@@ -15,6 +15,7 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use meridian_crdt::{Cells, ReadCells};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -77,8 +78,9 @@ fn decode<T: DeserializeOwned>(row: &[u8]) -> Option<T> {
     rmp_serde::from_slice(row).ok()
 }
 
-fn encode<T: Serialize>(row: &T) -> Vec<u8> {
-    rmp_serde::to_vec(row).unwrap_or_else(|e| unreachable!("numbers and answers encode: {e}"))
+fn encode<T: Serialize>(row: &T) -> Bytes {
+    let row = rmp_serde::to_vec(row).unwrap_or_else(|e| unreachable!("numbers and answers encode: {e}"));
+    row.into_boxed_slice().into()
 }
 
 /// Looks a numbered request up. Without a fingerprint whatever was answered under the number is the answer.
@@ -114,7 +116,7 @@ pub fn remember<C: Cells>(
         state.clients.slots += 1;
     }
     let slot = Slot { number: id.number, fingerprint, answer: answer.clone() };
-    cells.put(tables::CLIENT_SLOTS, &key, &encode(&slot))?;
+    cells.put(tables::CLIENT_SLOTS, &key, encode(&slot))?;
     note_use(state, cells, id.client)
 }
 
@@ -154,8 +156,12 @@ fn place<C: Cells>(
 ) -> Result<(), C::Error> {
     row.place = state.clients.order_end;
     state.clients.order_end += 1;
-    cells.put(tables::CLIENT_ORDER, &order_key(row.queue, row.place), &client.to_be_bytes())?;
-    cells.put(tables::CLIENTS, &client.to_be_bytes(), &encode(row))
+    cells.put(
+        tables::CLIENT_ORDER,
+        &order_key(row.queue, row.place),
+        Bytes::copy_from_slice(&client.to_be_bytes()),
+    )?;
+    cells.put(tables::CLIENTS, &client.to_be_bytes(), encode(row))
 }
 
 /// Forgets clients that have been idle for long and parks those that have been idle for a while, until about `rows_max`

@@ -17,11 +17,11 @@ fn index_key(dot: Dot) -> [u8; 12] {
 }
 
 /// Appends a txn that has just been applied.
-pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: &[u8]) -> Result<(), C::Error> {
+pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: Bytes) -> Result<(), C::Error> {
     state.oplog_end += 1;
     let position = state.oplog_end.to_be_bytes();
     cells.put(tables::OPLOG, &position, txn)?;
-    cells.put(tables::OPLOG_INDEX, &index_key(dot), &position)
+    cells.put(tables::OPLOG_INDEX, &index_key(dot), Bytes::copy_from_slice(&position))
 }
 
 /// Cuts off at most `rows_max` txns that every member has. I8: never past acked.

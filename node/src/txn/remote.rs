@@ -73,6 +73,6 @@ pub fn apply<C: Cells>(
         state.lww_future_wins += done.lww_wins;
     }
     state.vector.advance(dot);
-    oplog::append(state, cells, dot, encoded).map_err(StoreError::Cells)?;
+    oplog::append(state, cells, dot, encoded.clone()).map_err(StoreError::Cells)?;
     Ok(RemoteOutcome::Applied)
 }

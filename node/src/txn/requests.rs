@@ -92,10 +92,10 @@ fn remember_free<C: Cells>(
 ) -> Result<(), C::Error> {
     let row = rmp_serde::to_vec(&Remembered { fingerprint, answer: answer.clone() })
         .unwrap_or_else(|e| unreachable!("answers encode: {e}"));
-    cells.put(tables::REQUESTS, id.as_bytes(), &row)?;
+    cells.put(tables::REQUESTS, id.as_bytes(), row.into_boxed_slice().into())?;
     let mut order = state.log_time_ms.to_be_bytes().to_vec();
     order.extend_from_slice(id.as_bytes());
-    cells.put(tables::REQUEST_ORDER, &state.requests_end.to_be_bytes(), &order)?;
+    cells.put(tables::REQUEST_ORDER, &state.requests_end.to_be_bytes(), order.into_boxed_slice().into())?;
     state.requests_end += 1;
     Ok(())
 }

@@ -152,7 +152,7 @@ impl ShardState {
         let mut row = vec![VERSION];
         // A struct of numbers, strings and maps always encodes into memory; the only failure is the writer's.
         rmp_serde::encode::write(&mut row, self).unwrap_or_else(|e| unreachable!("state encodes: {e}"));
-        cells.put(tables::META, ROW, &row)
+        cells.put(tables::META, ROW, row.into_boxed_slice().into())
     }
 
     /// Moves log time towards the leader's clock.

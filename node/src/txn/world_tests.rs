@@ -187,7 +187,7 @@ impl TestDc {
     /// Puts a row on both nodes, as an older program may have left it.
     pub fn put_row(&mut self, table: Table, key: &[u8], value: &[u8]) {
         for node in &mut self.nodes {
-            node.cells.put(table, key, value).expect("memory");
+            node.cells.put(table, key, bytes::Bytes::copy_from_slice(value)).expect("memory");
         }
     }
 }

@@ -149,7 +149,7 @@ mod tests {
             let head = TxnHead { dot, hlc: 0, prev: 0, deps: Vector::new() };
             state.vector.advance(dot);
             let row = Txn { head, effects: Vec::new() }.encode();
-            oplog::append(state, cells, dot, &row).expect("memory");
+            oplog::append(state, cells, dot, row).expect("memory");
         }
         state.save(cells).expect("memory");
     }

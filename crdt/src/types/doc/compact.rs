@@ -202,7 +202,7 @@ pub fn doc_tail<C: ReadCells>(
         if own && taken {
             last = Some(*dot);
             let payload = Payload::encode(&of, &updates).into();
-            let cell = Cell { dots: vec![Held { dot: *dot, hlc: *hlc, payload }] };
+            let cell = Cell { dots: smallvec::smallvec![Held { dot: *dot, hlc: *hlc, payload }] };
             let path = Place::Updates(*dot, *row).path();
             let digest = observe(&key.header_row(), &path, Type::Doc, &cell, &Cell::default());
             compaction.count += updates.len() as u64;
@@ -465,7 +465,7 @@ fn put_apart<C: Cells>(
     let existed = edit.get(&path)?.is_some();
     // Its dot says nothing: the set is in its path.
     let Some(dot) = of.first().copied() else { return Ok(()) };
-    let cell = Cell { dots: vec![Held { dot, hlc: 0, payload }] };
+    let cell = Cell { dots: smallvec::smallvec![Held { dot, hlc: 0, payload }] };
     edit.write(&path, existed, Some(Stored { cell, queued: 0 }))
 }
 
