@@ -1,9 +1,13 @@
-//! The state file as the database writes it: what it writes is counted, and no page goes to the disk twice for one commit.
+//! The state file as the database writes it: what it writes is counted, goes to the disk in pieces, and no page goes there twice
+//! for one commit.
 //!
 //! A commit of redb keeps its pages in memory, half a cache full of them. Those beyond are written early, and when it comes to the
 //! checksums it fetches every page again and writes it once more, though only the upper ones have changed since. So a checkpoint
 //! that touches more than half a cache writes twice what it has to. Here a page that was written since the last sync and is to be
-//! written again as it stands is left alone: both writes would be made durable by the same sync.
+//! written again as it stands is left alone: it is durable, or made so by the same sync.
+//!
+//! A sync of a hundred megabytes keeps the disk from everybody else until it is done, and the next entry of the log waits. So
+//! what a commit writes is synced piece by piece, and the log has its turn in between.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,20 +22,25 @@ use crate::seams::Backend;
 /// as often as the database says.
 const PAGES_KNOWN_MAX: usize = 1 << 20;
 
+/// How many bytes are written before they are synced: a few milliseconds' worth.
+const PIECE_BYTES: u64 = 4 << 20;
+
 /// The state file.
 #[derive(Debug)]
 pub(super) struct StateBackend {
     file: Backend,
     /// Bytes written so far.
     written: Arc<AtomicU64>,
-    /// Where something was written since the last sync.
+    /// Where something was written since the database last asked for a sync.
     unsynced: Mutex<HashSet<u64>>,
+    /// Bytes written since the last sync of either kind.
+    piece: AtomicU64,
 }
 
 impl StateBackend {
     /// The file, which adds the bytes that are written into it to `written`.
     pub fn new(file: Backend, written: Arc<AtomicU64>) -> Self {
-        Self { file, written, unsynced: Mutex::default() }
+        Self { file, written, unsynced: Mutex::default(), piece: AtomicU64::new(0) }
     }
 
     fn unsynced(&self) -> MutexGuard<'_, HashSet<u64>> {
@@ -61,6 +70,7 @@ impl StorageBackend for StateBackend {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()?;
+        self.piece.store(0, Ordering::Relaxed);
         self.unsynced().clear();
         Ok(())
     }
@@ -72,11 +82,18 @@ impl StorageBackend for StateBackend {
         }
         self.file.write(offset, data)?;
         self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-        let mut unsynced = self.unsynced();
-        if unsynced.len() < PAGES_KNOWN_MAX {
-            unsynced.insert(offset);
+        {
+            let mut unsynced = self.unsynced();
+            if unsynced.len() < PAGES_KNOWN_MAX {
+                unsynced.insert(offset);
+            }
         }
-        Ok(())
+        let bytes = data.len() as u64;
+        if self.piece.fetch_add(bytes, Ordering::Relaxed) + bytes < PIECE_BYTES {
+            return Ok(());
+        }
+        self.piece.store(0, Ordering::Relaxed);
+        self.file.sync_data()
     }
 
     fn close(&self) -> io::Result<()> {
@@ -115,6 +132,60 @@ mod tests {
         assert_eq!(after(0, &[2; 16]), 36, "more than stands there");
         state.sync_data().expect("synced");
         assert_eq!(after(0, &[2; 16]), 52, "the disk is only trusted with what it was just given");
+    }
+
+    /// A file that knows how much was written into it at most from one sync to the next.
+    #[derive(Debug)]
+    struct Watched {
+        file: Backend,
+        bytes: AtomicU64,
+        most: Arc<AtomicU64>,
+    }
+
+    impl StorageBackend for Watched {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.bytes.store(0, Ordering::Relaxed);
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let bytes = data.len() as u64;
+            let sum = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            self.most.fetch_max(sum, Ordering::Relaxed);
+            self.file.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn a_large_commit_is_synced_in_pieces() {
+        let most = Arc::<AtomicU64>::default();
+        let file = file(&SimDisk::new(), true);
+        let watched = Watched { file, bytes: AtomicU64::new(0), most: most.clone() };
+        let written = Arc::<AtomicU64>::default();
+        let state = StateBackend::new(Backend::new(watched), written.clone());
+        let db = Database::builder().set_cache_size(256 << 20).create_with_backend(state).expect("opens");
+        let txn = db.begin_write().expect("a transaction");
+        let mut rows = txn.open_table(ROWS).expect("a table");
+        for key in 0..COUNT {
+            rows.insert(key, [1; 200].as_slice()).expect("inserted");
+        }
+        drop(rows);
+        txn.commit().expect("committed");
+        let (written, most) = (written.load(Ordering::Relaxed), most.load(Ordering::Relaxed));
+        assert!(written > 4 * PIECE_BYTES, "{written}");
+        assert!(most < PIECE_BYTES + (1 << 20), "{most} bytes were written before a sync");
     }
 
     const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
