@@ -13,7 +13,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::codec::{DecodeError, Reader, Writer};
+use crate::codec::{DecodeError, Reader, Writer, varint_bytes};
 use crate::id::{Dot, Origin};
 use crate::vector::Vector;
 
@@ -134,10 +134,11 @@ impl Txn {
 }
 
 impl KeyEffect {
-    /// About how many bytes its encoding takes, rarely less.
+    /// How many bytes its encoding takes, or a few more: what is encoded is kept with the room that it was given.
     fn bytes(&self) -> usize {
-        let removes: usize = self.removes.iter().map(|removal| 4 + removal.path.len()).sum();
-        let adds: usize = self.adds.iter().map(|add| 8 + add.path.len() + add.payload.len()).sum();
+        let bytes = |bytes: &Bytes| varint_bytes(bytes.len() as u64) + bytes.len();
+        let removes: usize = self.removes.iter().map(|removal| 1 + bytes(&removal.path)).sum();
+        let adds: usize = self.adds.iter().map(|add| bytes(&add.path) + bytes(&add.payload)).sum();
         12 + self.space.len() + self.key.len() + removes + adds
     }
 

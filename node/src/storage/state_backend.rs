@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
@@ -35,17 +35,30 @@ pub(super) struct StateBackend {
     unsynced: Mutex<HashSet<u64>>,
     /// Bytes written since the last sync of either kind.
     piece: AtomicU64,
+    /// Whether a sync has failed. Nobody knows then what is on the disk, and the system tells of it only once.
+    failed: AtomicBool,
 }
 
 impl StateBackend {
     /// The file, which adds the bytes that are written into it to `written`.
     pub fn new(file: Backend, written: Arc<AtomicU64>) -> Self {
-        Self { file, written, unsynced: Mutex::default(), piece: AtomicU64::new(0) }
+        let (unsynced, piece, failed) = (Mutex::default(), AtomicU64::new(0), AtomicBool::new(false));
+        Self { file, written, unsynced, piece, failed }
     }
 
     fn unsynced(&self) -> MutexGuard<'_, HashSet<u64>> {
         // Under the lock nothing is done by halves.
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs what was written. The database passes over what fails while it only makes room in its memory: so a sync that has
+    /// failed fails every later one.
+    fn sync(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("an earlier sync of the state file has failed"));
+        }
+        self.piece.store(0, Ordering::Relaxed);
+        self.file.sync_data().inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
     }
 
     /// Whether `data` stands at `offset` already. Whoever cannot tell writes it.
@@ -69,8 +82,7 @@ impl StorageBackend for StateBackend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()?;
-        self.piece.store(0, Ordering::Relaxed);
+        self.sync()?;
         self.unsynced().clear();
         Ok(())
     }
@@ -92,8 +104,7 @@ impl StorageBackend for StateBackend {
         if self.piece.fetch_add(bytes, Ordering::Relaxed) + bytes < PIECE_BYTES {
             return Ok(());
         }
-        self.piece.store(0, Ordering::Relaxed);
-        self.file.sync_data()
+        self.sync()
     }
 
     fn close(&self) -> io::Result<()> {
@@ -134,12 +145,18 @@ mod tests {
         assert_eq!(after(0, &[2; 16]), 52, "the disk is only trusted with what it was just given");
     }
 
-    /// A file that knows how much was written into it at most from one sync to the next.
+    /// A file that knows how much was written into it at most from one sync to the next, and of which one sync may fail.
     #[derive(Debug)]
     struct Watched {
         file: Backend,
         bytes: AtomicU64,
         most: Arc<AtomicU64>,
+        fails: AtomicBool,
+    }
+
+    fn watched(most: &Arc<AtomicU64>, fails: bool) -> Backend {
+        let (file, fails) = (file(&SimDisk::new(), true), AtomicBool::new(fails));
+        Backend::new(Watched { file, bytes: AtomicU64::new(0), most: most.clone(), fails })
     }
 
     impl StorageBackend for Watched {
@@ -156,6 +173,9 @@ mod tests {
         }
 
         fn sync_data(&self) -> io::Result<()> {
+            if self.fails.swap(false, Ordering::Relaxed) {
+                return Err(io::Error::other("the disk"));
+            }
             self.bytes.store(0, Ordering::Relaxed);
             self.file.sync_data()
         }
@@ -170,11 +190,8 @@ mod tests {
 
     #[test]
     fn a_large_commit_is_synced_in_pieces() {
-        let most = Arc::<AtomicU64>::default();
-        let file = file(&SimDisk::new(), true);
-        let watched = Watched { file, bytes: AtomicU64::new(0), most: most.clone() };
-        let written = Arc::<AtomicU64>::default();
-        let state = StateBackend::new(Backend::new(watched), written.clone());
+        let (most, written) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let state = StateBackend::new(watched(&most, false), written.clone());
         let db = Database::builder().set_cache_size(256 << 20).create_with_backend(state).expect("opens");
         let txn = db.begin_write().expect("a transaction");
         let mut rows = txn.open_table(ROWS).expect("a table");
@@ -186,6 +203,19 @@ mod tests {
         let (written, most) = (written.load(Ordering::Relaxed), most.load(Ordering::Relaxed));
         assert!(written > 4 * PIECE_BYTES, "{written}");
         assert!(most < PIECE_BYTES + (1 << 20), "{most} bytes were written before a sync");
+    }
+
+    /// Story: the disk fails while pages are written to make room, which the database passes over. What is then said to be
+    /// durable might not be.
+    #[test]
+    fn after_a_piece_that_could_not_be_synced_nothing_is_called_durable() {
+        let state = StateBackend::new(watched(&Arc::default(), true), Arc::default());
+        let piece = vec![1; usize::try_from(PIECE_BYTES).expect("fits")];
+        state.set_len(2 * PIECE_BYTES).expect("grows");
+        assert!(state.write(0, &piece).is_err());
+        assert!(state.write(0, &piece).is_ok(), "it stands there");
+        assert!(state.sync_data().is_err());
+        assert!(state.write(PIECE_BYTES, &piece).is_err() && state.sync_data().is_err());
     }
 
     const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
