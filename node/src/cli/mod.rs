@@ -131,3 +131,40 @@ pub(crate) fn usage(reason: &str) -> ExitCode {
     complain(&format!("error: {reason}\n\nFor more information, try '--help'."));
     ExitCode::from(USAGE)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::Poll;
+
+    use super::*;
+
+    /// Story: many more tasks than a thread has room for are ready all the time, and there is one thread.
+    #[test]
+    fn a_task_in_the_queue_that_threads_share_has_its_turn() {
+        const TASKS: usize = 800;
+        const TURNS: u64 = 1_000;
+        let runtime = runtime(1).expect("threads start");
+        let (most, turns) = (Arc::<AtomicU64>::default(), Arc::new([const { AtomicU64::new(0) }; TASKS]));
+        let tasks = (0..TASKS).map(|task| {
+            let (most, turns) = (most.clone(), turns.clone());
+            runtime.spawn(std::future::poll_fn(move |cx| {
+                let mine = turns[task].fetch_add(1, Ordering::Relaxed) + 1;
+                if most.fetch_max(mine, Ordering::Relaxed) >= TURNS {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }))
+        });
+        let tasks: Vec<_> = tasks.collect();
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.expect("it ends");
+            }
+        });
+        let least = turns.iter().map(|turns| turns.load(Ordering::Relaxed)).min();
+        assert!(least >= Some(TURNS / 5), "while one task had {TURNS} turns another had {least:?}");
+    }
+}
