@@ -69,8 +69,8 @@ impl<C: ReadCells> ReadCells for &C {
 
 /// Rows that can be changed. A reader of the same value sees its own writes.
 pub trait Cells: ReadCells {
-    /// Puts a row, replacing the one under `key`. The value may be kept as it is given, so it should not be a slice of
-    /// something larger.
+    /// Puts a row, replacing the one under `key`. The value may be kept as it is given, so it should neither be a slice
+    /// of something larger nor have much room to spare.
     fn put(&mut self, table: Table, key: &[u8], value: Bytes) -> Result<(), Self::Error>;
 
     /// Removes the row under `key`, if there is one.

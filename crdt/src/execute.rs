@@ -136,9 +136,8 @@ pub fn prepare<C: ReadCells>(
     let mut results = Vec::with_capacity(ops.len());
     let mut count = 0;
     for (op, (key, mutation)) in ops.iter().enumerate() {
-        // A single key is found without being compared: that is how most writes are.
-        let at = if works.len() == 1 { Ok(0) } else { works.binary_search_by(|work| work.key.cmp(key)) };
-        let Some(work) = at.ok().and_then(|at| works.get_mut(at)) else { continue };
+        let Ok(at) = works.binary_search_by(|work| work.key.cmp(key)) else { continue };
+        let work = &mut works[at];
         let before = work.plan.len();
         results.push(step(cells, ctx, work, mutation, limits).map_err(ExecuteError::at(op))?);
         count = count + work.plan.len() - before;

@@ -3,8 +3,8 @@
 //!
 //! A commit of redb keeps its pages in memory, half a cache full of them. Those beyond are written early, and when it comes to the
 //! checksums it fetches every page again and writes it once more, though only the upper ones have changed since. So a checkpoint
-//! that touches more than half a cache writes twice what it has to. Here a page that was written since the last sync and is to be
-//! written again as it stands is left alone: it is durable, or made so by the same sync.
+//! that touches more than half a cache writes twice what it has to. Here a page that was written since the database last asked for
+//! a sync, and is to be written again as it stands, is left alone: it is durable, or made so by the same sync.
 //!
 //! A sync of a hundred megabytes keeps the disk from everybody else until it is done, and the next entry of the log waits. So
 //! what a commit writes is synced piece by piece, and the log has its turn in between.
@@ -18,8 +18,8 @@ use redb::StorageBackend;
 
 use crate::seams::Backend;
 
-/// Pages of which it is known that they were written since the last sync: some 32 MiB of memory at most. Further ones are written
-/// as often as the database says.
+/// Pages of which it is known that they were written since the database last asked for a sync: some 32 MiB of memory at most.
+/// Further ones are written as often as it says.
 const PAGES_KNOWN_MAX: usize = 1 << 20;
 
 /// How many bytes are written before they are synced: a few milliseconds' worth.
@@ -49,6 +49,14 @@ impl StateBackend {
     fn unsynced(&self) -> MutexGuard<'_, HashSet<u64>> {
         // Under the lock nothing is done by halves.
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that something was written at `offset`.
+    fn note(&self, offset: u64) {
+        let mut unsynced = self.unsynced();
+        if unsynced.len() < PAGES_KNOWN_MAX {
+            unsynced.insert(offset);
+        }
     }
 
     /// Syncs what was written. The database passes over what fails while it only makes room in its memory: so a sync that has
@@ -93,18 +101,13 @@ impl StorageBackend for StateBackend {
             return Ok(());
         }
         self.file.write(offset, data)?;
-        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-        {
-            let mut unsynced = self.unsynced();
-            if unsynced.len() < PAGES_KNOWN_MAX {
-                unsynced.insert(offset);
-            }
-        }
+        self.note(offset);
         let bytes = data.len() as u64;
-        if self.piece.fetch_add(bytes, Ordering::Relaxed) + bytes < PIECE_BYTES {
-            return Ok(());
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        match self.piece.fetch_add(bytes, Ordering::Relaxed) + bytes {
+            ..PIECE_BYTES => Ok(()),
+            _ => self.sync(),
         }
-        self.sync()
     }
 
     fn close(&self) -> io::Result<()> {
