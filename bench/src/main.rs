@@ -1,13 +1,12 @@
 //! The benchmark suite: `meridian-bench` compares, `meridian-bench instructions` counts instructions,
-//! `meridian-bench log` times the log's writes, and `meridian-bench serve` is a node of Meridian, so that the suite needs no other program of this project.
+//! `meridian-bench log` times the log's writes, and `meridian-bench serve` is a node of Meridian, so that the suite needs
+//! no other program of this project. The inner parts are timed by `cargo bench -p meridian-bench`.
 
 mod args;
 mod driver;
-mod instructions;
 mod load;
 mod log;
 mod machine;
-mod op;
 mod record;
 mod report;
 mod system;
@@ -19,11 +18,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Args, Command, Suite};
+use meridian_bench::{instructions, op, say};
 use record::Record;
-
-/// The allocator of the program `meridian`.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // A node's words are the same as those of the program `meridian`.
@@ -48,12 +44,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Tells whoever watches; the results go to files.
-fn say(text: &str) {
-    // Nothing can be done if nobody listens.
-    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 fn compare(suite: &Suite) -> Result<(), String> {

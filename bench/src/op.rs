@@ -79,7 +79,7 @@ pub fn value(key: u64, salt: u64) -> String {
     let mut value = format!("{key:016x}");
     let mut random = Random::new(salt ^ key.rotate_left(32));
     while value.len() < VALUE_BYTES {
-        let mut bits = random.next();
+        let mut bits = random.number();
         for _ in 0..10.min(VALUE_BYTES - value.len()) {
             value.push(char::from(LETTERS[(bits & 63) as usize]));
             bits >>= 6;
@@ -106,7 +106,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -115,7 +115,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 8) % bound.max(1)
+        (self.number() >> 8) % bound.max(1)
     }
 }
 

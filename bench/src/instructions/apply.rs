@@ -11,7 +11,7 @@ use meridian_crdt::{
     Vector, read,
 };
 
-use super::{Case, measured, told};
+use super::{Case, measured, measured_in_batches, told};
 use crate::op::{Random, element_name, key_name, value};
 
 /// Keys that are written.
@@ -228,20 +228,14 @@ fn checkpoint(times: u64) -> Result<(), String> {
 
 fn encode(times: u64) -> Result<(), String> {
     let mut entries = Entries::new(register);
-    for _ in 0..times {
-        let entry = entries.next(BATCH);
-        measured(|| entry.encode()).map_err(told)?;
-    }
-    Ok(())
+    let check = |encoded: Result<_, _>| encoded.map(drop).map_err(told);
+    measured_in_batches(times, |_| Ok(entries.next(BATCH)), |entry| entry.encode(), check)
 }
 
 fn decode(times: u64) -> Result<(), String> {
     let mut entries = Entries::new(register);
-    for _ in 0..times {
-        let bytes = entries.next(BATCH).encode().map_err(told)?;
-        measured(|| Entry::decode(&bytes)).map_err(told)?;
-    }
-    Ok(())
+    let input = |_| entries.next(BATCH).encode().map_err(told);
+    measured_in_batches(times, input, |bytes| Entry::decode(bytes), |entry| entry.map(drop).map_err(told))
 }
 
 fn read_one<C: ReadCells>(cells: &C, key: &Key) -> Result<(), String> {
@@ -254,10 +248,7 @@ fn read_mem(times: u64) -> Result<(), String> {
     let first: Vec<Entry> = entries.first().into_iter().chain([entries.next(BATCH)]).collect();
     let keys = written(&first);
     apply_all(&mut state, &mut cells, first)?;
-    (0..times).try_for_each(|n| {
-        let key = &keys[usize::try_from(n).map_err(told)? % keys.len()];
-        measured(|| read_one(&cells, key))
-    })
+    measured_in_batches(times, |n| one_of(&keys, n), |key| read_one(&cells, key), |read| read)
 }
 
 fn read_file(times: u64, open_view: bool) -> Result<(), String> {
@@ -268,13 +259,15 @@ fn read_file(times: u64, open_view: bool) -> Result<(), String> {
     let keys = written(std::slice::from_ref(&last));
     opened.state.write(|rows| Ok(apply_all(&mut state, rows, vec![last]))).map_err(told)??;
     let view = opened.state.view();
-    (0..times).try_for_each(|n| {
-        let key = &keys[usize::try_from(n).map_err(told)? % keys.len()];
-        measured(|| match open_view {
-            true => read_one(&opened.state.view(), key),
-            false => read_one(&view, key),
-        })
-    })
+    let step = |key: &mut &Key| match open_view {
+        true => read_one(&opened.state.view(), key),
+        false => read_one(&view, key),
+    };
+    measured_in_batches(times, |n| one_of(&keys, n), step, |read| read)
+}
+
+fn one_of(keys: &[Key], n: u64) -> Result<&Key, String> {
+    Ok(&keys[usize::try_from(n).map_err(told)? % keys.len()])
 }
 
 /// The registers that entries set.

@@ -1,13 +1,14 @@
 //! Txns, cells, vectors and the frames of the native protocol.
 
 use bytes::Bytes;
+use meridian_client::wire::ApiError;
 use meridian_client::wire::frame::{Frame, Request, Verb};
 use meridian_crdt::cell::{Cell, Held};
 use meridian_crdt::{
     Add, Dot, Key, KeyEffect, Mutation, Origin, Query, RegisterOp, Txn, TxnHead, Value, Vector, merge,
 };
 
-use super::{Case, measured, told};
+use super::{Case, measured_in_batches, told};
 use crate::op::{key_name, value};
 
 /// Origins of the vectors and cells.
@@ -44,26 +45,23 @@ fn txn(seq: u64) -> Txn {
     Txn { head, effects: vec![effect] }
 }
 
-fn txn_encode(times: u64) -> Result<(), String> {
-    for seq in 1..=times {
-        let txn = txn(seq);
-        measured(|| txn.encode());
-    }
+/// The check of a step that cannot fail.
+fn fine<T>(_: T) -> Result<(), String> {
     Ok(())
 }
 
+fn txn_encode(times: u64) -> Result<(), String> {
+    measured_in_batches(times, |seq| Ok(txn(seq)), |txn| txn.encode(), fine)
+}
+
 fn txn_decode(times: u64) -> Result<(), String> {
-    (1..=times).try_for_each(|seq| {
-        let encoded = txn(seq).encode();
-        measured(|| Txn::decode(&encoded)).map(drop).map_err(told)
-    })
+    let decode = |encoded: &mut Bytes| Txn::decode(encoded);
+    measured_in_batches(times, |seq| Ok(txn(seq).encode()), decode, |txn| txn.map(drop).map_err(told))
 }
 
 fn txn_head_decode(times: u64) -> Result<(), String> {
-    (1..=times).try_for_each(|seq| {
-        let encoded = txn(seq).encode();
-        measured(|| TxnHead::decode(&encoded)).map(drop).map_err(told)
-    })
+    let decode = |encoded: &mut Bytes| TxnHead::decode(encoded);
+    measured_in_batches(times, |seq| Ok(txn(seq).encode()), decode, |head| head.map(drop).map_err(told))
 }
 
 fn cell(seq: u64) -> Cell {
@@ -80,74 +78,61 @@ fn vector(seq: u64) -> Vector {
 }
 
 fn cell_merge(times: u64) -> Result<(), String> {
-    for seq in 1..=times {
-        let (a, b, va, vb) = (cell(seq), cell(seq + 1), vector(seq), vector(seq + 1));
-        measured(|| merge::merge(&a, &va, &b, &vb));
-    }
-    Ok(())
+    let input = |seq| Ok((cell(seq), cell(seq + 1), vector(seq), vector(seq + 1)));
+    measured_in_batches(times, input, |(a, b, va, vb)| merge::merge(a, va, b, vb), fine)
+}
+
+/// Two vectors of which the first is ahead.
+fn vectors(seq: u64) -> Result<(Vector, Vector), String> {
+    Ok((vector(seq + 1), vector(seq)))
 }
 
 fn vector_covers(times: u64) -> Result<(), String> {
-    for seq in 1..=times {
-        let (a, b) = (vector(seq + 1), vector(seq));
-        measured(|| a.covers_all(&b));
-    }
-    Ok(())
+    measured_in_batches(times, vectors, |(a, b)| a.covers_all(b), fine)
 }
 
 fn vector_join(times: u64) -> Result<(), String> {
-    for seq in 1..=times {
-        let (mut a, b) = (vector(seq), vector(seq + 1));
-        measured(|| a.join(&b));
-    }
-    Ok(())
+    measured_in_batches(times, vectors, |(a, b)| b.join(a), fine)
 }
 
 fn vector_above(times: u64) -> Result<(), String> {
-    for seq in 1..=times {
-        let (a, b) = (vector(seq + 1), vector(seq));
-        measured(|| a.above(&b));
-    }
-    Ok(())
+    measured_in_batches(times, vectors, |(a, b)| a.above(b), fine)
 }
 
 fn vector_clone(times: u64) -> Result<(), String> {
-    for seq in 1..=times {
-        let a = vector(seq);
-        measured(|| a.clone());
-    }
-    Ok(())
+    measured_in_batches(times, |seq| Ok(vector(seq)), |a| a.clone(), fine)
+}
+
+fn request(n: u64, write: bool) -> Result<Vec<u8>, String> {
+    let key = Key::new("default", key_name(n)).map_err(told)?;
+    let verb = match write {
+        true => {
+            let mutation = Mutation::Register(RegisterOp::Set(Value::Str(value(n, n))));
+            Verb::Write { key, mutation }
+        }
+        false => Verb::Read { key, query: Query::default(), txn: None, ops: Vec::new() },
+    };
+    let mut request = Request::new(n, verb);
+    request.session = Some(vec![1; TOKEN_BYTES]);
+    Ok(request.encode())
 }
 
 fn frame_decode(times: u64, write: bool) -> Result<(), String> {
-    for n in 1..=times {
-        let key = Key::new("default", key_name(n)).map_err(told)?;
-        let verb = match write {
-            true => {
-                let mutation = Mutation::Register(RegisterOp::Set(Value::Str(value(n, n))));
-                Verb::Write { key, mutation }
-            }
-            false => Verb::Read { key, query: Query::default(), txn: None, ops: Vec::new() },
-        };
-        let mut request = Request::new(n, verb);
-        request.session = Some(vec![1; TOKEN_BYTES]);
-        let frame = request.encode();
-        measured(|| Request::decode(&frame)).map_err(|(_, error)| error.message)?;
-    }
-    Ok(())
+    let check = |read: Result<Request, (_, ApiError)>| read.map(drop).map_err(|(_, error)| error.message);
+    measured_in_batches(times, |n| request(n, write), |frame| Request::decode(frame), check)
+}
+
+fn answer(n: u64) -> Frame {
+    let body = [
+        ("type", "register".to_owned()),
+        ("value", value(n, n)),
+        ("version", "5d1e0b6c94f7a2380c6be1f9d37a4e82".to_owned()),
+    ];
+    let body = body.into_iter().map(|(name, text)| (name.to_owned(), Value::Str(text))).collect();
+    Frame::Answer { id: n, outcome: Ok(body), session: Some(vec![1; TOKEN_BYTES]), staleness: Vec::new() }
 }
 
 fn frame_encode(times: u64) -> Result<(), String> {
-    for n in 1..=times {
-        let body = [
-            ("type", "register".to_owned()),
-            ("value", value(n, n)),
-            ("version", "5d1e0b6c94f7a2380c6be1f9d37a4e82".to_owned()),
-        ];
-        let body = body.into_iter().map(|(name, text)| (name.to_owned(), Value::Str(text))).collect();
-        let session = Some(vec![1; TOKEN_BYTES]);
-        let answer = Frame::Answer { id: n, outcome: Ok(body), session, staleness: Vec::new() };
-        measured(|| answer.encode());
-    }
-    Ok(())
+    // Encoding takes the answer.
+    measured_in_batches(times, |n| Ok(Some(answer(n))), |answer| answer.take().map(Frame::encode), fine)
 }

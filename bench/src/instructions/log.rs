@@ -28,7 +28,7 @@ fn append(times: u64, entries: u64) -> Result<(), String> {
 }
 
 /// A log whose writes are done when they return.
-pub(crate) fn open(folder: &std::path::Path) -> Result<LogStore, String> {
+pub fn open(folder: &std::path::Path) -> Result<LogStore, String> {
     let identity = Identity { cluster: "bench".into(), dc: "home".into(), node: 1 };
     let seams = Seams { executor: std::sync::Arc::new(InlineExecutor), ..Seams::production() };
     let opened = Folder::open(FolderConfig::new(folder.join("data"), identity), &seams).map_err(told)?;
@@ -36,7 +36,7 @@ pub(crate) fn open(folder: &std::path::Path) -> Result<LogStore, String> {
 }
 
 /// Appends a batch and says whether it is on disk.
-pub(crate) fn append_one(log: &LogStore, batch: Vec<(u64, Bytes)>) -> Result<(), String> {
+pub fn append_one(log: &LogStore, batch: Vec<(u64, Bytes)>) -> Result<(), String> {
     let (done, is_done) = std::sync::mpsc::channel();
     log.append(batch, move |written| {
         // The receiver is waiting below.

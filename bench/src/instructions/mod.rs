@@ -1,17 +1,22 @@
-//! Instruction counts of the inner parts, which do not depend on what else the machine does.
+//! The inner parts one by one: their instructions, which do not depend on what else the machine does, and their time.
 //!
-//! Each case prepares its inputs and then passes every step through [`measured`], the one function within which
-//! callgrind counts. Without the name of a case, each is run under callgrind in a process of its own and its count is
-//! shown beside the recorded one.
+//! Each case prepares its inputs and then passes every step through [`measured`], within which callgrind counts and a
+//! stopwatch runs. Without the name of a case, each is run under callgrind in a process of its own and its count is
+//! shown beside the recorded one. Times are criterion's (`benches/inner.rs`).
 
 mod apply;
 mod codecs;
-pub(crate) mod log;
+pub mod log;
 mod proto;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How many steps that are short for a clock are measured at once.
+const BATCH: u64 = 64;
 
 /// One case: what it is called, what one step of it is, and how to do so many of them.
 pub struct Case {
@@ -28,18 +33,59 @@ fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Where callgrind counts. Whatever is prepared or taken down stays outside.
-#[inline(never)]
+thread_local! {
+    /// How long this thread has spent in [`measured`].
+    static SPENT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Measures a step. Whatever is prepared or taken down stays outside.
 fn measured<T>(step: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let outcome = counted(step);
+    SPENT.set(SPENT.get() + begun.elapsed());
+    outcome
+}
+
+/// Where callgrind counts.
+#[inline(never)]
+fn counted<T>(step: impl FnOnce() -> T) -> T {
     std::hint::black_box(step())
 }
 
-fn cases() -> Vec<Case> {
+/// Measures so many steps that are too short for a clock to be read at each: inputs are made for many of them, which
+/// then follow each other. `input` gets the number of the step, from 1.
+fn measured_in_batches<I, T>(
+    times: u64,
+    mut input: impl FnMut(u64) -> Result<I, String>,
+    mut step: impl FnMut(&mut I) -> T,
+    check: impl Fn(T) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut next = 1;
+    while next <= times {
+        let end = times.min(next + BATCH - 1);
+        let mut inputs = (next..=end).map(&mut input).collect::<Result<Vec<I>, String>>()?;
+        let mut outcomes = Vec::with_capacity(inputs.len());
+        measured(|| inputs.iter_mut().for_each(|input| outcomes.push(std::hint::black_box(step(input)))));
+        outcomes.into_iter().try_for_each(&check)?;
+        next = end + 1;
+    }
+    Ok(())
+}
+
+/// Every case.
+pub fn cases() -> Vec<Case> {
     [apply::CASES, codecs::CASES, log::CASES, proto::CASES]
         .into_iter()
         .flatten()
         .map(|case| Case { ..*case })
         .collect()
+}
+
+/// Runs so many steps of a case; returns how long they took together, without what was prepared for them.
+pub fn time(case: &Case, times: u64) -> Result<Duration, String> {
+    SPENT.set(Duration::ZERO);
+    (case.run)(times)?;
+    Ok(SPENT.get())
 }
 
 /// Runs one case, for callgrind.
@@ -74,7 +120,7 @@ fn count(name: &str, times: u64) -> Result<u64, String> {
     let program: PathBuf = std::env::current_exe().map_err(told)?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
-        .arg("--toggle-collect=*instructions::measured*")
+        .arg("--toggle-collect=*instructions::counted*")
         .arg(&program)
         .args(["case", name, "--times", &times.to_string()])
         .stdin(Stdio::null())
@@ -110,7 +156,8 @@ fn render(counts: &[(Case, u64)], recorded: &BTreeMap<String, u64>) -> String {
          count beside the recorded one. `instructions apply` counts only what begins with that.\n\
          - Record, in the same commit as the change that explains it: add `--record`.\n\
          - A rise of more than 5% wants a reason in the commit; less is noise of hash tables and allocators.\n\
-         - To see where they go: `valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*instructions::measured*' \
+         - The same cases in nanoseconds: `cargo bench -p meridian-bench`, and `-- NAME` for some of them.\n\
+         - To see where they go: `valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*instructions::counted*' \
          target/release/meridian-bench case NAME`, then `callgrind_annotate`.\n\n\
          | Case | Instructions | One step |\n|---|--:|---|\n",
     );
