@@ -8,6 +8,9 @@ use crate::driver::Kind;
 use crate::load::Measured;
 use crate::system::process::Usage;
 
+/// The value of workloads at a rate that says how many operations per second all systems were given.
+pub const ASKED: &str = "asked_per_s";
+
 /// What one system did under one workload in one round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {

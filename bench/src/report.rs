@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::driver::Kind;
-use crate::record::Record;
+use crate::record::{ASKED, Record};
 
 /// One result as a line for whoever watches.
 pub fn one_line(record: &Record) -> String {
@@ -44,8 +44,15 @@ fn number(value: f64) -> String {
     }
 }
 
-/// For each workload, in the order in which they first appear: system, value name, all rounds.
-type Results = Vec<(String, BTreeMap<String, BTreeMap<String, Vec<f64>>>)>;
+/// For each workload, in the order in which they first appear.
+type Results = Vec<(String, OfSystems)>;
+/// System, value name, all rounds.
+type OfSystems = BTreeMap<String, BTreeMap<String, Vec<f64>>>;
+
+/// Whether any system has that value.
+fn has(of: &OfSystems, name: &str) -> bool {
+    of.values().any(|values| values.contains_key(name))
+}
 
 /// Reads the raw results and writes the report.
 pub fn write(report: &Path, raw: &Path) -> Result<(), String> {
@@ -81,6 +88,9 @@ fn render(raw: &str) -> Result<String, String> {
     let mut out = String::from(INTRODUCTION);
     conditions(&mut out, &abouts);
     compared(&mut out, &results);
+    at_equal_load(&mut out, &results);
+    used(&mut out, &results);
+    syncs(&mut out, &results);
     others(&mut out, &results);
     if !errors.is_empty() {
         out.push_str("\n## Errors\n\nOperations that failed or were answered wrongly:\n\n");
@@ -148,7 +158,7 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// A ratio's numerator or denominator: a workload's value of one system.
-fn found(of: &BTreeMap<String, BTreeMap<String, Vec<f64>>>, system: Kind, name: &str) -> Option<f64> {
+fn found(of: &OfSystems, system: Kind, name: &str) -> Option<f64> {
     of.get(system.name())?.get(name).map(|values| median(values))
 }
 
@@ -160,8 +170,7 @@ fn compared(out: &mut String, results: &Results) {
          |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for (workload, of) in results {
-        let systems = of.values().filter(|values| values.contains_key("ops_per_s")).count();
-        if systems == 0 {
+        if !has(of, "ops_per_s") || has(of, ASKED) {
             continue;
         }
         let _ = write!(out, "| `{workload}` |");
@@ -176,30 +185,76 @@ fn compared(out: &mut String, results: &Results) {
             }
         }
         for peer in [Kind::Etcd, Kind::Redis] {
-            let ratio = found(of, Kind::Meridian, "ops_per_s")
-                .zip(found(of, peer, "ops_per_s"))
-                .filter(|(_, other)| *other > 0.0);
-            match ratio {
-                Some((ours, theirs)) => {
-                    let _ = write!(out, " **{:.2}** |", ours / theirs);
-                }
-                None => out.push_str(" |"),
-            }
+            ratio(out, of, peer, "ops_per_s");
         }
         out.push('\n');
     }
+}
+
+fn at_equal_load(out: &mut String, results: &Results) {
+    let paced: Vec<_> = results.iter().filter(|(_, of)| has(of, ASKED)).collect();
+    if paced.is_empty() {
+        return;
+    }
     out.push_str(
-        "\nWhat the servers used for each operation: processor time of all nodes, bytes written to disk.\n\n",
+        "\n## Latency at equal load\n\nAll systems were given as many operations per second, as many as the workload's name says, \
+         by 64 clients. Latencies, in milliseconds, count from when an operation was due, so that a stall is seen in all that waited \
+         for it; up to a millisecond or two of each is the load generator's timer.\n\n\
+         | Workload | Meridian p50 / p99 / p99.9 | etcd p50 / p99 / p99.9 | Redis p50 / p99 / p99.9 | p99 to etcd's | to Redis' |\n\
+         |---|--:|--:|--:|--:|--:|\n",
     );
-    out.push_str("| Workload | Meridian µs | bytes | etcd µs | bytes | Redis µs | bytes |\n|---|--:|--:|--:|--:|--:|--:|\n");
-    for (workload, of) in results {
-        if !of.values().any(|values| values.contains_key("server_cpu_us_per_op")) {
-            continue;
-        }
+    for (workload, of) in paced {
         let _ = write!(out, "| `{workload}` |");
         for kind in Kind::ALL {
-            let value = |name| found(of, kind, name).map(number).unwrap_or_default();
-            let _ = write!(out, " {} | {} |", value("server_cpu_us_per_op"), value("disk_bytes_per_op"));
+            let quantile = |name| found(of, kind, name).map(number).unwrap_or_default();
+            let _ =
+                write!(out, " {} / {} / {} |", quantile("p50_ms"), quantile("p99_ms"), quantile("p999_ms"));
+        }
+        for peer in [Kind::Etcd, Kind::Redis] {
+            ratio(out, of, peer, "p99_ms");
+        }
+        out.push('\n');
+    }
+}
+
+/// Writes Meridian's value as a multiple of that of another.
+fn ratio(out: &mut String, of: &OfSystems, peer: Kind, name: &str) {
+    let both = found(of, Kind::Meridian, name).zip(found(of, peer, name));
+    match both.filter(|(_, theirs)| *theirs > 0.0) {
+        Some((ours, theirs)) => {
+            let _ = write!(out, " **{:.2}** |", ours / theirs);
+        }
+        None => out.push_str(" |"),
+    }
+}
+
+fn used(out: &mut String, results: &Results) {
+    out.push_str(
+        "\nWhat the servers used for each operation: processor time of all nodes, bytes written to disk.\n\n\
+         | Workload | Meridian µs | bytes | etcd µs | bytes | Redis µs | bytes |\n|---|--:|--:|--:|--:|--:|--:|\n",
+    );
+    by_system(out, results, ["server_cpu_us_per_op", "disk_bytes_per_op"], &Kind::ALL);
+}
+
+fn syncs(out: &mut String, results: &Results) {
+    if !results.iter().any(|(_, of)| has(of, "syncs_per_s")) {
+        return;
+    }
+    out.push_str(
+        "\nHow often the leader synced its log, and how many writes each sync was for (`meridian_log_syncs_total`, \
+         `etcd_disk_wal_fsync_duration_seconds_count`):\n\n\
+         | Workload | Meridian syncs/s | writes each | etcd syncs/s | writes each |\n|---|--:|--:|--:|--:|\n",
+    );
+    by_system(out, results, ["syncs_per_s", "writes_per_sync"], &[Kind::Meridian, Kind::Etcd]);
+}
+
+/// A row for each workload that has the first of two values: both, for each of the systems.
+fn by_system(out: &mut String, results: &Results, names: [&str; 2], kinds: &[Kind]) {
+    for (workload, of) in results.iter().filter(|(_, of)| has(of, names[0])) {
+        let _ = write!(out, "| `{workload}` |");
+        for kind in kinds {
+            let [first, second] = names.map(|name| found(of, *kind, name).map(number).unwrap_or_default());
+            let _ = write!(out, " {first} | {second} |");
         }
         out.push('\n');
     }
@@ -207,9 +262,7 @@ fn compared(out: &mut String, results: &Results) {
 
 /// Results that are no throughput, value by value.
 fn others(out: &mut String, results: &Results) {
-    let is_load =
-        |of: &BTreeMap<String, BTreeMap<String, Vec<f64>>>| of.values().any(|v| v.contains_key("ops_per_s"));
-    let rest: Vec<_> = results.iter().filter(|(_, of)| !is_load(of)).collect();
+    let rest: Vec<_> = results.iter().filter(|(_, of)| !has(of, "ops_per_s")).collect();
     if rest.is_empty() {
         return;
     }
@@ -249,6 +302,22 @@ mod tests {
         let report = render(&raw.join("\n")).expect("rendered");
         let row = "| `put-64` | 2,000 | 1.00 / 2.00 | 1,000 | 1.00 / 2.00 | | | **2.00** | |";
         assert!(report.contains(row), "{report}");
+    }
+
+    #[test]
+    fn equal_loads_are_compared_by_latency_and_syncs_are_shown() {
+        let record = |kind, p99| {
+            let record = Record::new(1, kind, "put-at-1000").with(ASKED, 1000.0).with("ops_per_s", 1000.0);
+            let record = record.with("p50_ms", 1.0).with("p99_ms", p99).with("p999_ms", 9.0);
+            serde_json::to_string(&record.with("syncs_per_s", 400.0).with("writes_per_sync", 2.5))
+                .expect("encodes")
+        };
+        let raw = [record(Kind::Meridian, 2.0), record(Kind::Etcd, 4.0)];
+        let report = render(&raw.join("\n")).expect("rendered");
+        let row = "| `put-at-1000` | 1.00 / 2.00 / 9.00 | 1.00 / 4.00 / 9.00 |  /  /  | **0.50** | |";
+        assert!(report.contains(row), "{report}");
+        assert!(report.contains("| `put-at-1000` | 400 | 2.50 | 400 | 2.50 |"), "{report}");
+        assert!(!report.contains("| `put-at-1000` | 1,000 |"), "no ratio of rates that were given: {report}");
     }
 
     #[test]

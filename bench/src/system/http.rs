@@ -35,3 +35,10 @@ pub async fn get_json(address: &str, path: &str) -> Result<serde_json::Value, St
         other => Err(format!("{address}{path} answers {other}: {body}")),
     }
 }
+
+/// One value, without labels, of what a node counts.
+pub async fn metric(address: &str, name: &str) -> Result<f64, String> {
+    let (_, page) = get(address, "/metrics").await?;
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).ok_or_else(|| format!("{address} does not count {name}"))
+}

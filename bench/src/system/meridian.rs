@@ -121,10 +121,8 @@ impl Cluster {
         let deadline = Instant::now() + limit;
         for address in self.dcs.iter().flat_map(|dc| &dc.addresses) {
             loop {
-                let (_, page) = http::get(address, "/metrics").await?;
-                let value = page.lines().find_map(|line| line.strip_prefix("meridian_state_memory_bytes "));
-                let bytes: u64 = value.and_then(|value| value.parse().ok()).ok_or("no such metric")?;
-                if bytes <= bytes_max {
+                let bytes = http::metric(address, "meridian_state_memory_bytes").await?;
+                if bytes <= bytes_max as f64 {
                     break;
                 }
                 if Instant::now() > deadline {

@@ -106,6 +106,16 @@ impl System {
         usage_of(&self.processes, &self.folder)
     }
 
+    /// How often the leader's log has been synced, of systems that say so.
+    pub async fn log_syncs(&self, target: &Target) -> Result<Option<f64>, String> {
+        let metric = match self.kind {
+            Kind::Meridian => "meridian_log_syncs_total",
+            Kind::Etcd => "etcd_disk_wal_fsync_duration_seconds_count",
+            Kind::Redis => return Ok(None),
+        };
+        http::metric(&target.addresses[0], metric).await.map(Some)
+    }
+
     /// What the files of all nodes occupy.
     pub fn disk_bytes(&self) -> u64 {
         disk_bytes(&self.folder)

@@ -1,14 +1,15 @@
-//! Workloads that mean the same to several systems: puts, increments, reads, mixes and transactions.
+//! Workloads that mean the same to several systems: puts, as fast as they go and at the same rate for all, increments,
+//! reads, mixes and transactions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Run;
 use crate::driver::{Kind, etcd, redis};
 use crate::load::{self, Load, Measured, Source, Target};
 use crate::op::{HOT_COUNTER, Level, Op, Random, TXN_KEYS};
-use crate::record::Record;
+use crate::record::{ASKED, Record};
 use crate::system::System;
 
 /// Warm-up as a part of the measured time.
@@ -19,8 +20,10 @@ const FILL: (usize, usize) = (16, 8);
 const FILL_PATIENCE: Duration = Duration::from_secs(600);
 /// Connections of the workloads that read.
 const READERS: usize = 50;
-/// Connections of mixes, increments and transactions.
+/// Connections of mixes, increments and transactions, and of puts at a rate.
 const CLIENTS: usize = 64;
+/// Puts per second that all systems are given alike: all of them can do that many on the smallest machine.
+const EQUAL_RATES: [u32; 3] = [1000, 2000, 4000];
 
 /// What clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +43,23 @@ struct Workload {
     what: What,
     clients: usize,
     in_flight: usize,
+    /// Operations per second; as many as go if there is none.
+    rate: Option<u32>,
     systems: &'static [Kind],
+}
+
+impl Workload {
+    /// Whether every operation is one write of the log.
+    fn writes_only(&self) -> bool {
+        matches!(self.what, What::Put | What::Add | What::Txn)
+    }
 }
 
 fn workloads() -> Vec<Workload> {
     let all = &Kind::ALL[..];
     let mut list = Vec::new();
     let mut add = |name: String, what, clients, in_flight, systems| {
-        list.push(Workload { name, what, clients, in_flight, systems });
+        list.push(Workload { name, what, clients, in_flight, rate: None, systems });
     };
     for clients in [1, 16, 64, 256, 1024] {
         add(format!("put-{clients}"), What::Put, clients, 1, all);
@@ -66,6 +78,14 @@ fn workloads() -> Vec<Workload> {
         add(format!("mix-{reads}-{}", 100 - reads), What::Mix(reads), CLIENTS, 1, all);
     }
     add(format!("txn-{TXN_KEYS}-keys"), What::Txn, CLIENTS, 1, all);
+    list.extend(EQUAL_RATES.map(|rate| Workload {
+        name: format!("put-at-{rate}"),
+        what: What::Put,
+        clients: CLIENTS,
+        in_flight: 1,
+        rate: Some(rate),
+        systems: all,
+    }));
     list
 }
 
@@ -87,14 +107,24 @@ pub async fn run(
     fill(&system.target(false).await?, run.suite.keys).await?;
     let mut added = 0;
     for workload in wanted {
-        let before = system.usage();
+        let (before, syncs_before) = (system.usage(), system.log_syncs(&target).await?);
+        let begun = Instant::now();
         let measured = measure(run, &workload, &target).await?;
-        let used = system.usage().since(&before);
+        let (used, took) = (system.usage().since(&before), begun.elapsed());
+        let syncs = system.log_syncs(&target).await?.zip(syncs_before).map(|(after, before)| after - before);
         let mut record = Record::new(run.round, kind, &workload.name)
             .with("clients", workload.clients as f64)
             .with("in_flight", workload.in_flight as f64)
             .with_load(&measured)
             .with_usage(&used, measured.ops_ever);
+        if let Some(rate) = workload.rate {
+            record = record.with(ASKED, f64::from(rate));
+        }
+        if let Some(syncs) = syncs.filter(|syncs| *syncs > 0.0 && workload.writes_only()) {
+            record = record
+                .with("syncs_per_s", syncs / took.as_secs_f64())
+                .with("writes_per_sync", measured.ops_ever as f64 / syncs);
+        }
         if workload.what == What::Add {
             added += measured.ops_ever;
             let counted = counter(&target).await?;
@@ -128,7 +158,7 @@ async fn measure(run: Run<'_>, workload: &Workload, target: &Target) -> Result<M
         in_flight: workload.in_flight,
         warm_up: Duration::from_secs_f64(run.suite.seconds * WARM_UP_PART),
         length: Duration::from_secs_f64(run.suite.seconds),
-        rate: None,
+        rate: workload.rate.map(f64::from),
         threads: usize::try_from(run.suite.threads).unwrap_or(1),
     };
     load::run(target.clone(), load, Arc::new(next)).await
