@@ -61,7 +61,7 @@ pub use glance::{Glance, glance};
 pub use header::Version;
 pub use hlc::{Clock, ClockError, Observed, unix_ms};
 pub use id::{Dot, NoDot, Origin, OriginName};
-pub use keys::{Key, KeyError};
+pub use keys::{Key, KeyError, check_space};
 pub use list::{Listed, Listing, Range, RangeSeen, fingerprint, list};
 pub use merge::{merge, merge_state};
 pub use prepared::Prepared;

@@ -468,19 +468,24 @@ fn take_in_txn(space: &str, fields: &mut Fields<'_, Borrowed<'_>>) -> Result<(Op
     Ok((txn, ops))
 }
 
+/// The name of the space, not checked.
+fn take_space_name<'f>(fields: &mut Fields<'_, Borrowed<'f>>) -> Result<&'f str, ApiError> {
+    match fields.take_optional("space") {
+        None => Ok(SPACE_DEFAULT),
+        Some(Borrowed::Str(space)) => Ok(space),
+        Some(_) => Err(bad("the space is a text")),
+    }
+}
+
 fn take_space(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<String, ApiError> {
-    let space = match fields.take_optional("space") {
-        None => SPACE_DEFAULT.to_owned(),
-        Some(space) => space.as_text().ok_or_else(|| bad("the space is a text"))?.to_owned(),
-    };
-    // A space is checked as part of a key; any valid key will do.
-    request::key(&space, "k")?;
-    Ok(space)
+    let space = take_space_name(fields)?;
+    request::check_space(space)?;
+    Ok(space.to_owned())
 }
 
 fn take_key(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Key, ApiError> {
-    let space = take_space(fields)?;
-    request::key(&space, &fields.text("key")?)
+    let space = take_space_name(fields)?;
+    fields.read_text("key", |key| request::key(space, key))
 }
 
 fn take_limit(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<usize, ApiError> {

@@ -17,8 +17,31 @@ pub const DEPTH_MAX: usize = 64;
 /// How many values one frame may consist of, however small they are.
 pub const VALUES_MAX: usize = 400_000;
 
-fn bad(message: impl Into<String>) -> ApiError {
-    ApiError::new(ErrorCode::BadMsgpack, message)
+/// Why bytes are no value. Small, so that handing values up costs little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Malformed {
+    #[error("the frame breaks off")]
+    Truncated,
+    #[error("the frame goes on behind its value")]
+    Trailing,
+    #[error("the frame nests deeper than {DEPTH_MAX}")]
+    TooDeep,
+    #[error("the frame has more than {VALUES_MAX} values")]
+    TooMany,
+    #[error("a length is out of range")]
+    Length,
+    #[error("an integer does not fit 64 signed bits")]
+    Integer,
+    #[error("the frame uses an extension type")]
+    Extension,
+    #[error("NaN cannot be kept")]
+    Nan,
+    #[error("a text is not UTF-8")]
+    NotUtf8,
+    #[error("the key of a map is not a text")]
+    KeyNotText,
+    #[error("a map has the same key twice")]
+    KeyTwice,
 }
 
 /// Appends `value`. Integers and lengths take their shortest form.
@@ -106,8 +129,11 @@ pub fn borrow(bytes: &[u8]) -> Result<Borrowed<'_>, ApiError> {
 
 fn read(bytes: &[u8], values_max: usize) -> Result<Borrowed<'_>, ApiError> {
     let mut input = Input { bytes, values_left: values_max };
-    let value = input.value(0)?;
-    if input.bytes.is_empty() { Ok(value) } else { Err(bad("the frame goes on behind its value")) }
+    let value = input.value(0).and_then(|value| match input.bytes {
+        [] => Ok(value),
+        _ => Err(Malformed::Trailing),
+    });
+    value.map_err(|why| ApiError::new(ErrorCode::BadMsgpack, why.to_string()))
 }
 
 /// A value in the bytes that it was read from. Frames are taken apart in this form, so that only what is kept of them is
@@ -201,39 +227,44 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], ApiError> {
-        let (front, rest) = self.bytes.split_first_chunk::<N>().ok_or_else(|| bad("the frame breaks off"))?;
+    fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (front, rest) = self.bytes.split_first_chunk::<N>().ok_or(Malformed::Truncated)?;
         self.bytes = rest;
         Ok(*front)
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], ApiError> {
-        let (front, rest) = self.bytes.split_at_checked(len).ok_or_else(|| bad("the frame breaks off"))?;
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (front, rest) = self.bytes.split_at_checked(len).ok_or(Malformed::Truncated)?;
         self.bytes = rest;
         Ok(front)
     }
 
-    fn len8(&mut self) -> Result<usize, ApiError> {
+    fn len8(&mut self) -> Result<usize, Malformed> {
         Ok(usize::from(u8::from_be_bytes(self.chunk()?)))
     }
 
-    fn len16(&mut self) -> Result<usize, ApiError> {
+    fn len16(&mut self) -> Result<usize, Malformed> {
         Ok(usize::from(u16::from_be_bytes(self.chunk()?)))
     }
 
-    fn len32(&mut self) -> Result<usize, ApiError> {
-        usize::try_from(u32::from_be_bytes(self.chunk()?)).map_err(|_| bad("a length is out of range"))
+    fn len32(&mut self) -> Result<usize, Malformed> {
+        usize::try_from(u32::from_be_bytes(self.chunk()?)).map_err(|_| Malformed::Length)
     }
 
-    fn value(&mut self, depth: usize) -> Result<Borrowed<'a>, ApiError> {
+    /// The marker of one more value.
+    fn marker(&mut self) -> Result<Marker, Malformed> {
+        self.values_left = self.values_left.checked_sub(1).ok_or(Malformed::TooMany)?;
+        Ok(Marker::from_u8(u8::from_be_bytes(self.chunk()?)))
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Borrowed<'a>, Malformed> {
         if depth > DEPTH_MAX {
-            return Err(bad(format!("the frame nests deeper than {DEPTH_MAX}")));
+            return Err(Malformed::TooDeep);
         }
-        self.values_left = self
-            .values_left
-            .checked_sub(1)
-            .ok_or_else(|| bad(format!("the frame has more than {VALUES_MAX} values")))?;
-        let marker = Marker::from_u8(u8::from_be_bytes(self.chunk()?));
+        let marker = self.marker()?;
+        if let Some(text) = self.text(marker)? {
+            return Ok(Borrowed::Str(text));
+        }
         Ok(match marker {
             Marker::Null => Borrowed::Nil,
             Marker::True => Borrowed::Bool(true),
@@ -241,10 +272,6 @@ impl<'a> Input<'a> {
             Marker::FixPos(v) => Borrowed::Int(i64::from(v)),
             Marker::FixNeg(v) => Borrowed::Int(i64::from(v)),
             Marker::F32 | Marker::F64 => self.float(marker)?,
-            Marker::FixStr(len) => self.text(usize::from(len))?,
-            Marker::Str8 => self.len8().and_then(|len| self.text(len))?,
-            Marker::Str16 => self.len16().and_then(|len| self.text(len))?,
-            Marker::Str32 => self.len32().and_then(|len| self.text(len))?,
             Marker::Bin8 => self.len8().and_then(|len| self.binary(len))?,
             Marker::Bin16 => self.len16().and_then(|len| self.binary(len))?,
             Marker::Bin32 => self.len32().and_then(|len| self.binary(len))?,
@@ -258,42 +285,50 @@ impl<'a> Input<'a> {
         })
     }
 
-    fn integer(&mut self, marker: Marker) -> Result<Borrowed<'a>, ApiError> {
+    /// The text that begins with this marker, if it is that of one.
+    fn text(&mut self, marker: Marker) -> Result<Option<&'a str>, Malformed> {
+        let len = match marker {
+            Marker::FixStr(len) => usize::from(len),
+            Marker::Str8 => self.len8()?,
+            Marker::Str16 => self.len16()?,
+            Marker::Str32 => self.len32()?,
+            _ => return Ok(None),
+        };
+        std::str::from_utf8(self.take(len)?).map(Some).map_err(|_| Malformed::NotUtf8)
+    }
+
+    fn integer(&mut self, marker: Marker) -> Result<Borrowed<'a>, Malformed> {
         Ok(Borrowed::Int(match marker {
             Marker::U8 => i64::from(u8::from_be_bytes(self.chunk()?)),
             Marker::U16 => i64::from(u16::from_be_bytes(self.chunk()?)),
             Marker::U32 => i64::from(u32::from_be_bytes(self.chunk()?)),
-            Marker::U64 => i64::try_from(u64::from_be_bytes(self.chunk()?))
-                .map_err(|_| bad("an integer does not fit 64 signed bits"))?,
+            Marker::U64 => {
+                i64::try_from(u64::from_be_bytes(self.chunk()?)).map_err(|_| Malformed::Integer)?
+            }
             Marker::I8 => i64::from(i8::from_be_bytes(self.chunk()?)),
             Marker::I16 => i64::from(i16::from_be_bytes(self.chunk()?)),
             Marker::I32 => i64::from(i32::from_be_bytes(self.chunk()?)),
             Marker::I64 => i64::from_be_bytes(self.chunk()?),
-            _ => return Err(bad("the frame uses an extension type")),
+            _ => return Err(Malformed::Extension),
         }))
     }
 
-    fn float(&mut self, marker: Marker) -> Result<Borrowed<'a>, ApiError> {
+    fn float(&mut self, marker: Marker) -> Result<Borrowed<'a>, Malformed> {
         let v = match marker {
             Marker::F32 => f64::from(f32::from_be_bytes(self.chunk()?)),
             _ => f64::from_be_bytes(self.chunk()?),
         };
         if v.is_nan() {
-            return Err(bad("NaN cannot be kept"));
+            return Err(Malformed::Nan);
         }
         Ok(Borrowed::Float(if v == 0.0 { 0.0 } else { v }))
     }
 
-    fn text(&mut self, len: usize) -> Result<Borrowed<'a>, ApiError> {
-        let text = std::str::from_utf8(self.take(len)?).map_err(|_| bad("a text is not UTF-8"))?;
-        Ok(Borrowed::Str(text))
-    }
-
-    fn binary(&mut self, len: usize) -> Result<Borrowed<'a>, ApiError> {
+    fn binary(&mut self, len: usize) -> Result<Borrowed<'a>, Malformed> {
         Ok(Borrowed::Bytes(self.take(len)?))
     }
 
-    fn array(&mut self, len: usize, depth: usize) -> Result<Borrowed<'a>, ApiError> {
+    fn array(&mut self, len: usize, depth: usize) -> Result<Borrowed<'a>, Malformed> {
         // Each item takes at least a byte, so a length above what is left is a lie.
         let mut items = Vec::with_capacity(len.min(self.bytes.len()).min(self.values_left));
         for _ in 0..len {
@@ -302,17 +337,16 @@ impl<'a> Input<'a> {
         Ok(Borrowed::Array(items))
     }
 
-    fn map(&mut self, len: usize, depth: usize) -> Result<Borrowed<'a>, ApiError> {
+    fn map(&mut self, len: usize, depth: usize) -> Result<Borrowed<'a>, Malformed> {
         // Each field takes at least two bytes and two values.
         let mut fields = Vec::with_capacity(len.min(self.bytes.len() / 2).min(self.values_left / 2));
         for _ in 0..len {
-            let Borrowed::Str(name) = self.value(depth + 1)? else {
-                return Err(bad("the key of a map is not a text"));
-            };
+            let marker = self.marker()?;
+            let name = self.text(marker)?.ok_or(Malformed::KeyNotText)?;
             fields.push((name, self.value(depth + 1)?));
         }
         if has_repetition(&fields) {
-            return Err(bad("a map has the same key twice"));
+            return Err(Malformed::KeyTwice);
         }
         Ok(Borrowed::Map(fields))
     }

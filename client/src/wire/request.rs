@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Condition, CounterOp, DocOp, Dot, FlagOp, Key, MapOp, Mutation, RegisterOp, SetOp, Type, Value, Version,
+    Condition, CounterOp, DocOp, Dot, FlagOp, Key, KeyError, MapOp, Mutation, RegisterOp, SetOp, Type, Value,
+    Version,
 };
 use serde_json::Value as Json;
 
@@ -160,11 +161,23 @@ impl<'a, D: Document> Fields<'a, D> {
         self.take_optional(name).ok_or_else(|| bad(format!("{} lacks the field {name:?}", self.what)))
     }
 
+    /// Takes a text and reads it where it stands.
+    pub fn read_text<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let field = self.take(name)?;
+        read(field.as_text().ok_or_else(|| self.not_a_text(name))?)
+    }
+
+    fn not_a_text(&self, name: &str) -> ApiError {
+        bad(format!("the field {name:?} of {} must be a string", self.what))
+    }
+
     /// Takes a text.
     pub fn text(&mut self, name: &str) -> Result<String, ApiError> {
-        let field = self.take(name)?;
-        let text = field.as_text().map(str::to_owned);
-        text.ok_or_else(|| bad(format!("the field {name:?} of {} must be a string", self.what)))
+        self.read_text(name, |text| Ok(text.to_owned()))
     }
 
     /// Takes a value.
@@ -213,12 +226,14 @@ fn take_mutation<D: Document>(fields: &mut Fields<'_, D>, depth: usize) -> Resul
     if depth > NESTING_MAX {
         return Err(bad(format!("maps nest at most {NESTING_MAX} deep")));
     }
-    let name = fields.text("type")?;
-    let ty = Type::from_name(&name).ok_or_else(|| {
-        let shown: String = name.chars().take(80).collect();
-        ApiError::new(ErrorCode::UnknownType, format!("{shown:?} is not a type"))
+    let ty = fields.read_text("type", |name| {
+        Type::from_name(name).ok_or_else(|| {
+            let shown: String = name.chars().take(80).collect();
+            ApiError::new(ErrorCode::UnknownType, format!("{shown:?} is not a type"))
+        })
     })?;
-    let op = fields.text("op")?;
+    let op = fields.take("op")?;
+    let op = op.as_text().ok_or_else(|| fields.not_a_text("op"))?;
     if op == "delete" {
         return Ok(Mutation::Delete(Some(ty)));
     }
@@ -227,19 +242,19 @@ fn take_mutation<D: Document>(fields: &mut Fields<'_, D>, depth: usize) -> Resul
         ApiError::new(ErrorCode::UnknownOp, format!("the type {} has no operation {shown:?}", ty.name()))
     };
     Ok(match ty {
-        Type::Register => Mutation::Register(register_op(&op, fields)?.ok_or_else(unknown)?),
-        Type::MvRegister => Mutation::MvRegister(register_op(&op, fields)?.ok_or_else(unknown)?),
-        Type::Counter => Mutation::Counter(match op.as_str() {
+        Type::Register => Mutation::Register(register_op(op, fields)?.ok_or_else(unknown)?),
+        Type::MvRegister => Mutation::MvRegister(register_op(op, fields)?.ok_or_else(unknown)?),
+        Type::Counter => Mutation::Counter(match op {
             "add" => CounterOp::Add(fields.integer("by")?),
             "reset" => CounterOp::Reset,
             _ => return Err(unknown()),
         }),
-        Type::Flag => Mutation::Flag(flag_op(&op).ok_or_else(unknown)?),
-        Type::DwFlag => Mutation::DwFlag(flag_op(&op).ok_or_else(unknown)?),
-        Type::Set => Mutation::Set(set_op(&op, fields)?.ok_or_else(unknown)?),
-        Type::RwSet => Mutation::RwSet(set_op(&op, fields)?.ok_or_else(unknown)?),
-        Type::Map => Mutation::Map(map_op(&op, fields, depth)?.ok_or_else(unknown)?),
-        Type::Doc => Mutation::Doc(doc_op(&op, fields)?.ok_or_else(unknown)?),
+        Type::Flag => Mutation::Flag(flag_op(op).ok_or_else(unknown)?),
+        Type::DwFlag => Mutation::DwFlag(flag_op(op).ok_or_else(unknown)?),
+        Type::Set => Mutation::Set(set_op(op, fields)?.ok_or_else(unknown)?),
+        Type::RwSet => Mutation::RwSet(set_op(op, fields)?.ok_or_else(unknown)?),
+        Type::Map => Mutation::Map(map_op(op, fields, depth)?.ok_or_else(unknown)?),
+        Type::Doc => Mutation::Doc(doc_op(op, fields)?.ok_or_else(unknown)?),
     })
 }
 
@@ -309,7 +324,16 @@ fn map_op<D: Document>(
 
 /// Checks a space and a key.
 pub fn key(space: &str, key: &str) -> Result<Key, ApiError> {
-    Key::new(space, key).map_err(|e| ApiError::new(ErrorCode::BadKey, e.to_string()))
+    Key::new(space, key).map_err(bad_key)
+}
+
+/// Checks a space.
+pub fn check_space(space: &str) -> Result<(), ApiError> {
+    meridian_crdt::check_space(space).map_err(bad_key)
+}
+
+fn bad_key(error: KeyError) -> ApiError {
+    ApiError::new(ErrorCode::BadKey, error.to_string())
 }
 
 /// Reads a transaction in `space`: `{"if":[..],"ops":[..]}`.
@@ -346,7 +370,7 @@ pub fn operations<D: Document>(space: &str, ops: Vec<D>) -> Result<Vec<(Key, Mut
 
 fn operation<D: Document>(space: &str, document: D) -> Result<(Key, Mutation), ApiError> {
     let mut fields = Fields::new("an operation", document)?;
-    let key = key(space, &fields.text("key")?)?;
+    let key = fields.read_text("key", |name| key(space, name))?;
     let mutation = take_any_mutation(&mut fields)?;
     fields.finish()?;
     Ok((key, mutation))
@@ -371,7 +395,7 @@ fn take_any_mutation<D: Document>(fields: &mut Fields<'_, D>) -> Result<Mutation
 
 fn condition<D: Document>(space: &str, document: D) -> Result<(Key, Condition), ApiError> {
     let mut fields = Fields::new("a condition", document)?;
-    let key = key(space, &fields.text("key")?)?;
+    let key = fields.read_text("key", |name| key(space, name))?;
     let name = fields.fields.first().map(|(name, _)| name.as_ref().to_owned());
     let must_be_true = |fields: &mut Fields<'_, D>, name: &str| match fields.take(name)?.as_boolean() {
         Some(true) => Ok(()),
@@ -380,7 +404,7 @@ fn condition<D: Document>(space: &str, document: D) -> Result<(Key, Condition), 
     let condition = match name.as_deref() {
         Some("absent") => must_be_true(&mut fields, "absent").map(|()| Condition::Absent)?,
         Some("exists") => must_be_true(&mut fields, "exists").map(|()| Condition::Exists)?,
-        Some("version") => Condition::Version(version(&fields.text("version")?)?),
+        Some("version") => Condition::Version(fields.read_text("version", version)?),
         Some("value") => Condition::Value(fields.value("value")?),
         Some("contains") => Condition::Contains(fields.value("contains")?),
         Some("incarnations") => Condition::Incarnations(dots(&fields.value("incarnations")?)?),

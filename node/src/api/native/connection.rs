@@ -173,7 +173,9 @@ impl Connection {
         }
     }
 
-    /// Takes a message and those that have arrived behind it, and sends what could be answered at once.
+    /// Takes a message and those that have arrived behind it, and sends what could be answered at once. Before that, others
+    /// who have something to do have their turn: answers of many connections then leave one after the other, and whoever
+    /// waits for them is woken once and not for each.
     async fn turn(
         &mut self,
         message: Option<Result<Message, SocketError>>,
@@ -189,7 +191,10 @@ impl Connection {
             let Some(message) = source.next().now_or_never() else { break };
             end = self.message(message).await;
         }
-        self.send_answers().await?;
+        if !self.answers.is_empty() {
+            tokio::task::yield_now().await;
+            self.send_answers().await?;
+        }
         end
     }
 
