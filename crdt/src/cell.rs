@@ -131,7 +131,12 @@ impl Stored {
 
     /// Payloads stay slices of `row`.
     pub fn decode(row: &Bytes) -> Result<Stored, DecodeError> {
-        let mut input = Reader::new(row);
+        Self::decode_part(row, row)
+    }
+
+    /// Decodes what a part of `row` holds. Payloads stay slices of `row`.
+    pub fn decode_part(row: &Bytes, part: &[u8]) -> Result<Stored, DecodeError> {
+        let mut input = Reader::new(part);
         match input.u8()? {
             VERSION => {}
             other => return Err(DecodeError::UnknownVersion(other)),

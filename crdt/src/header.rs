@@ -226,7 +226,7 @@ impl Header {
         }
         for _ in 0..input.varint()? {
             let path = Path::from_slice(input.bytes()?);
-            let stored = Stored::decode(&row.slice_ref(input.bytes()?))?;
+            let stored = Stored::decode_part(row, input.bytes()?)?;
             header.inline.insert(path, stored);
         }
         input.finish()?;

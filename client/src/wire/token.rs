@@ -60,7 +60,7 @@ impl Token {
 
     /// The binary form.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::new();
+        let mut out = Writer::with_capacity(FRAME_BYTES + self.dots.len() * ENTRY_BYTES);
         out.u8(VERSION);
         out.u32(self.cluster);
         for dot in self.dots.iter() {
