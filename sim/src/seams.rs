@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use meridian::seams::{
     Backend, BoxStream, Clock, Disk, Executor, FolderLock, Job, Listener, Net, Random, Seams, SimDisk,
-    Worker, WorkerStopped,
+    Urgency, Worker, WorkerStopped,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -104,7 +104,7 @@ struct SimExecutor {
 struct SimWorker(mpsc::UnboundedSender<Job>);
 
 impl Executor for SimExecutor {
-    fn worker(&self, name: &str) -> Box<dyn Worker> {
+    fn worker(&self, name: &str, _urgency: Urgency) -> Box<dyn Worker> {
         // The bound is the stores': they submit one piece of work at a time.
         let (tx, mut rx) = mpsc::unbounded_channel::<Job>();
         let mut rng = SmallRng::seed_from_u64(self.seed ^ xxh3_64(name.as_bytes()));

@@ -308,7 +308,7 @@ mod tests {
     use super::super::test_machine::{TestMachine, count};
     use super::super::types::{Entry, EntryData, log_id};
     use super::*;
-    use crate::seams::{InlineExecutor, Seams, SimDisk};
+    use crate::seams::{InlineExecutor, Seams, SimDisk, Urgency};
     use crate::storage::{FolderConfig, Identity, LogPosition, Opened};
 
     fn seams(disk: &SimDisk) -> Seams {
@@ -336,7 +336,7 @@ mod tests {
         let disk = SimDisk::new();
         let Opened { folder, state, fatal, .. } = open(&disk);
         let seams = seams(&disk);
-        let worker = seams.executor.worker("state");
+        let worker = seams.executor.worker("state", Urgency::Foreground);
         let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
         let mut machine = StateMachine::new(machine, state, folder, worker, seams.clock, fatal, &config);
         let entry = |index: u64| {
@@ -359,7 +359,7 @@ mod tests {
         let disk = SimDisk::new();
         let Opened { folder, state, fatal, .. } = open(&disk);
         let seams = seams(&disk);
-        let worker = seams.executor.worker("state");
+        let worker = seams.executor.worker("state", Urgency::Foreground);
         let config = RaftConfig { checkpoint_log_bytes: 10, ..RaftConfig::default() };
         let (counting, store) = (Box::<TestMachine>::default(), state.clone());
         let machine = StateMachine::new(counting, store, folder, worker, seams.clock, fatal, &config);

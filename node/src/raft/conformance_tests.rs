@@ -10,7 +10,7 @@ use super::apply::StateMachine;
 use super::log_adapter::LogAdapter;
 use super::test_machine::TestMachine;
 use super::types::TypeConfig;
-use crate::seams::{Seams, SimDisk};
+use crate::seams::{Seams, SimDisk, Urgency};
 use crate::storage::{Folder, FolderConfig, Identity, Opened};
 
 struct Builder;
@@ -23,7 +23,7 @@ impl StoreBuilder<TypeConfig, LogAdapter, StateMachine> for Builder {
         let seams = Seams { disk: Arc::new(SimDisk::new()), ..Seams::production() };
         let config = FolderConfig { log_segment_bytes: 4 << 10, ..FolderConfig::new("/data", identity) };
         let Opened { folder, state, log, fatal, .. } = Folder::open(config, &seams).unwrap();
-        let worker = seams.executor.worker("state");
+        let worker = seams.executor.worker("state", Urgency::Foreground);
         let (machine, config) = (Box::<TestMachine>::default(), RaftConfig::default());
         let mut machine =
             StateMachine::new(machine, state, folder, worker, seams.clock.clone(), fatal, &config);

@@ -21,7 +21,7 @@ use super::network::Network;
 use super::types::{EntryData, TypeConfig};
 use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, runtime, snapshot};
 use crate::peer::{PeerClient, RaftHandler};
-use crate::seams::{BoxStream, Random, Seams, Worker};
+use crate::seams::{BoxStream, Random, Seams, Urgency, Worker};
 use crate::storage::{Fatal, Folder, LogCounts, LogStore, Opened, StateStore};
 use crate::txn::{ENTRY_BYTES_MAX, Reply};
 
@@ -113,7 +113,7 @@ impl RaftGroup {
             Box::new(machine),
             state.clone(),
             folder.clone(),
-            seams.executor.worker("state"),
+            seams.executor.worker("state", Urgency::Foreground),
             seams.clock.clone(),
             fatal.clone(),
             &config,
@@ -141,7 +141,7 @@ impl RaftGroup {
             fatal: fatal.clone(),
             peers,
             leadership,
-            snapshot_worker: seams.executor.worker("snapshot"),
+            snapshot_worker: seams.executor.worker("snapshot", Urgency::Background),
             snapshot_room: Semaphore::new(1),
             tasks: std::sync::Mutex::default(),
             config: config.clone(),

@@ -10,10 +10,36 @@ use tokio::sync::oneshot;
 /// One piece of blocking work.
 pub type Job = Box<dyn FnOnce() + Send + 'static>;
 
+/// What a worker's jobs are to the requests of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Requests wait for them.
+    Foreground,
+    /// Nobody waits for them as long as they are done some time: where processors are short they come last.
+    Background,
+}
+
+/// How much nicer than the rest a thread of [`Urgency::Background`] is. With 10 it gets a tenth of a processor that somebody
+/// else wants whole, so that it still gets on.
+const BACKGROUND_NICENESS: i32 = 10;
+
+impl Urgency {
+    /// Gives the calling thread its priority.
+    fn take_priority(self) {
+        // On Linux a priority is that of the thread that asks. To be nicer is always allowed; where a system knows no such
+        // thing, jobs are done all the same.
+        if self == Urgency::Background
+            && let Err(error) = rustix::process::nice(BACKGROUND_NICENESS)
+        {
+            tracing::warn!(%error, "a storage thread keeps the priority of the others");
+        }
+    }
+}
+
 /// Makes workers.
 pub trait Executor: Send + Sync + 'static {
     /// A worker of its own for the store called `name`.
-    fn worker(&self, name: &str) -> Box<dyn Worker>;
+    fn worker(&self, name: &str, urgency: Urgency) -> Box<dyn Worker>;
 }
 
 /// Runs jobs one after the other.
@@ -48,9 +74,10 @@ pub struct ThreadExecutor;
 struct ThreadWorker(mpsc::Sender<Job>);
 
 impl Executor for ThreadExecutor {
-    fn worker(&self, name: &str) -> Box<dyn Worker> {
+    fn worker(&self, name: &str, urgency: Urgency) -> Box<dyn Worker> {
         let (tx, rx) = mpsc::channel::<Job>();
         let spawned = std::thread::Builder::new().name(format!("meridian-{name}")).spawn(move || {
+            urgency.take_priority();
             while let Ok(job) = rx.recv() {
                 job();
             }
@@ -76,7 +103,7 @@ pub struct InlineExecutor;
 struct InlineWorker;
 
 impl Executor for InlineExecutor {
-    fn worker(&self, _name: &str) -> Box<dyn Worker> {
+    fn worker(&self, _name: &str, _urgency: Urgency) -> Box<dyn Worker> {
         Box::new(InlineWorker)
     }
 }
@@ -95,7 +122,7 @@ mod tests {
     #[tokio::test]
     async fn jobs_of_a_worker_run_in_order_and_return_their_results() {
         for executor in [&ThreadExecutor as &dyn Executor, &InlineExecutor] {
-            let worker = executor.worker("test");
+            let worker = executor.worker("test", Urgency::Background);
             let mut waits = Vec::new();
             let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
             for i in 0..10 {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Backend, Disk, FileDisk, FolderLock};
-pub use executor::{Executor, InlineExecutor, Job, ThreadExecutor, Worker, WorkerStopped, run_on};
+pub use executor::{Executor, InlineExecutor, Job, ThreadExecutor, Urgency, Worker, WorkerStopped, run_on};
 pub use net::{BoxStream, Listener, Net, Stream, TcpNet};
 pub use random::{OsRandom, Random};
 pub use sim_disk::SimDisk;

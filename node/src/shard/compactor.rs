@@ -17,7 +17,7 @@ use super::Shard;
 use super::health::Health;
 use super::machine::storage_error;
 use super::proposer::SubmitError;
-use crate::seams::{Worker, run_on};
+use crate::seams::{Urgency, Worker, run_on};
 use crate::storage::{StateStore, StorageError};
 use crate::txn::{Item, Outcome, StagedPart};
 
@@ -39,7 +39,7 @@ const FRAME_BYTES: usize = 64 << 10;
 
 /// Looks for documents of at least `rows_min` rows for ever.
 pub(super) async fn run(shard: &Shard, rows_min: u64) {
-    let worker = shard.seams.executor.worker("compact");
+    let worker = shard.seams.executor.worker("compact", Urgency::Background);
     let mut next: Vec<u8> = Vec::new();
     let mut looked_at = None;
     loop {

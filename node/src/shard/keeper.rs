@@ -18,7 +18,9 @@ use crate::storage::StorageError;
 use crate::txn::{Item, ShardState, compaction, oplog};
 
 /// How often housekeeping looks whether there is something to do.
-const TIDY_EVERY: Duration = Duration::from_millis(500);
+const TIDY_EVERY: Duration = Duration::from_millis(100);
+/// The same while more is ripe than one entry sweeps.
+const TIDY_SOON: Duration = Duration::from_millis(20);
 /// How often a follower asks its leader how far the other datacenters are.
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// How long that may take.
@@ -150,23 +152,44 @@ async fn recover(shard: &Shard) {
     }
 }
 
-/// Proposes housekeeping when there is something to cut or to sweep.
+/// Proposes housekeeping when there is something to cut or to sweep. What writes add to the oplog is cut as fast as they
+/// come: an entry that has cut as much as it may is followed by the next one at once.
 async fn tidy(shard: &Shard, rows_max: u32) {
     let mut swept_at = None;
     loop {
-        tokio::time::sleep(TIDY_EVERY).await;
-        if shard.publisher.view().borrow().leading.is_none() {
-            continue;
-        }
         let state = shard.publisher.applied().borrow().state.clone();
-        match something_to_tidy(shard, &state, &mut swept_at) {
-            Ok(false) => {}
-            Ok(true) => {
-                if let Err(error) = shard.proposer.submit(Item::Tidy { rows_max }, 16).await {
-                    tracing::debug!(%error, "housekeeping waits");
+        let is_leading = shard.publisher.view().borrow().leading.is_some();
+        let pause = match is_leading && tidy_once(shard, &state, rows_max, &mut swept_at).await {
+            false => TIDY_EVERY,
+            true => {
+                let now = shard.publisher.applied().borrow().state.clone();
+                match now.oplog_first.saturating_sub(state.oplog_first) >= u64::from(rows_max) {
+                    true => continue,
+                    false if now.sweep_left => TIDY_SOON,
+                    false => TIDY_EVERY,
                 }
             }
-            Err(error) => tracing::error!(%error, "housekeeping cannot read the state"),
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Proposes one entry if it would change something. Says whether one was applied.
+async fn tidy_once(
+    shard: &Shard,
+    state: &ShardState,
+    rows_max: u32,
+    swept_at: &mut Option<(meridian_crdt::Vector, u64)>,
+) -> bool {
+    match something_to_tidy(shard, state, swept_at) {
+        Ok(false) => false,
+        Ok(true) => {
+            let tidied = shard.proposer.submit(Item::Tidy { rows_max }, 16).await;
+            tidied.inspect_err(|error| tracing::debug!(%error, "housekeeping waits")).is_ok()
+        }
+        Err(error) => {
+            tracing::error!(%error, "housekeeping cannot read the state");
+            false
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::health::Health;
-use crate::seams::{Worker, run_on};
+use crate::seams::{Urgency, Worker, run_on};
 use crate::storage::{ScrubCursor, StorageError};
 
 /// Rows of one step: a few milliseconds of reading.
@@ -18,7 +18,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Scrubs for ever; one lap takes about `interval`. Returns after it has reported rot.
 pub(super) async fn run(shard: &Shard, interval: Duration) {
-    let worker = shard.seams.executor.worker("scrub");
+    let worker = shard.seams.executor.worker("scrub", Urgency::Background);
     let mut cursor = ScrubCursor::default();
     loop {
         match step(shard, worker.as_ref(), cursor).await {

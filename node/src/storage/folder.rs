@@ -14,7 +14,7 @@ use super::log::{self, Files};
 use super::state_backend::StateBackend;
 use super::tables::{self, Owner, OwnerError};
 use super::{Fatal, Incoming, LogStore, StateStore, StorageError};
-use crate::seams::{Disk, FolderLock, Seams};
+use crate::seams::{Disk, FolderLock, Seams, Urgency};
 
 /// The format that this program reads and writes. In format 1 the log was a database too.
 pub const FORMAT_VERSION: u32 = 2;
@@ -160,7 +160,7 @@ impl Folder {
         let log = LogStore::open(read, &files, site, cache_bytes, executor, folder.clone(), fatal.clone())?;
         let state = StateStore::new(
             state,
-            executor.worker("checkpoint"),
+            executor.worker("checkpoint", Urgency::Background),
             folder.config.overlay_bytes,
             folder.clone(),
             fatal.clone(),

@@ -2,7 +2,8 @@
 //!
 //! A [`Layer`] is a persistent map: copying one costs nothing, and a copy never changes. So a view is a copy, apply
 //! goes on in place where nobody looks, and where somebody does it copies the few nodes on its way. A row that was
-//! removed stands as a mark, because a row below it may have to be hidden.
+//! removed stands as a mark where a row below it may have to be hidden, and leaves nothing where there can be none: so
+//! what is written and removed again before a checkpoint costs the file nothing.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, btree_map};
@@ -124,13 +125,28 @@ impl Layer {
         }
     }
 
-    /// Adds the changes of a write.
-    pub(super) fn absorb(&mut self, write: Changes) {
+    fn forget(&mut self, table: usize, key: &RowKey) {
+        if let Some(before) = Arc::make_mut(&mut self.tables)[table].remove(key) {
+            let bytes = ROW_BYTES + key.len() + before.map_or(0, |value| value.len());
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// Adds the changes of a write. `hides` says whether a mark in the place of a removed row may hide one below.
+    pub(super) fn absorb(&mut self, write: Changes, hides: impl Fn(Table, &[u8]) -> bool) {
         for (table, rows) in write.tables.into_iter().enumerate() {
             for (key, value) in rows {
-                self.insert(table, key, value);
+                match value {
+                    None if !hides(Table(table as u8), &key) => self.forget(table, &key),
+                    value => self.insert(table, key, value),
+                }
             }
         }
+    }
+
+    /// Whether a row stands here, or nothing is said of it and one may stand below in the file.
+    pub(super) fn may_show(&self, base: &Base, table: Table, key: &[u8]) -> bool {
+        self.rows(table).get(key).map_or_else(|| base.may_have(table, key), Option::is_some)
     }
 
     /// The changed rows of `table` in the order of their keys.

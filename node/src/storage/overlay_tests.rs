@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Applied, Folder, FolderConfig, Identity, LogPosition, Opened, StateView};
-use crate::seams::{Executor, InlineExecutor, Job, Seams, SimDisk, Worker, WorkerStopped};
+use crate::seams::{Executor, InlineExecutor, Job, Seams, SimDisk, Urgency, Worker, WorkerStopped};
 
 const ROWS: Table = Table(9);
 const OTHER: Table = Table(10);
@@ -36,8 +36,8 @@ impl Held {
 }
 
 impl Executor for Held {
-    fn worker(&self, name: &str) -> Box<dyn Worker> {
-        if name == "checkpoint" { Box::new(self.clone()) } else { InlineExecutor.worker(name) }
+    fn worker(&self, name: &str, urgency: Urgency) -> Box<dyn Worker> {
+        if name == "checkpoint" { Box::new(self.clone()) } else { InlineExecutor.worker(name, urgency) }
     }
 }
 
@@ -177,6 +177,38 @@ fn writes_go_on_while_a_checkpoint_is_written_and_a_crash_in_it_loses_all_of_it(
     assert_eq!(opened.state.view().get(ROWS, b"a").unwrap().unwrap(), &b"2"[..]);
     let crashed = open(&disk.restart(2), &Held::default(), 1 << 20);
     assert_eq!(crashed.state.view().get(ROWS, b"a").unwrap().unwrap(), &b"1"[..]);
+}
+
+fn remove(opened: &Opened, key: &[u8]) {
+    opened.state.write(|rows| rows.remove(ROWS, key)).unwrap();
+}
+
+#[test]
+fn what_is_written_and_removed_again_before_a_checkpoint_leaves_nothing() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let opened = open(&disk, &held, 1 << 20);
+    let numbered = |n: u64| n.to_be_bytes();
+    put(&opened, &numbered(1), b"first");
+    for n in 2..1_000 {
+        put(&opened, &numbered(n), &[7; 100]);
+        remove(&opened, &numbered(n - 1));
+    }
+    assert!(opened.state.bytes_in_memory() < 1_000, "no marks: {}", opened.state.bytes_in_memory());
+    // What is on its way into the file has to be hidden, and taken out again.
+    assert!(opened.state.start_checkpoint().unwrap());
+    remove(&opened, &numbered(999));
+    put(&opened, &numbered(1_000), b"last");
+    let shown =
+        |opened: &Opened| scanned(&opened.state.view(), ROWS, &[], None, 10).into_keys().collect::<Vec<_>>();
+    let last = vec![(ROWS.0, numbered(1_000).to_vec())];
+    assert_eq!(shown(&opened), last);
+    assert!(held.let_go());
+    assert_eq!(shown(&opened), last, "the file has the row, and it is hidden");
+    assert!(opened.state.start_checkpoint().unwrap() && held.let_go());
+    assert_eq!(shown(&opened), last);
+    assert_eq!(opened.state.view().count_in_file(ROWS).unwrap(), 1);
+    remove(&opened, &numbered(1_000));
+    assert_eq!(shown(&opened), vec![], "a row of the file is hidden by a mark");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use redb::{Database, Durability};
 use tokio::sync::watch;
 
-use super::overlay::Layer;
+use super::overlay::{Changes, Layer};
 use super::state_file::{Base, commit};
 use super::state_rows::{StateView, StateWrite};
 use super::{Applied, Fatal, Folder, StorageError};
@@ -161,7 +161,7 @@ impl StateStore {
         let mut now = self.0.now();
         now.view = None;
         now.writes += 1;
-        now.active.absorb(changed);
+        now.absorb(changed);
         if let Some(applied) = applied {
             now.applied = applied;
         }
@@ -252,6 +252,15 @@ impl Now {
             StateView::new(self.applied.clone(), self.active.clone(), frozen, self.base.clone())
         };
         self.view.get_or_insert_with(make).clone()
+    }
+
+    /// Adds the changes of a write to the generation that is not yet on its way into the file.
+    fn absorb(&mut self, changed: Changes) {
+        let Now { active, frozen, base, .. } = self;
+        active.absorb(changed, |table, key| match &*frozen {
+            Some(frozen) => frozen.rows.may_show(base, table, key),
+            None => base.may_have(table, key),
+        });
     }
 
     /// Begins a new generation of changes, if the one before can be written and has anything to write.

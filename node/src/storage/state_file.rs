@@ -9,8 +9,8 @@ use bytes::Bytes;
 use meridian_crdt::Table;
 use meridian_crdt::cells::Visit;
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata,
-    WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, WriteTransaction,
 };
 
 use super::checksum::{SEAL_LEN, seal, sealed, unseal};
@@ -28,6 +28,8 @@ pub(super) struct Base {
     txn: ReadTransaction,
     // Boxed because an open table is large and most stay closed.
     tables: [OnceLock<Box<ReadOnlyTable<Key, Key>>>; Table::COUNT],
+    /// The last key of each table that has rows.
+    last: [Option<Box<[u8]>>; Table::COUNT],
     pub(super) applied: Applied,
 }
 
@@ -37,7 +39,18 @@ impl Base {
         let meta = txn.open_table(META)?;
         let applied =
             read_meta(&meta, APPLIED)?.map(|row| Applied::decode(&row)).transpose()?.unwrap_or_default();
-        Ok(Self { txn, tables: std::array::from_fn(|_| OnceLock::new()), applied })
+        let mut last = [const { None }; Table::COUNT];
+        for (number, last) in last.iter_mut().enumerate() {
+            let rows = txn.open_table(rows_of(Table(number as u8)))?;
+            *last = rows.last()?.map(|(key, _)| key.value().into());
+        }
+        Ok(Self { txn, tables: std::array::from_fn(|_| OnceLock::new()), last, applied })
+    }
+
+    /// Whether there may be such a row: false for keys behind the last one, which is where those go that are numbered. It
+    /// asks the memory alone.
+    pub(super) fn may_have(&self, table: Table, key: &[u8]) -> bool {
+        self.last[usize::from(table.0) % Table::COUNT].as_deref().is_some_and(|last| key <= last)
     }
 
     /// How many rows `table` has.

@@ -43,7 +43,7 @@ pub use self::writer::LogCounts;
 pub(super) use self::writer::Site;
 use self::writer::{Shared, Spares, Writer};
 use super::{Fatal, Folder, StorageError};
-use crate::seams::{Disk, Executor, Worker};
+use crate::seams::{Disk, Executor, Urgency, Worker};
 
 /// The log of a shard. Clones are handles to the same one.
 #[derive(Clone)]
@@ -166,8 +166,8 @@ impl LogStore {
         let durable_end = contents.bounds().end;
         let tail = Tail { entries: BTreeMap::new(), bytes: 0, bytes_max: cache_bytes_max, durable_end };
         Ok(Self(Arc::new(Inner {
-            worker: executor.worker("log"),
-            spare_worker: executor.worker("log-spare"),
+            worker: executor.worker("log", Urgency::Foreground),
+            spare_worker: executor.worker("log-spare", Urgency::Foreground),
             queue: Mutex::new(Queue::default()),
             tail: Mutex::new(tail),
             writer: Mutex::new(Writer::new(site.clone(), store_id, life + 1, current, at)),
