@@ -123,8 +123,8 @@ section! {
         /// node. 1 min to 365 d, default 7 d. Shorter finds rot sooner and reads more.
         scrub_interval: Duration = secs(7 * 86_400), secs(60) => secs(365 * 86_400);
         /// Rows that one entry of housekeeping looks at: in the oplog, among the request ids, behind a cleared
-        /// collection. 1 to 100,000, default 1000: small enough that no write waits for it. The entry carries the
-        /// leader's number, so that nodes may differ.
+        /// collection. 1 to 100,000, default 1000: small enough that no write waits for it; as long as the oplog has
+        /// more to cut, entries follow each other. The entry carries the leader's number, so that nodes may differ.
         sweep_cells_max: u64 = 1000, 1 => 100_000;
     }
 }
