@@ -10,6 +10,7 @@ use meridian_crdt::hlc::Clock;
 use meridian_crdt::{Dot, OriginName};
 use meridian_gossip::GossipStatus;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::clock::ClockGuard;
 use super::forward::{Lag, Request, Response};
@@ -17,10 +18,14 @@ use super::{LagSeen, Shard, compactor, digests, scrubber, transactions};
 use crate::storage::StorageError;
 use crate::txn::{Item, ShardState, compaction, oplog};
 
-/// How often housekeeping looks whether there is something to do.
+/// How often housekeeping looks whether there is anything to do.
+const TIDY_ALL_EVERY: Duration = Duration::from_millis(500);
+/// How often it looks whether the oplog has grown by a part of an entry's rows, which is worth one at once.
 const TIDY_EVERY: Duration = Duration::from_millis(100);
-/// The same while more is ripe than one entry sweeps.
+/// The same after an entry that was worth it: many small ones hold writes up less than a few large ones.
 const TIDY_SOON: Duration = Duration::from_millis(20);
+/// Which part of the rows of an entry that is.
+const TIDY_PART: u64 = 10;
 /// How often a follower asks its leader how far the other datacenters are.
 const LAG_EVERY: Duration = Duration::from_millis(500);
 /// How long that may take.
@@ -155,21 +160,24 @@ async fn recover(shard: &Shard) {
 /// Proposes housekeeping when there is something to cut or to sweep. What writes add to the oplog is cut as fast as they
 /// come: an entry that has cut as much as it may is followed by the next one at once.
 async fn tidy(shard: &Shard, rows_max: u32) {
-    let mut swept_at = None;
+    let (rows_max, worth) = (u64::from(rows_max), u64::from(rows_max).div_ceil(TIDY_PART));
+    let (mut swept_at, mut looked_at) = (None, Instant::now());
     loop {
         let state = shard.publisher.applied().borrow().state.clone();
-        let is_leading = shard.publisher.view().borrow().leading.is_some();
-        let pause = match is_leading && tidy_once(shard, &state, rows_max, &mut swept_at).await {
-            false => TIDY_EVERY,
-            true => {
+        let is_due =
+            looked_at.elapsed() >= TIDY_ALL_EVERY || state.sweep_left || oplog::excess(&state) >= worth;
+        let mut pause = TIDY_EVERY;
+        if is_due && shard.publisher.view().borrow().leading.is_some() {
+            looked_at = Instant::now();
+            if tidy_once(shard, &state, rows_max, &mut swept_at).await {
                 let now = shard.publisher.applied().borrow().state.clone();
-                match now.oplog_first.saturating_sub(state.oplog_first) >= u64::from(rows_max) {
-                    true => continue,
-                    false if now.sweep_left => TIDY_SOON,
-                    false => TIDY_EVERY,
+                match now.oplog_first.saturating_sub(state.oplog_first) {
+                    cut if cut >= rows_max => continue,
+                    cut if cut >= worth || now.sweep_left => pause = TIDY_SOON,
+                    _ => {}
                 }
             }
-        };
+        }
         tokio::time::sleep(pause).await;
     }
 }
@@ -178,12 +186,13 @@ async fn tidy(shard: &Shard, rows_max: u32) {
 async fn tidy_once(
     shard: &Shard,
     state: &ShardState,
-    rows_max: u32,
+    rows_max: u64,
     swept_at: &mut Option<(meridian_crdt::Vector, u64)>,
 ) -> bool {
     match something_to_tidy(shard, state, swept_at) {
         Ok(false) => false,
         Ok(true) => {
+            let rows_max = u32::try_from(rows_max).unwrap_or(u32::MAX);
             let tidied = shard.proposer.submit(Item::Tidy { rows_max }, 16).await;
             tidied.inspect_err(|error| tracing::debug!(%error, "housekeeping waits")).is_ok()
         }

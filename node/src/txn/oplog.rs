@@ -27,7 +27,7 @@ pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: By
 /// Cuts off at most `rows_max` txns that every member has. I8: never past acked.
 pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), C::Error> {
     for _ in 0..rows_max {
-        if state.oplog_first + state.kept.oplog_txns > state.oplog_end {
+        if excess(state) == 0 {
             break;
         }
         let position = state.oplog_first.to_be_bytes();
@@ -46,9 +46,14 @@ pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) 
     Ok(())
 }
 
+/// How many txns there are beyond those that are kept in any case.
+pub fn excess(state: &ShardState) -> u64 {
+    (state.oplog_end + 1).saturating_sub(state.oplog_first + state.kept.oplog_txns)
+}
+
 /// Whether [`truncate`] would cut something.
 pub fn can_truncate<C: ReadCells>(state: &ShardState, cells: &C) -> Result<bool, C::Error> {
-    if state.oplog_first + state.kept.oplog_txns > state.oplog_end {
+    if excess(state) == 0 {
         return Ok(false);
     }
     let oldest = cells.get(tables::OPLOG, &state.oplog_first.to_be_bytes())?;
