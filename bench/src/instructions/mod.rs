@@ -1,6 +1,6 @@
 //! The inner parts one by one: their instructions, which do not depend on what else the machine does, and their time.
 //!
-//! Each case prepares its inputs and then passes every step through [`measured`], within which callgrind counts and a
+//! Each case prepares its inputs and then passes every step through `measured`, within which callgrind counts and a
 //! stopwatch runs. Without the name of a case, each is run under callgrind in a process of its own and its count is
 //! shown beside the recorded one. Times are criterion's (`benches/inner.rs`).
 
