@@ -160,7 +160,8 @@ async fn recover(shard: &Shard) {
 /// Proposes housekeeping when there is something to cut or to sweep. What writes add to the oplog is cut as fast as they
 /// come: an entry that has cut as much as it may is followed by the next one at once.
 async fn tidy(shard: &Shard, rows_max: u32) {
-    let (rows_max, worth) = (u64::from(rows_max), u64::from(rows_max).div_ceil(TIDY_PART));
+    let most = u64::from(rows_max);
+    let worth = most.div_ceil(TIDY_PART);
     let (mut swept_at, mut looked_at) = (None, Instant::now());
     loop {
         let state = shard.publisher.applied().borrow().state.clone();
@@ -172,7 +173,7 @@ async fn tidy(shard: &Shard, rows_max: u32) {
             if tidy_once(shard, &state, rows_max, &mut swept_at).await {
                 let now = shard.publisher.applied().borrow().state.clone();
                 match now.oplog_first.saturating_sub(state.oplog_first) {
-                    cut if cut >= rows_max => continue,
+                    cut if cut >= most => continue,
                     cut if cut >= worth || now.sweep_left => pause = TIDY_SOON,
                     _ => {}
                 }
@@ -186,13 +187,12 @@ async fn tidy(shard: &Shard, rows_max: u32) {
 async fn tidy_once(
     shard: &Shard,
     state: &ShardState,
-    rows_max: u64,
+    rows_max: u32,
     swept_at: &mut Option<(meridian_crdt::Vector, u64)>,
 ) -> bool {
     match something_to_tidy(shard, state, swept_at) {
         Ok(false) => false,
         Ok(true) => {
-            let rows_max = u32::try_from(rows_max).unwrap_or(u32::MAX);
             let tidied = shard.proposer.submit(Item::Tidy { rows_max }, 16).await;
             tidied.inspect_err(|error| tracing::debug!(%error, "housekeeping waits")).is_ok()
         }
