@@ -242,7 +242,8 @@ fn syncs(out: &mut String, results: &Results) {
     }
     out.push_str(
         "\nHow often the leader synced its log, and how many writes each sync was for (`meridian_log_syncs_total`, \
-         `etcd_disk_wal_fsync_duration_seconds_count`):\n\n\
+         `etcd_disk_wal_fsync_duration_seconds_count`). etcd adds to a counter by compare and swap, which fails as often as others \
+         come first: it syncs oftener than it adds.\n\n\
          | Workload | Meridian syncs/s | writes each | etcd syncs/s | writes each |\n|---|--:|--:|--:|--:|\n",
     );
     by_system(out, results, ["syncs_per_s", "writes_per_sync"], &[Kind::Meridian, Kind::Etcd]);

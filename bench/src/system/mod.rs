@@ -107,13 +107,13 @@ impl System {
     }
 
     /// How often the leader's log has been synced, of systems that say so.
-    pub async fn log_syncs(&self, target: &Target) -> Result<Option<f64>, String> {
+    pub async fn log_syncs(&self) -> Result<Option<f64>, String> {
         let metric = match self.kind {
             Kind::Meridian => "meridian_log_syncs_total",
             Kind::Etcd => "etcd_disk_wal_fsync_duration_seconds_count",
             Kind::Redis => return Ok(None),
         };
-        http::metric(&target.addresses[0], metric).await.map(Some)
+        http::metric(&self.addresses[self.leader().await?], metric).await.map(Some)
     }
 
     /// What the files of all nodes occupy.

@@ -49,7 +49,7 @@ struct Workload {
 }
 
 impl Workload {
-    /// Whether every operation is one write of the log.
+    /// Whether every operation writes, so that syncs can be shared out among them.
     fn writes_only(&self) -> bool {
         matches!(self.what, What::Put | What::Add | What::Txn)
     }
@@ -107,11 +107,11 @@ pub async fn run(
     fill(&system.target(false).await?, run.suite.keys).await?;
     let mut added = 0;
     for workload in wanted {
-        let (before, syncs_before) = (system.usage(), system.log_syncs(&target).await?);
+        let (syncs_before, before) = (system.log_syncs().await?, system.usage());
         let begun = Instant::now();
         let measured = measure(run, &workload, &target).await?;
         let (used, took) = (system.usage().since(&before), begun.elapsed());
-        let syncs = system.log_syncs(&target).await?.zip(syncs_before).map(|(after, before)| after - before);
+        let syncs = system.log_syncs().await?.zip(syncs_before).map(|(after, before)| after - before);
         let mut record = Record::new(run.round, kind, &workload.name)
             .with("clients", workload.clients as f64)
             .with("in_flight", workload.in_flight as f64)

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::docs::Docs;
 use crate::shard::Shard;
+use crate::txn::oplog;
 
 /// Upper bounds of the latency histogram, in milliseconds.
 const LATENCY_BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1000, 2500, 10_000];
@@ -214,12 +215,7 @@ fn render_state(shard: &Shard, page: &mut Page) {
         "Of these, won by a value dated ahead of the clock here by more than clocks may differ.",
         state.lww_future_wins,
     );
-    page.single(
-        "meridian_oplog_txns",
-        "gauge",
-        "Txns in the oplog.",
-        state.oplog_end + 1 - state.oplog_first,
-    );
+    page.single("meridian_oplog_txns", "gauge", "Txns in the oplog.", oplog::len(&state));
     page.single(
         "meridian_state_memory_bytes",
         "gauge",

@@ -15,7 +15,7 @@ use redb::{
 
 use super::checksum::{SEAL_LEN, seal, sealed, unseal};
 use super::overlay::Layer;
-use super::tables::{META, META_NUMBER, read_meta, rows_of};
+use super::tables::{META, META_NUMBER, read_meta, rows_of, state_tables};
 use super::{Applied, StorageError};
 
 const APPLIED: &[u8] = b"applied";
@@ -40,9 +40,8 @@ impl Base {
         let applied =
             read_meta(&meta, APPLIED)?.map(|row| Applied::decode(&row)).transpose()?.unwrap_or_default();
         let mut last = [const { None }; Table::COUNT];
-        for (number, last) in last.iter_mut().enumerate() {
-            let rows = txn.open_table(rows_of(Table(number as u8)))?;
-            *last = rows.last()?.map(|(key, _)| key.value().into());
+        for (last, rows) in last.iter_mut().zip(state_tables()) {
+            *last = txn.open_table(rows)?.last()?.map(|(key, _)| key.value().into());
         }
         Ok(Self { txn, tables: std::array::from_fn(|_| OnceLock::new()), last, applied })
     }

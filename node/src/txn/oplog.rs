@@ -46,9 +46,14 @@ pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) 
     Ok(())
 }
 
-/// How many txns there are beyond those that are kept in any case.
+/// How many txns there are.
+pub fn len(state: &ShardState) -> u64 {
+    state.oplog_end + 1 - state.oplog_first
+}
+
+/// How many there are beyond those that are kept in any case.
 pub fn excess(state: &ShardState) -> u64 {
-    (state.oplog_end + 1).saturating_sub(state.oplog_first + state.kept.oplog_txns)
+    len(state).saturating_sub(state.kept.oplog_txns)
 }
 
 /// Whether [`truncate`] would cut something.
