@@ -48,11 +48,16 @@ fn without_faults_every_write_is_acknowledged() {
     options.nodes = Some(3);
     options.load_ms = 3000;
     options.faults = 0;
-    let report = run(40, &options);
-    assert!(report.violations.is_empty(), "{report}");
-    assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
-    assert!(report.counts.acked > 100, "{report}");
-    assert!(report.counts.edits > 25, "{report}");
+    let (mut acked, mut edits) = (0, 0);
+    for seed in 40..44 {
+        let report = run(seed, &options);
+        assert!(report.violations.is_empty(), "{report}");
+        assert_eq!((report.counts.unknown, report.counts.refused), (0, 0), "{report}");
+        acked += report.counts.acked;
+        edits += report.counts.edits;
+    }
+    // How much one seed does is up to its draws: 16 to 36 edits, 136 to 192 writes in twenty of them.
+    assert!(acked > 400 && edits > 60, "clients get something done: {acked} writes, {edits} edits");
 }
 
 /// Story: nodes fail again and again while several people edit. What an editor is told is kept has to be on the disks of
