@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+
+/// How many connections may wait to be accepted; the system's `net.core.somaxconn` bounds it too. Clients beyond try again after a second,
+/// and may find theirs reset: after a node's start they come by thousands at once.
+const ACCEPT_QUEUE: u32 = 4096;
 
 /// A connection: bytes in order both ways.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -40,8 +44,14 @@ pub struct TcpNet;
 impl Net for TcpNet {
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
-            let listener = TcpListener::bind(addr).await?;
-            Ok(Box::new(TcpAccept(listener)) as Box<dyn Listener>)
+            let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+            for addr in lookup_host(addr).await? {
+                match listen_at(addr) {
+                    Ok(listener) => return Ok(Box::new(TcpAccept(listener)) as Box<dyn Listener>),
+                    Err(error) => failed = error,
+                }
+            }
+            Err(failed)
         })
     }
 
@@ -52,6 +62,14 @@ impl Net for TcpNet {
             Ok(Box::new(stream) as BoxStream)
         })
     }
+}
+
+fn listen_at(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // So that a node that starts again need not wait for connections of its last life to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(ACCEPT_QUEUE)
 }
 
 struct TcpAccept(TcpListener);
@@ -67,5 +85,28 @@ impl Listener for TcpAccept {
             stream.set_nodelay(true)?;
             Ok((Box::new(stream) as BoxStream, from))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream as StdStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Story: a node starts, and hundreds of clients that have waited for it connect in the same moment, before it has accepted one.
+    #[tokio::test]
+    async fn hundreds_of_clients_may_connect_at_once() {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux says");
+        let clients: usize = most.trim().parse::<usize>().expect("a number").min(400);
+        let listener = TcpNet.listen("127.0.0.1:0").await.expect("listens");
+        let addr = listener.local_addr().expect("bound");
+        let mut connected = Vec::new();
+        for _ in 0..clients {
+            connected.push(
+                StdStream::connect_timeout(&addr, Duration::from_millis(500)).expect("waits to be accepted"),
+            );
+        }
     }
 }
