@@ -67,10 +67,14 @@ pub fn set_name(set: u64) -> String {
     format!("set-{set:012}")
 }
 
-/// The name of an element. Elements that follow each other are nowhere near each other in the order of names: members of
-/// sets come in no order.
+/// The name of an element: no two are equal, and those that follow each other are nowhere near each other in the order of names, for
+/// members of sets come in no order. Nor are they spread evenly, as multiples of the golden ratio are: all pages of a B-tree would fill
+/// at one pace and be split at the same time.
 pub fn element_name(element: u64) -> String {
-    format!("element-{:016x}", element.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    // The finalizer of SplitMix64 (Steele, Lea, Flood, 2014), which has an inverse.
+    let mixed = (element ^ element >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    format!("element-{:016x}", mixed ^ mixed >> 31)
 }
 
 /// A value of `key`, different for each `salt`.
@@ -130,5 +134,16 @@ mod tests {
         assert!(!is_value_of(78, one.as_bytes()));
         assert!(!is_value_of(77, &one.as_bytes()[1..]));
         assert_ne!(one, value(77, 2));
+    }
+
+    #[test]
+    fn elements_have_names_of_their_own_in_no_order_and_unevenly_spread() {
+        let number = |name: String| u64::from_str_radix(&name["element-".len()..], 16).expect("digits");
+        let mut numbers: Vec<u64> = (0..1000).map(|element| number(element_name(element))).collect();
+        assert!(!numbers.is_sorted());
+        numbers.sort_unstable();
+        let gaps = || numbers.windows(2).map(|pair| pair[1] - pair[0]);
+        let even = u64::MAX / 1000;
+        assert!(gaps().all(|gap| gap > 0) && gaps().min() < Some(even / 50) && gaps().max() > Some(even * 5));
     }
 }

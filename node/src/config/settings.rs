@@ -99,8 +99,8 @@ section! {
     /// `[storage]`: the state and the log of a node and the room they need.
     StorageConfig = "storage" {
         /// The longest time after which the state is made durable; a crash replays the log from there. 100 ms to 10 min,
-        /// default 20 s. Shorter means faster restarts, shorter stalls and more writing.
-        checkpoint_interval: Duration = secs(20), ms(100) => secs(600);
+        /// default 60 s. Shorter means faster restarts, shorter stalls and more writing.
+        checkpoint_interval: Duration = secs(60), ms(100) => secs(600);
         /// How many bytes of the log make the state durable earlier; more if the last time it wrote more than half of
         /// that. 64 KiB to 16 GiB, default 16 MiB: some seconds of writes, which a restart replays in less.
         checkpoint_log: ByteSize = ByteSize::mib(16), ByteSize::kib(64) => ByteSize::gib(16);

@@ -67,7 +67,7 @@ pub struct RaftConfig {
     /// Entries kept in the log behind a snapshot, so that a follower that was away briefly gets entries and not a
     /// whole snapshot (default 10,000).
     pub keep_entries: u64,
-    /// The longest time between durable checkpoints while there is something to make durable (default 20 s). Shorter
+    /// The longest time between durable checkpoints while there is something to make durable (default 60 s). Shorter
     /// means less to replay after a crash, and more writing.
     pub checkpoint_interval: Duration,
     /// Bytes of entries after which a checkpoint is made earlier, or twice what the last one wrote if that is more
@@ -86,7 +86,7 @@ impl Default for RaftConfig {
             propose_limit: Duration::from_secs(10),
             snapshot_entries: 20_000,
             keep_entries: 10_000,
-            checkpoint_interval: Duration::from_secs(20),
+            checkpoint_interval: Duration::from_secs(60),
             checkpoint_log_bytes: 16 << 20,
             snapshot_stall: Duration::from_secs(10),
         }
