@@ -143,7 +143,8 @@ impl Node {
         let raft = Arc::new(raft);
         let clock = Arc::new(Mutex::new(Clock::restore(0)));
         let steady = Arc::new(SteadyClock::new(seams.clock.clone(), ms(config.clock.max_clock_drift)));
-        let proposer = Proposer::start(raft.clone(), steady.clone(), clock.clone(), proposer_bounds(config));
+        let steady_seams = Seams { clock: steady.clone(), ..seams.clone() };
+        let proposer = Proposer::start(raft.clone(), &steady_seams, clock.clone(), proposer_bounds(config));
         let (lost_tail, lost_tail_told) = mpsc::channel(1);
         let peers = Arc::new(peers);
         let room = watch::Sender::new(true);
@@ -155,7 +156,7 @@ impl Node {
             drift_ms_max: ms(config.clock.max_clock_drift),
             peers: peers.clone(),
             remotes: config.remotes.clone(),
-            seams: Seams { clock: steady.clone(), ..seams.clone() },
+            seams: steady_seams,
             lost_tail,
             room: room.subscribe(),
         });
@@ -300,6 +301,7 @@ fn proposer_bounds(config: &Config) -> ProposerBounds {
         queue_max: count(config.limits.in_flight_max),
         entry_bytes_max: config.raft.entry_bytes_max.as_usize(),
         entry_items_max: count(config.raft.entry_requests_max),
+        entry_items_gathered: count(config.raft.entry_requests_gathered),
         entries_in_flight_max: count(config.raft.entries_in_flight_max),
     }
 }

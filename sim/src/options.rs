@@ -141,7 +141,7 @@ fn settings(is_early: bool, rng: &mut SmallRng) -> String {
     let mut pick =
         |usual: &str, tiny: &str| if rng.random_bool(0.3) { tiny.to_owned() } else { usual.to_owned() };
     let raft = format!(
-        "[raft]\nsnapshot_every = {}\nentries_in_flight_max = {}\nentry_requests_max = {}\n",
+        "[raft]\nsnapshot_every = {}\nentries_in_flight_max = {}\nentry_requests_max = {}\nentry_requests_gathered = 3\n",
         pick("2000", "100"),
         pick("16", "1"),
         pick("1000", "1"),

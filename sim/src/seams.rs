@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use meridian::seams::{
-    Backend, BoxStream, Clock, Disk, Executor, FolderLock, Job, Listener, Net, Random, Seams, SimDisk,
+    Backend, BoxStream, Clock, Disk, Executor, FolderLock, Job, Listener, Load, Net, Random, Seams, SimDisk,
     Urgency, Worker, WorkerStopped,
 };
 use rand::rngs::SmallRng;
@@ -64,6 +64,18 @@ pub(crate) fn seams(
         clock: Arc::new(SimClock { offset_ms: knobs.clock_offset_ms.clone(), trace: trace.clone() }),
         executor: Arc::new(SimExecutor { seed: seed ^ 1, delay_ms_max: knobs.disk_delay_ms_max.clone() }),
         random: Arc::new(SimRandom(Mutex::new(SmallRng::seed_from_u64(seed)))),
+        load: Arc::new(SimLoad { is_busy: seed.is_multiple_of(2) }),
+    }
+}
+
+/// Tasks take no virtual time; every other life of a node believes to be busy all the same, and so packs its entries otherwise.
+struct SimLoad {
+    is_busy: bool,
+}
+
+impl Load for SimLoad {
+    fn worked(&self) -> Duration {
+        if self.is_busy { turmoil::sim_elapsed().unwrap_or_default() } else { Duration::ZERO }
     }
 }
 

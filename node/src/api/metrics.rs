@@ -276,6 +276,12 @@ fn render_transactions(shard: &Shard, page: &mut Page) {
 }
 
 fn render_health(shard: &Shard, page: &mut Page) {
+    page.single(
+        "meridian_threads_busy_seconds_total",
+        "counter",
+        "Seconds that each thread for tasks (runtime.threads) has worked, on average; above half of the time, entries of the log wait for more requests.",
+        shard.seams.load.worked().as_secs_f64(),
+    );
     let health = &shard.health;
     let counters = [
         ("meridian_scrubbed_rows_total", "Rows that the scrubber has verified.", &health.scrubbed_rows),

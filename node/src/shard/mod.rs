@@ -7,6 +7,7 @@ pub mod clock;
 mod compactor;
 pub mod digests;
 pub mod forward;
+mod gather;
 pub mod health;
 pub mod host;
 pub mod keeper;

@@ -1,15 +1,18 @@
 //! Group commit: everything that waits goes into one log entry, and a few entries are under way at a time.
 //!
 //! Bounds: the queue (`limits.in_flight_max`; full answers `overloaded`), the bytes and items of an entry, the entries
-//! in flight. What waits while all entries are in flight becomes the next entry, so groups grow with the load.
+//! in flight. What waits while all entries are in flight becomes the next entry, so groups grow with the load; where
+//! threads are busy, an entry waits for others before ([`Gather`]).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use meridian_crdt::hlc::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::gather::Gather;
 use crate::raft::{ProposeError, RaftGroup};
-use crate::seams;
+use crate::seams::{self, Seams};
 use crate::txn::{Entry, Item, Outcome};
 
 /// Bounds of the proposer; from the configuration.
@@ -21,6 +24,8 @@ pub struct ProposerBounds {
     pub entry_bytes_max: usize,
     /// Items of one entry.
     pub entry_items_max: usize,
+    /// Items for which an entry waits while threads are busy and others are under way.
+    pub entry_items_gathered: usize,
     /// Entries proposed and not yet applied.
     pub entries_in_flight_max: usize,
 }
@@ -55,12 +60,21 @@ impl Proposer {
     /// Starts the task that packs and proposes.
     pub fn start(
         raft: Arc<RaftGroup>,
-        wall: Arc<dyn seams::Clock>,
+        seams: &Seams,
         clock: Arc<Mutex<Clock>>,
         bounds: ProposerBounds,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(bounds.queue_max);
-        tokio::spawn(run(raft, wall, clock, bounds, waiting));
+        let gather = Gather::new(seams.clock.clone(), seams.load.clone(), bounds.entry_items_gathered);
+        let packer = Packer {
+            bounds,
+            gather,
+            in_flight: Arc::new(Semaphore::new(bounds.entries_in_flight_max)),
+            items_under_way: Arc::default(),
+            waiting,
+            held_over: None,
+        };
+        tokio::spawn(run(raft, seams.clock.clone(), clock, packer));
         Self { queue }
     }
 
@@ -97,43 +111,77 @@ async fn settled(outcome: oneshot::Receiver<Result<Outcome, ProposeError>>) -> R
     Ok(outcome.await.map_err(|_| SubmitError::Propose(ProposeError::Unknown))??)
 }
 
-async fn run(
-    raft: Arc<RaftGroup>,
-    wall: Arc<dyn seams::Clock>,
-    clock: Arc<Mutex<Clock>>,
+/// Makes entries of what waits.
+struct Packer {
     bounds: ProposerBounds,
-    mut waiting: mpsc::Receiver<Waiting>,
-) {
-    let in_flight = Arc::new(Semaphore::new(bounds.entries_in_flight_max));
-    let mut held_over: Option<Waiting> = None;
-    loop {
-        let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
-        let first = match held_over.take() {
+    gather: Gather,
+    in_flight: Arc<Semaphore>,
+    /// Items of the entries that are in flight.
+    items_under_way: Arc<AtomicUsize>,
+    waiting: mpsc::Receiver<Waiting>,
+    /// What was too large for the entry before.
+    held_over: Option<Waiting>,
+}
+
+/// What becomes an entry: its items, and who waits for each.
+type Packed = (Vec<Item>, Vec<oneshot::Sender<Result<Outcome, ProposeError>>>);
+
+impl Packer {
+    /// The next entry, which waits for an item at least; nothing once nobody can ask any more. The caller has a place in flight.
+    async fn next_entry(&mut self) -> Option<Packed> {
+        let first = match self.held_over.take() {
             Some(first) => first,
-            None => match waiting.recv().await {
-                Some(first) => first,
-                None => return,
-            },
+            None => self.waiting.recv().await?,
         };
         let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);
         while let Some(one) = next.take() {
-            if !items.is_empty() && bytes + one.bytes > bounds.entry_bytes_max {
-                held_over = Some(one);
+            if !items.is_empty() && bytes + one.bytes > self.bounds.entry_bytes_max {
+                self.held_over = Some(one);
                 break;
             }
             bytes += one.bytes;
             items.push(one.item);
             replies.push(one.reply);
-            if items.len() < bounds.entry_items_max {
-                next = waiting.try_recv().ok();
+            if items.len() < self.bounds.entry_items_max {
+                next = self.another(items.len()).await;
             }
         }
+        Some((items, replies))
+    }
+
+    /// Another item for an entry that has `here`, if one waits or is worth waiting for.
+    async fn another(&mut self, here: usize) -> Option<Waiting> {
+        let at_once = self.waiting.try_recv().ok();
+        if at_once.is_some() || !self.gather.waits(here, self.items_under_way.load(Ordering::Relaxed)) {
+            return at_once;
+        }
+        // All places but the one that this entry has: they are free once no other entry is in flight.
+        let others = u32::try_from(self.bounds.entries_in_flight_max.saturating_sub(1)).unwrap_or(u32::MAX);
+        tokio::select! {
+            biased;
+            more = self.waiting.recv() => more,
+            _ = self.in_flight.acquire_many(others) => None,
+        }
+    }
+}
+
+async fn run(
+    raft: Arc<RaftGroup>,
+    wall: Arc<dyn seams::Clock>,
+    clock: Arc<Mutex<Clock>>,
+    mut packer: Packer,
+) {
+    loop {
+        let Ok(permit) = packer.in_flight.clone().acquire_owned().await else { return };
+        let Some((mut items, replies)) = packer.next_entry().await else { return };
         let now_ms = wall.unix_ms();
         stamp(&clock, now_ms, &mut items);
-        let raft = raft.clone();
+        let (raft, items_under_way, count) = (raft.clone(), packer.items_under_way.clone(), items.len());
+        items_under_way.fetch_add(count, Ordering::Relaxed);
         tokio::spawn(async move {
             propose(&raft, Entry { now_ms, items }, replies).await;
+            items_under_way.fetch_sub(count, Ordering::Relaxed);
             drop(permit);
         });
     }
