@@ -20,8 +20,9 @@ const NODES: usize = 3;
 pub(super) const SMALL_DISKS_DC: &str = DCS[0];
 /// One-way delay between DCs.
 const LATENCY: Duration = Duration::from_millis(20);
-/// So that logs are purged, followers that were away need snapshots, and kills meet checkpoints.
-const SMALL: &str = "[raft]\nsnapshot_every = 200\n";
+/// So that logs are purged, followers that were away need snapshots, kills meet checkpoints, and entries wait for requests of some
+/// loads.
+const SMALL: &str = "[raft]\nsnapshot_every = 200\nentry_requests_gathered = 4\n";
 
 /// Three DCs of three nodes.
 #[derive(Debug)]
