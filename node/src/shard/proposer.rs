@@ -2,7 +2,7 @@
 //!
 //! Bounds: the queue (`limits.in_flight_max`; full answers `overloaded`), the bytes and items of an entry, the entries
 //! in flight. What waits while all entries are in flight becomes the next entry, so groups grow with the load; where
-//! threads are busy, an entry waits for others before ([`Gather`]).
+//! threads are busy, an entry waits for others before (`shard::gather`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
