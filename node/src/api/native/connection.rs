@@ -1,23 +1,28 @@
-//! One connection of the native protocol: reads frames, starts requests, and ends in order.
+//! One connection of the native protocol: one task that reads frames, works on requests, writes answers, and ends in order.
 //!
-//! Requests run side by side and are answered as they complete. What is ready at once is answered by the reader
-//! itself, and all answers of one turn leave together; what has to wait becomes a task of its own, of which there are at
-//! most `in_flight_max`.
+//! Requests run side by side and are answered as they complete. What is ready at once is answered where it is read, and
+//! all answers of one turn leave together; what has to wait is polled beside the socket, of which there are at most
+//! `in_flight_max`. All of it is one task, so that a request wakes nobody but its own connection, once when it comes and
+//! once when it is done.
 
-use std::collections::BTreeSet;
+use std::any::Any;
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures_util::stream::SplitStream;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use meridian_client::wire::frame::{self, Request, Verb, close};
 use meridian_client::wire::{AccessToken, ApiError, ErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
-use super::outbox::{self, Outbox};
+use super::outbox::{self, Event, Events, Held, Outbox};
+use super::slots::{Slot, Slots};
 use super::transactions::Owned;
 use super::{verbs, watches};
 use crate::access::Shown;
@@ -40,60 +45,43 @@ enum End {
 }
 
 /// Serves the connection until one side ends it.
-pub async fn serve(api: Api, socket: Socket, port: Port) {
-    let (sink, mut source) = socket.split();
-    let (outbox, queue) = outbox::queue();
-    let writer = tokio::spawn(outbox::write(sink, queue));
+pub async fn serve(api: Api, mut socket: Socket, port: Port) {
     let opened = api.metrics.session();
-    let mut connection = Connection::new(api, outbox.clone(), &port);
-    let end = connection.run(&mut source).await;
+    let mut connection = Connection::new(api, &port);
+    let end = connection.run(&mut socket).await;
+    let mut outbox = connection.last_words();
     // Requests that are still under way are given up: their client cannot hear of them any more.
     drop(connection);
     tracing::debug!(?end, "a session ends");
     if let End::Close(code, reason) = end {
         opened.closed(code);
-        // A writer that has ended already has nobody to write to.
-        outbox.close(code, reason).await.ok();
-        if let Ok(sink) = writer.await
-            && let Ok(socket) = sink.reunite(source)
-        {
+        outbox.close(code, reason);
+        // A client that takes nothing is cut off by the stream below.
+        if poll_fn(|cx| outbox.poll_write(&mut socket, cx)).await.is_ok() {
             linger(socket).await;
         }
     } else {
         // A client that has said goodbye is answered by the socket itself, which is read once more for that.
-        tokio::time::timeout(DISCARD_TIME_MAX, source.next()).await.ok();
-        writer.abort();
+        tokio::time::timeout(DISCARD_TIME_MAX, socket.next()).await.ok();
     }
 }
 
-/// The ids of requests that are not yet answered.
-#[derive(Clone, Default)]
-struct Ids(Arc<Mutex<BTreeSet<u64>>>);
+/// A request under way. It ends with its answer, or with the panic that it met.
+type Doing = Pin<Box<dyn Future<Output = Result<Done, Box<dyn Any + Send>>> + Send>>;
 
-impl Ids {
-    /// Takes an id until the guard is dropped; `None` if it is in use.
-    fn take(&self, id: u64) -> Option<TakenId> {
-        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        is_new.then(|| TakenId { ids: self.clone(), id })
-    }
-
-    fn is_taken(&self, id: u64) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
-    }
-}
-
-struct TakenId {
-    ids: Ids,
+/// A request that is done.
+struct Done {
     id: u64,
+    answer: Vec<u8>,
+    /// Its place among those in flight, unless it was a watch, which has given it back before.
+    slot: Option<Slot>,
 }
 
-impl Drop for TakenId {
-    fn drop(&mut self) {
-        self.ids.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
+/// What the socket has to say.
+enum Io {
+    Read(Option<Result<Message, SocketError>>),
+    WriteFailed(SocketError),
 }
-
-type Doing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct Connection {
     api: Api,
@@ -101,13 +89,17 @@ struct Connection {
     shown: Arc<Shown>,
     outbox: Outbox,
     port: Port,
-    ids: Ids,
-    slots: Arc<Semaphore>,
+    /// The ids of requests that are not yet answered.
+    ids: HashSet<u64>,
+    slots: Slots,
     txns: Owned,
     watches: watches::Open,
-    tasks: JoinSet<()>,
-    /// Answers of this turn.
-    answers: Vec<Vec<u8>>,
+    /// How many of the requests under way are watches.
+    watching: usize,
+    doing: FuturesUnordered<Doing>,
+    /// Events of watches, and the way that they come.
+    events: mpsc::Receiver<Event>,
+    told: Events,
     /// When the node has said that it stops: until when requests may finish.
     stopping: Option<Instant>,
     /// Whether anything was read since the last tick, and whether the client was asked for a sign of life.
@@ -116,56 +108,64 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(api: Api, outbox: Outbox, port: &Port) -> Self {
+    fn new(api: Api, port: &Port) -> Self {
+        let (told, events) = outbox::events();
         Self {
-            slots: Arc::new(Semaphore::new(api.bounds.session.in_flight_max)),
+            slots: Slots::new(api.bounds.session.in_flight_max),
             api,
             shown: Arc::default(),
-            outbox,
+            outbox: Outbox::default(),
             port: port.clone(),
-            ids: Ids::default(),
+            ids: HashSet::new(),
             txns: Owned::default(),
             watches: watches::Open::default(),
-            tasks: JoinSet::new(),
-            answers: Vec::new(),
+            watching: 0,
+            doing: FuturesUnordered::new(),
+            events,
+            told,
             stopping: None,
             heard: false,
             pinged: false,
         }
     }
 
-    async fn run(&mut self, source: &mut SplitStream<Socket>) -> End {
-        if let Err(end) = self.hello(source).await {
+    async fn run(&mut self, socket: &mut Socket) -> End {
+        if let Err(end) = self.hello(socket).await {
             return end;
         }
         let period = self.api.bounds.session.ping_interval;
         let mut tick = tokio::time::interval_at(Instant::now() + period, period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut stop, outbox) = (self.port.stop.clone(), self.outbox.clone());
-        // These wait as long as the connection lives, so that a turn need not put them into their queues and take them
-        // out again.
-        let (told, gone) = (pin!(told_to_stop(&mut stop)), pin!(outbox.gone()));
-        let (mut told, mut gone) = (told.fuse(), gone.fuse());
+        let mut stop = self.port.stop.clone();
+        // This waits as long as the connection lives, so that a turn need not put it into its queue and take it out again.
+        let mut told = pin!(told_to_stop(&mut stop).fuse());
         loop {
-            if self.stopping.is_some_and(|until| self.tasks.is_empty() || Instant::now() >= until) {
+            if self.stopping.is_some_and(|until| self.doing.is_empty() || Instant::now() >= until) {
                 return stopping();
             }
             let step = tokio::select! {
-                // The client comes first. It keeps nothing else waiting: the runtime's budget lets no socket be ready
-                // for ever.
+                // What is done comes before the socket, so that all of it leaves in one write. None of these keeps the
+                // others waiting: a request is done once, an event has had room, and the runtime's budget lets no socket
+                // be ready for ever.
                 biased;
-                message = source.next() => self.turn(message, source).await,
-                Some(ended) = self.tasks.join_next() => ended.map_err(|error| {
-                    tracing::error!(%error, "a request of a session failed");
-                    End::Close(close::INTERNAL, "the node met a fault of its own")
-                }),
+                Some(done) = self.doing.next() => self.done(done),
+                Some(event) = self.events.recv(), if self.watching > 0 => {
+                    self.outbox.push_event(event);
+                    Ok(())
+                }
+                io = poll_fn(|cx| poll_io(socket, &mut self.outbox, &self.slots, cx)) => match io {
+                    Io::Read(message) => self.turn(message, socket).await,
+                    Io::WriteFailed(error) => {
+                        tracing::debug!(%error, "a session's client takes nothing any more");
+                        Err(End::Gone)
+                    }
+                },
                 () = &mut told => {
                     self.stopping = Some(Instant::now() + self.api.bounds.session.drain_timeout);
                     Ok(())
                 }
                 () = reached(self.stopping) => Ok(()),
-                () = &mut gone => Err(End::Gone),
-                _ = tick.tick() => self.look_for_life().await,
+                _ = tick.tick() => self.look_for_life(),
             };
             if let Err(end) = step {
                 return end;
@@ -173,65 +173,89 @@ impl Connection {
         }
     }
 
-    /// Takes a message and those that have arrived behind it, and sends what could be answered at once. Before that, others
-    /// who have something to do have their turn: answers of many connections then leave one after the other, and whoever
+    /// Takes a message and those that have arrived behind it. Before what could be answered at once is sent, others who
+    /// have something to do have their turn: answers of many connections then leave one after the other, and whoever
     /// waits for them is woken once and not for each.
     async fn turn(
         &mut self,
         message: Option<Result<Message, SocketError>>,
-        source: &mut SplitStream<Socket>,
+        socket: &mut Socket,
     ) -> Result<(), End> {
         self.heard = true;
-        let mut end = self.message(message).await;
+        let waited = self.outbox.bytes();
+        self.message(message)?;
         for _ in 1..TURN_FRAMES_MAX {
-            if end.is_err() || self.answers.iter().map(Vec::len).sum::<usize>() >= TURN_BYTES_MAX {
+            if self.outbox.bytes() >= TURN_BYTES_MAX || !self.slots.are_free() {
                 break;
             }
             // The next step looks at the socket again, whatever came of this.
-            let Some(message) = source.next().now_or_never() else { break };
-            end = self.message(message).await;
+            let Some(message) = socket.next().now_or_never() else { break };
+            self.message(message)?;
         }
-        if !self.answers.is_empty() {
+        if self.outbox.bytes() > waited {
+            // What has to wait begins to, before others have their turn.
+            while let Some(Some(done)) = self.doing.next().now_or_never() {
+                self.done(done)?;
+            }
             tokio::task::yield_now().await;
-            self.send_answers().await?;
         }
-        end
+        Ok(())
     }
 
-    /// Sends the answers of this turn so far.
-    async fn send_answers(&mut self) -> Result<(), End> {
-        if self.answers.is_empty() {
-            return Ok(());
+    /// Takes the answer of a request that is done.
+    fn done(&mut self, done: Result<Done, Box<dyn Any + Send>>) -> Result<(), End> {
+        let Ok(Done { id, answer, slot }) = done else {
+            // The panic has been reported where it happened.
+            return Err(End::Close(close::INTERNAL, "the node met a fault of its own"));
+        };
+        // The client may use the id again as soon as it has the answer.
+        self.ids.remove(&id);
+        if slot.is_none() {
+            // The last that a watch says comes behind its events.
+            self.take_events();
+            self.watching -= 1;
         }
-        let answers = std::mem::take(&mut self.answers);
-        self.outbox.send_all(answers).await.map_err(|_| End::Gone)
+        self.outbox.push(answer, slot.map(Held::Slot));
+        Ok(())
     }
 
-    async fn message(&mut self, message: Option<Result<Message, SocketError>>) -> Result<(), End> {
+    fn take_events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.outbox.push_event(event);
+        }
+    }
+
+    /// What has been said and not yet been written.
+    fn last_words(&mut self) -> Outbox {
+        self.take_events();
+        std::mem::take(&mut self.outbox)
+    }
+
+    fn message(&mut self, message: Option<Result<Message, SocketError>>) -> Result<(), End> {
         match frame_of(message)? {
-            Some(frame) => self.request(&frame).await,
+            Some(frame) => self.request(&frame),
             None => Ok(()),
         }
     }
 
     /// Asks a client that has been silent for a whole interval for a sign of life; ends it after another.
-    async fn look_for_life(&mut self) -> Result<(), End> {
+    fn look_for_life(&mut self) -> Result<(), End> {
         match (std::mem::take(&mut self.heard), self.pinged) {
             (true, _) => self.pinged = false,
             (false, true) => return Err(End::Close(close::SILENT, "a ping was not answered")),
             (false, false) => {
                 self.pinged = true;
-                self.outbox.ping().await.map_err(|_| End::Gone)?;
+                self.outbox.ping();
             }
         }
         Ok(())
     }
 
     /// The first request, which agrees on a version.
-    async fn hello(&mut self, source: &mut SplitStream<Socket>) -> Result<(), End> {
+    async fn hello(&mut self, socket: &mut Socket) -> Result<(), End> {
         let frame = async {
             loop {
-                if let Some(frame) = frame_of(source.next().await)? {
+                if let Some(frame) = frame_of(socket.next().await)? {
                     return Ok(frame);
                 }
             }
@@ -251,118 +275,95 @@ impl Connection {
             Ok(_) => return Err(first),
             Err((None, _)) => return Err(bad_frame()),
             Err((Some(id), error)) => {
-                self.send(verbs::refusal(id, error, None).encode()).await?;
+                self.refuse(id, error);
                 return Err(first);
             }
         };
         if !versions.contains(&frame::VERSION) {
             let message = format!("this node speaks version {} of the protocol only", frame::VERSION);
             let error = ApiError::new(ErrorCode::BadValue, message).with("versions", vec![frame::VERSION]);
-            self.send(verbs::refusal(id, error, None).encode()).await?;
+            self.refuse(id, error);
             return Err(End::Close(close::NO_COMMON_VERSION, "no version of the protocol in common"));
         }
-        self.send(verbs::welcome(&self.api, id, frame::VERSION).encode()).await
+        self.say(verbs::welcome(&self.api, id, frame::VERSION).encode());
+        Ok(())
     }
 
-    async fn send(&self, frame: Vec<u8>) -> Result<(), End> {
-        self.outbox.send(frame).await.map_err(|_| End::Gone)
+    /// Answers what has no place among the requests in flight.
+    fn say(&mut self, answer: Vec<u8>) {
+        self.outbox.push(answer, None);
     }
 
-    async fn refuse(&self, id: u64, error: ApiError) -> Result<(), End> {
-        self.send(verbs::refusal(id, error, None).encode()).await
+    fn refuse(&mut self, id: u64, error: ApiError) {
+        self.say(verbs::refusal(id, error, None).encode());
     }
 
     /// Starts what a frame asks for.
-    async fn request(&mut self, frame: &[u8]) -> Result<(), End> {
+    fn request(&mut self, frame: &[u8]) -> Result<(), End> {
         let request = match Request::decode(frame) {
             Ok(Request { verb: Verb::Hello { .. }, .. }) => {
                 return Err(End::Close(close::HELLO_TWICE, "hello was said before"));
             }
             Ok(request) => request,
-            Err((Some(id), error)) => return self.refuse(id, error).await,
+            Err((Some(id), error)) => {
+                self.refuse(id, error);
+                return Ok(());
+            }
             Err((None, _)) => return Err(bad_frame()),
         };
-        let request = if self.is_stopping() || self.ids.is_taken(request.id) {
-            request
+        let id = request.id;
+        if self.ids.contains(&id) {
+            let message = format!("the id {id} is in use by a request that is not yet answered");
+            self.refuse(id, ApiError::new(ErrorCode::BadValue, message));
+        } else if self.stopping.is_some() || *self.port.stop.borrow() {
+            self.refuse(id, ApiError::new(ErrorCode::ShuttingDown, "the node is stopping"));
         } else {
             match verbs::answer_at_once(&self.api, &self.shown, request) {
-                Ok(answer) => {
-                    self.answers.push(answer);
-                    return Ok(());
-                }
-                Err(request) => *request,
+                Ok(answer) => self.say(answer),
+                Err(request) => self.start(*request),
             }
-        };
-        let Some(taken) = self.ids.take(request.id) else {
-            let message = format!("the id {} is in use by a request that is not yet answered", request.id);
-            return self.refuse(request.id, ApiError::new(ErrorCode::BadValue, message)).await;
-        };
-        if self.slots.available_permits() == 0 {
-            // What is answered must not wait for what is not.
-            self.send_answers().await?;
-        }
-        let Some(slot) = self.slot().await else {
-            let error = ApiError::new(ErrorCode::ShuttingDown, "the node is stopping");
-            return self.refuse(request.id, error).await;
-        };
-        let mut doing = self.doing(request, taken, slot);
-        if doing.as_mut().now_or_never().is_none() {
-            self.tasks.spawn(doing);
         }
         Ok(())
     }
 
-    fn is_stopping(&self) -> bool {
-        self.stopping.is_some() || *self.port.stop.borrow()
+    /// Puts a request among those under way.
+    fn start(&mut self, request: Request) {
+        if let Verb::Stop { watch } = request.verb {
+            let was_open = self.watches.stop(watch);
+            return self.say(verbs::stopped(request.id, was_open));
+        }
+        let (id, slot) = (request.id, self.slots.take());
+        let (api, shown) = (self.api.clone(), self.shown.clone());
+        self.ids.insert(id);
+        let doing: Doing = if let Verb::Watch { .. } = request.verb {
+            self.watching += 1;
+            let (place, events) = (self.watches.place(id), self.told.clone());
+            let watch = async move {
+                let answer = watches::run(&api, &shown, &events, request, &place, slot).await;
+                Done { id, answer, slot: None }
+            };
+            Box::pin(AssertUnwindSafe(watch).catch_unwind())
+        } else {
+            let txns = self.txns.clone();
+            let call = async move {
+                let answer = verbs::answer(&api, &shown, &txns, request).await;
+                Done { id, answer, slot: Some(slot) }
+            };
+            Box::pin(AssertUnwindSafe(call).catch_unwind())
+        };
+        self.doing.push(doing);
     }
+}
 
-    /// One request from its start to its answer's place in the queue.
-    fn doing(&self, request: Request, taken: TakenId, slot: OwnedSemaphorePermit) -> Doing {
-        let (api, outbox, shown) = (self.api.clone(), self.outbox.clone(), self.shown.clone());
-        match request.verb {
-            Verb::Watch { .. } => {
-                let place = self.watches.place(request.id);
-                Box::pin(async move {
-                    let last = watches::run(&api, &shown, &outbox, request, &place, slot).await;
-                    drop((place, taken));
-                    // A client that is gone needs no answer.
-                    outbox.send(last).await.ok();
-                })
-            }
-            Verb::Stop { watch } => {
-                let stopped = self.watches.stop(watch);
-                Box::pin(async move {
-                    drop(taken);
-                    outbox.send(verbs::stopped(request.id, stopped)).await.ok();
-                    drop(slot);
-                })
-            }
-            _ => {
-                let txns = self.txns.clone();
-                Box::pin(async move {
-                    let answer = verbs::answer(&api, &shown, &txns, request).await;
-                    // The client may use the id again as soon as it has the answer.
-                    drop(taken);
-                    outbox.send(answer).await.ok();
-                    drop(slot);
-                })
-            }
-        }
+/// Writes what waits, and reads on while there is room for what may come of it.
+fn poll_io(socket: &mut Socket, outbox: &mut Outbox, slots: &Slots, cx: &mut Context<'_>) -> Poll<Io> {
+    if let Poll::Ready(Err(error)) = outbox.poll_write(socket, cx) {
+        return Poll::Ready(Io::WriteFailed(error));
     }
-
-    /// A place among the requests in flight, waiting for one to become free; `None` if the node stops.
-    async fn slot(&mut self) -> Option<OwnedSemaphorePermit> {
-        if self.is_stopping() {
-            return None;
-        }
-        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
-            return Some(slot);
-        }
-        tokio::select! {
-            slot = self.slots.clone().acquire_owned() => slot.ok(),
-            () = told_to_stop(&mut self.port.stop) => None,
-        }
+    if outbox.is_full() || !slots.are_free() {
+        return Poll::Pending;
     }
+    socket.poll_next_unpin(cx).map(Io::Read)
 }
 
 impl Drop for Connection {

@@ -7,6 +7,7 @@
 mod connection;
 mod open;
 mod outbox;
+mod slots;
 mod transactions;
 mod verbs;
 mod watches;

@@ -1,150 +1,219 @@
-//! What goes out on one connection: a bounded queue, and the task that gathers it into few writes.
+//! What goes out on one connection, in its order, gathered into few writes.
 //!
-//! Bounds: frames by number and by bytes. Who has a frame to send waits for room, and holds its place among the
-//! requests in flight meanwhile, so that a client that reads slowly is served slowly.
+//! Bounds: above [`BYTES_MAX`] nothing more is read from the client, so that a client that reads slowly is served
+//! slowly; an answer holds its place among the requests in flight until the socket has taken it; and events have room of
+//! their own, so that they never keep answers out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use crate::api::upgrade::Socket;
+use super::slots::Slot;
 
-/// Frames that wait for the writer.
-const FRAMES_MAX: usize = 1024;
-/// Bytes that wait for the writer; a single larger frame goes alone.
+/// How many bytes may wait for the socket before the client is read no further.
 const BYTES_MAX: usize = 1 << 20;
-/// Bytes of events that wait for the writer. They have room of their own, so that they never keep answers out; and each
-/// counts for as many as keep half of the queue free for answers.
+/// Bytes of events that wait for the socket. Each counts for at least so many that there are never more than
+/// [`EVENTS_MAX`] of them.
 const EVENT_BYTES_MAX: usize = 256 << 10;
-const EVENT_BYTES_MIN: usize = EVENT_BYTES_MAX / (FRAMES_MAX / 2);
-/// Most frames written before the socket is flushed.
-const BATCH_MAX: usize = 256;
+const EVENTS_MAX: usize = 512;
+const EVENT_BYTES_MIN: usize = EVENT_BYTES_MAX / EVENTS_MAX;
 
-struct Outgoing {
-    messages: Messages,
-    /// Room in the queue, given back when the frame is on its way.
-    _room: Option<OwnedSemaphorePermit>,
+/// What a message holds until the socket has taken it.
+#[expect(dead_code, reason = "it is there to be dropped")]
+pub enum Held {
+    /// A place among the requests in flight.
+    Slot(Slot),
+    /// Room among the events.
+    Room(OwnedSemaphorePermit),
 }
 
-enum Messages {
-    One(Message),
-    /// Answers of one turn of the reader, which are few and of bounded size.
-    Many(Vec<Message>),
-}
-
-/// The way to the writer of one connection.
-#[derive(Clone)]
+/// What waits for the socket of one connection.
+#[derive(Default)]
 pub struct Outbox {
-    queue: mpsc::Sender<Outgoing>,
-    room: Arc<Semaphore>,
-    event_room: Arc<Semaphore>,
-}
-
-/// Nobody writes on this connection any more.
-#[derive(Debug)]
-pub struct Gone;
-
-/// The queue's other end.
-pub struct Queue(mpsc::Receiver<Outgoing>);
-
-/// A queue and its two ends.
-pub fn queue() -> (Outbox, Queue) {
-    let (queue, waiting) = mpsc::channel(FRAMES_MAX);
-    let room = Arc::new(Semaphore::new(BYTES_MAX));
-    (Outbox { queue, room, event_room: Arc::new(Semaphore::new(EVENT_BYTES_MAX)) }, Queue(waiting))
+    waiting: VecDeque<(Message, Option<Held>)>,
+    bytes: usize,
+    /// Whether the socket has taken something that may not have left yet.
+    is_unflushed: bool,
 }
 
 impl Outbox {
-    /// Sends a frame once there is room.
-    pub async fn send(&self, frame: Vec<u8>) -> Result<(), Gone> {
-        let room = self.room_for(frame.len()).await?;
-        self.put(Message::binary(frame), Some(room)).await
+    /// Bytes that the socket has not taken yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Sends frames together once there is room for all of them.
-    pub async fn send_all(&self, frames: Vec<Vec<u8>>) -> Result<(), Gone> {
-        let bytes: usize = frames.iter().map(Vec::len).sum();
-        let room = self.room_for(bytes).await?;
-        let messages = Messages::Many(frames.into_iter().map(Message::binary).collect());
-        self.queue.send(Outgoing { messages, _room: Some(room) }).await.map_err(|_| Gone)
+    /// Whether so much waits that the client should be read no further.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= BYTES_MAX
     }
 
-    async fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Gone> {
-        let bytes = u32::try_from(bytes.min(BYTES_MAX)).map_err(|_| Gone)?;
-        self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)
+    /// Adds a frame.
+    pub fn push(&mut self, frame: Vec<u8>, held: Option<Held>) {
+        self.put(Message::binary(frame), held);
     }
 
-    /// Sends an event of a watch once there is room.
-    pub async fn send_event(&self, frame: Vec<u8>) -> Result<(), Gone> {
-        let bytes = frame.len().clamp(EVENT_BYTES_MIN, EVENT_BYTES_MAX);
-        let bytes = u32::try_from(bytes).map_err(|_| Gone)?;
-        let room = self.event_room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
-        self.put(Message::binary(frame), Some(room)).await
+    /// Adds an event with the room it has.
+    pub fn push_event(&mut self, Event { frame, room }: Event) {
+        self.push(frame, Some(Held::Room(room)));
     }
 
     /// Asks the client whether it is there.
-    pub async fn ping(&self) -> Result<(), Gone> {
-        self.put(Message::Ping(Vec::new().into()), None).await
+    pub fn ping(&mut self) {
+        self.put(Message::Ping(Vec::new().into()), None);
     }
 
-    /// Says goodbye; the writer ends behind it.
-    pub async fn close(&self, code: u16, reason: &'static str) -> Result<(), Gone> {
+    /// Says goodbye; nothing may follow.
+    pub fn close(&mut self, code: u16, reason: &'static str) {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
-        self.put(Message::Close(Some(frame)), None).await
+        self.put(Message::Close(Some(frame)), None);
     }
 
-    /// Returns when nobody writes any more.
-    pub async fn gone(&self) {
-        self.queue.closed().await;
+    fn put(&mut self, message: Message, held: Option<Held>) {
+        self.bytes += message.len();
+        self.waiting.push_back((message, held));
     }
 
-    async fn put(&self, message: Message, room: Option<OwnedSemaphorePermit>) -> Result<(), Gone> {
-        self.queue.send(Outgoing { messages: Messages::One(message), _room: room }).await.map_err(|_| Gone)
+    /// Hands the socket what it takes; ready when all has left.
+    pub fn poll_write<S>(&mut self, socket: &mut S, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>>
+    where
+        S: Sink<Message> + Unpin,
+    {
+        while !self.waiting.is_empty() {
+            ready!(socket.poll_ready_unpin(cx))?;
+            let Some((message, _held)) = self.waiting.pop_front() else { break };
+            self.bytes -= message.len();
+            self.is_unflushed = true;
+            socket.start_send_unpin(message)?;
+        }
+        if self.is_unflushed {
+            ready!(socket.poll_flush_unpin(cx))?;
+            self.is_unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-/// Writes what is queued until the goodbye or the first failure; returns its half of the socket.
-pub async fn write(mut sink: SplitSink<Socket, Message>, queue: Queue) -> SplitSink<Socket, Message> {
-    let Queue(mut queue) = queue;
-    if let Err(error) = write_all(&mut sink, &mut queue).await {
-        tracing::debug!(%error, "a session's client takes nothing any more");
-    }
-    sink
+/// An event of a watch on its way to the connection.
+pub struct Event {
+    frame: Vec<u8>,
+    room: OwnedSemaphorePermit,
 }
 
-async fn write_all<S: Sink<Message> + Unpin>(
-    sink: &mut S,
-    queue: &mut mpsc::Receiver<Outgoing>,
-) -> Result<(), S::Error> {
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let mut rooms = Vec::with_capacity(batch.len());
-        let mut is_last = false;
-        for Outgoing { messages, _room } in batch.drain(..) {
-            rooms.push(_room);
-            match messages {
-                Messages::Many(messages) => {
-                    for message in messages {
-                        sink.feed(message).await?;
-                    }
-                }
-                Messages::One(message) => {
-                    is_last = matches!(message, Message::Close(_));
-                    sink.feed(message).await?;
-                }
-            }
-            if is_last {
-                break;
-            }
+/// The way of a watch's events to its connection. Cheap to share.
+#[derive(Clone)]
+pub struct Events {
+    queue: mpsc::Sender<Event>,
+    room: Arc<Semaphore>,
+}
+
+/// The connection has ended.
+#[derive(Debug)]
+pub struct Gone;
+
+/// The way of events, and its end at the connection.
+pub fn events() -> (Events, mpsc::Receiver<Event>) {
+    let (queue, waiting) = mpsc::channel(EVENTS_MAX);
+    (Events { queue, room: Arc::new(Semaphore::new(EVENT_BYTES_MAX)) }, waiting)
+}
+
+impl Events {
+    /// Sends an event once there is room.
+    pub async fn send(&self, frame: Vec<u8>) -> Result<(), Gone> {
+        let bytes = frame.len().clamp(EVENT_BYTES_MIN, EVENT_BYTES_MAX);
+        let bytes = u32::try_from(bytes).map_err(|_| Gone)?;
+        let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
+        self.queue.send(Event { frame, room }).await.map_err(|_| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::task::noop_waker;
+
+    use super::*;
+
+    /// A socket that takes `room` messages before it has to be flushed, and is flushed when the test says so.
+    #[derive(Default)]
+    struct Narrow {
+        room: usize,
+        taken: Vec<Message>,
+        flushes: bool,
+    }
+
+    impl Sink<Message> for Narrow {
+        type Error = std::convert::Infallible;
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            if self.taken.len() < self.room { Poll::Ready(Ok(())) } else { Poll::Pending }
         }
-        sink.flush().await?;
-        if is_last {
-            break;
+
+        fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), Self::Error> {
+            self.taken.push(message);
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            if self.flushes { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            self.poll_flush(cx)
         }
     }
-    Ok(())
+
+    fn write(outbox: &mut Outbox, socket: &mut Narrow) -> bool {
+        outbox.poll_write(socket, &mut Context::from_waker(&noop_waker())).is_ready()
+    }
+
+    #[test]
+    fn an_answer_holds_its_place_until_the_socket_has_taken_it() {
+        let slots = super::super::slots::Slots::new(2);
+        let (mut outbox, mut socket) = (Outbox::default(), Narrow { room: 1, ..Narrow::default() });
+        for n in 0..2 {
+            outbox.push(vec![n; 10], Some(Held::Slot(slots.take())));
+        }
+        assert!(!slots.are_free());
+        assert!(!write(&mut outbox, &mut socket));
+        assert_eq!((socket.taken.len(), outbox.bytes(), slots.are_free()), (1, 10, true));
+        socket.room = 2;
+        assert!(!write(&mut outbox, &mut socket), "what was taken has not left");
+        assert_eq!((socket.taken.len(), outbox.bytes()), (2, 0));
+        socket.flushes = true;
+        assert!(write(&mut outbox, &mut socket));
+        assert_eq!(socket.taken, [Message::binary(vec![0; 10]), Message::binary(vec![1; 10])]);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_fills_the_outbox() {
+        let mut outbox = Outbox::default();
+        outbox.push(vec![0; BYTES_MAX - 1], None);
+        assert!(!outbox.is_full());
+        outbox.push(vec![0; 1], None);
+        assert!(outbox.is_full());
+        let mut socket = Narrow { room: 1, ..Narrow::default() };
+        assert!(!write(&mut outbox, &mut socket));
+        assert!(!outbox.is_full());
+    }
+
+    #[tokio::test]
+    async fn events_wait_for_room_of_their_own() {
+        let (events, mut queue) = events();
+        for _ in 0..EVENTS_MAX {
+            events.send(Vec::new()).await.expect("there is room");
+        }
+        let mut more = std::pin::pin!(events.send(Vec::new()));
+        assert!(futures_util::poll!(&mut more).is_pending());
+        let mut outbox = Outbox::default();
+        outbox.push_event(queue.recv().await.expect("sent"));
+        assert!(futures_util::poll!(&mut more).is_pending(), "the socket has not taken it yet");
+        assert!(!write(&mut outbox, &mut Narrow { room: 1, ..Narrow::default() }));
+        assert!(futures_util::poll!(&mut more).is_ready());
+    }
 }

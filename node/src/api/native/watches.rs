@@ -13,7 +13,7 @@ use meridian_crdt::Value;
 use meridian_crdt::keys::KEY_BYTES_MAX;
 use tokio::sync::Notify;
 
-use super::outbox::{Gone, Outbox};
+use super::outbox::{Events, Gone};
 use super::verbs;
 use crate::access::Shown;
 use crate::api::Api;
@@ -69,7 +69,7 @@ struct Told {
 pub async fn run<S>(
     api: &Api,
     shown: &Shown,
-    outbox: &Outbox,
+    events: &Events,
     request: Request,
     place: &Place,
     slot: S,
@@ -90,7 +90,7 @@ pub async fn run<S>(
     let outcome = tokio::select! {
         biased;
         () = place.stop.notified() => Ok(Body::new()),
-        error = stream(api, outbox, id, &mut watch, &mut told) => Err(error),
+        error = stream(api, events, id, &mut watch, &mut told) => Err(error),
     };
     let cursor = told.cursor.map(|cursor| cursor.to_text());
     let outcome = match (outcome, cursor) {
@@ -131,7 +131,7 @@ async fn open(api: &Api, shown: &Shown, request: &Request) -> Result<Watch, ApiE
 }
 
 /// Sends event after event; returns why that ended.
-async fn stream(api: &Api, outbox: &Outbox, id: u64, watch: &mut Watch, told: &mut Told) -> ApiError {
+async fn stream(api: &Api, events: &Events, id: u64, watch: &mut Watch, told: &mut Told) -> ApiError {
     loop {
         let event = match watch.next().await {
             Ok(event) => event,
@@ -143,7 +143,7 @@ async fn stream(api: &Api, outbox: &Outbox, id: u64, watch: &mut Watch, told: &m
         };
         let frame = Frame::Event { id, body }.encode();
         let slow_after = api.bounds.session.watch_slow_after;
-        match tokio::time::timeout(slow_after, outbox.send_event(frame)).await {
+        match tokio::time::timeout(slow_after, events.send(frame)).await {
             Ok(Ok(())) => *told = Told { cursor: Some(cursor), session: Some(session) },
             Ok(Err(Gone)) => return ApiError::new(ErrorCode::ShuttingDown, "the connection has ended"),
             Err(_) => {
