@@ -131,7 +131,13 @@ impl Packer {
     async fn next_entry(&mut self) -> Option<Packed> {
         let first = match self.held_over.take() {
             Some(first) => first,
-            None => self.waiting.recv().await?,
+            None => {
+                let first = self.waiting.recv().await?;
+                // Whoever asked has woken this task, and the runtime runs what was woken last first: others who are about
+                // to ask have their turn before, or each would have an entry of its own.
+                tokio::task::yield_now().await;
+                first
+            }
         };
         let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);

@@ -193,7 +193,7 @@ impl Connection {
             self.message(message)?;
         }
         if self.outbox.bytes() > waited {
-            // What has to wait begins to, before others have their turn.
+            // What has to wait begins to before that.
             while let Some(Some(done)) = self.doing.next().now_or_never() {
                 self.done(done)?;
             }
