@@ -158,11 +158,16 @@ impl Gate {
         for dot in done {
             self.answered.advance(dot);
         }
-        self.ahead = self.applied.clone();
-        self.ahead.join(&self.answered);
+        let mut ahead = self.applied.clone();
+        ahead.join(&self.answered);
+        let before = std::mem::replace(&mut self.ahead, ahead);
         for (origin, waiting) in &mut self.origins {
-            waiting.run_end = self.ahead.get(*origin);
-            waiting.extend_run();
+            let ahead = self.ahead.get(*origin);
+            // A run that begins where it did, or later, ends where it did. It is long while a datacenter catches up.
+            if ahead < before.get(*origin) || ahead > waiting.run_end {
+                waiting.run_end = ahead;
+                waiting.extend_run();
+            }
         }
     }
 

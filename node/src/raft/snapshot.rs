@@ -19,7 +19,10 @@ use crate::peer::PeerClient;
 use crate::seams::{BoxStream, Worker, run_on};
 use crate::storage::{Incoming, StateView, StorageError};
 
-const HEAD: u8 = 1;
+/// The head before rows of format 2, which are read as they are.
+const HEAD_OF_2: u8 = 1;
+/// The head before rows of format 3. A program that knows only the other refuses these, which it would misread.
+const HEAD: u8 = 3;
 const DONE: u8 = 2;
 /// Rows of one chunk, in bytes, not counting the last row.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -145,7 +148,7 @@ pub(super) async fn receive(
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let head = receive_chunk(stream, stall).await?;
     let (vote, meta) = match codec::open_message(&head).map_err(io::Error::other)? {
-        (HEAD, body) => codec::decode_body(body).map_err(io::Error::other)?,
+        (HEAD | HEAD_OF_2, body) => codec::decode_body(body).map_err(io::Error::other)?,
         _ => return Err(invalid("a snapshot without a head")),
     };
     let mut hash = Xxh3::new();

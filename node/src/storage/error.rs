@@ -59,7 +59,7 @@ pub enum StorageError {
     },
     /// The data folder was written by an older program, in a format that this one does not read.
     #[error(
-        "the data folder {folder} has format {found}, this program reads only {known}; run the version that wrote it, \
+        "the data folder {folder} has format {found}, this program reads none below {known}; run the version that wrote it, \
          or start this node anew, with an empty data folder and under an id that was never used"
     )]
     OldFormat {
@@ -67,7 +67,7 @@ pub enum StorageError {
         folder: String,
         /// Its format.
         found: u32,
-        /// The format that is read.
+        /// The oldest format that is read.
         known: u32,
     },
     /// The storage worker died or storage has failed before: the node is stopping.

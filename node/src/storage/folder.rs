@@ -16,8 +16,11 @@ use super::tables::{self, Owner, OwnerError};
 use super::{Fatal, Incoming, LogStore, StateStore, StorageError};
 use crate::seams::{Disk, FolderLock, Seams, Urgency};
 
-/// The format that this program reads and writes. In format 1 the log was a database too.
-pub const FORMAT_VERSION: u32 = 2;
+/// The format that this program writes. In format 1 the log was a database too. In format 2 every txn of the oplog had a
+/// row in its index: what is there is read as it is, and goes as it would have gone.
+pub const FORMAT_VERSION: u32 = 3;
+/// The oldest format that is read. The folder becomes one of the newest.
+const FORMAT_OLDEST: u32 = 2;
 
 const STATE: &str = "state.redb";
 /// The log of format 1.
@@ -122,7 +125,7 @@ impl Folder {
             return Err(StorageError::OldFormat {
                 folder: path.display().to_string(),
                 found: 1,
-                known: FORMAT_VERSION,
+                known: FORMAT_OLDEST,
             });
         }
         let created = match (disk.exists(&path.join(STATE))?, Files::list(disk.as_ref(), &path)?) {
@@ -251,8 +254,8 @@ fn open_state(
     })?;
     let owner =
         owner.ok_or_else(|| StorageError::corrupt(format!("the state in {} has no owner", folder())))?;
-    if owner.format < FORMAT_VERSION {
-        let (found, known) = (owner.format, FORMAT_VERSION);
+    if owner.format < FORMAT_OLDEST {
+        let (found, known) = (owner.format, FORMAT_OLDEST);
         return Err(StorageError::OldFormat { folder: folder(), found, known });
     }
     if owner.identity != config.identity {
@@ -261,6 +264,10 @@ fn open_state(
             found: owner.identity.to_string(),
             expected: config.identity.to_string(),
         });
+    }
+    if owner.format < FORMAT_VERSION {
+        // From now on no older program may open it: it would not find what the newer one has written.
+        tables::initialise(&db, &Owner { format: FORMAT_VERSION, ..owner.clone() }, &[])?;
     }
     Ok((db, owner))
 }

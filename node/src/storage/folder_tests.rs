@@ -4,6 +4,7 @@ use std::path::Path;
 
 use futures_util::FutureExt;
 use meridian_crdt::{Cells, ReadCells, Table};
+use redb::StorageBackend;
 
 use super::tables::{self, Owner};
 use super::{FORMAT_VERSION, Folder, FolderConfig, Identity, ScrubCursor, StorageError};
@@ -66,6 +67,36 @@ fn a_newer_format_is_refused() {
         matches!(refused, StorageError::NewerFormat { found, .. } if found == FORMAT_VERSION + 1),
         "{refused}"
     );
+}
+
+#[test]
+fn a_folder_of_format_2_becomes_one_of_the_newest_and_keeps_what_it_has() {
+    let disk = SimDisk::new();
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let store_id = opened.folder.store_id();
+    opened.state.write(|rows| rows.put(Table(3), b"key", b"value".as_slice().into())).unwrap();
+    opened.state.checkpoint().now_or_never().unwrap().unwrap();
+    drop(opened);
+    let open =
+        || tables::open_database(disk.open(Path::new("/data/state.redb"), false).unwrap(), 1 << 20).unwrap();
+    let owner = Owner { format: 2, identity: identity(1), store_id };
+    tables::initialise(&open(), &owner, &[]).unwrap();
+    let log = disk.open(Path::new("/data/log.00000001"), false).unwrap();
+    let mut header = [0; 48];
+    log.read(0, &mut header).unwrap();
+    header[8..12].copy_from_slice(&2_u32.to_be_bytes());
+    let sum = xxhash_rust::xxh3::xxh3_64(&header[..40]);
+    header[40..].copy_from_slice(&sum.to_be_bytes());
+    log.write(0, &header).unwrap();
+    drop(log);
+
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let row = opened.state.view().get(Table(3), b"key").unwrap();
+    assert_eq!(row.as_deref(), Some(&b"value"[..]));
+    assert_eq!(opened.folder.store_id(), store_id);
+    drop(opened);
+    let owner = tables::owner(&open()).unwrap();
+    assert_eq!(owner, Some(Owner { format: FORMAT_VERSION, identity: identity(1), store_id }));
 }
 
 #[test]

@@ -86,7 +86,8 @@ pub(super) fn open_database(backend: impl StorageBackend, cache: usize) -> Resul
     Ok(builder.create_with_backend(backend)?)
 }
 
-/// Writes the first rows of a new file, durably: its owner and all tables, empty.
+/// Writes the first rows of a new file, durably: its owner and all tables, empty. Of a file that has an owner this one takes
+/// the place.
 pub(super) fn initialise(db: &Database, owner: &Owner, tables: &[Rows]) -> Result<(), StorageError> {
     let mut txn = db.begin_write()?;
     txn.set_durability(Durability::Immediate)?;

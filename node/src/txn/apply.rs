@@ -20,6 +20,7 @@ pub fn apply_entry<C: Cells>(
     entry: Entry,
 ) -> Result<Reply, StoreError<C::Error>> {
     state.tick(entry.now_ms);
+    oplog::note_indexed(state, cells).map_err(StoreError::Cells)?;
     let mut outcomes = Vec::with_capacity(entry.items.len());
     for item in entry.items {
         outcomes.push(apply_item(state, cells, item, entry.now_ms)?);

@@ -81,6 +81,9 @@ pub const STAGED_KEPT_MS: u64 = 60 * 1000;
 /// How many of the newest txns stay in the oplog although every member has them, for watches that resume.
 pub const OPLOG_KEPT_TXNS: u64 = if cfg!(test) { 40 } else { 10_000 };
 
+/// Of so many txns of an origin in a row the first has a row in the index of the oplog.
+pub const OPLOG_INDEXED_EVERY: u64 = if cfg!(test) { 4 } else { 64 };
+
 /// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read the
 /// absence can still be validated, and a session that has seen it gets its dots.
 pub const HEADERS_KEPT_TXNS: u64 = if cfg!(test) { 30 } else { 10_000 };

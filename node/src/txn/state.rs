@@ -23,7 +23,7 @@ pub mod tables {
     pub const META: Table = Table(16);
     /// Position u64 -> encoded txn, in local apply order.
     pub const OPLOG: Table = Table(17);
-    /// (origin u32, seq u64) -> position.
+    /// (origin u32, seq u64) -> position, of some txns.
     pub const OPLOG_INDEX: Table = Table(18);
     /// Request id -> its fingerprint and answer.
     pub const REQUESTS: Table = Table(19);

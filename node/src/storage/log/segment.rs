@@ -118,7 +118,7 @@ impl Blank {
         previous_end: u32,
     ) -> io::Result<Segment> {
         let Self { path, file, capacity } = self;
-        file.write(0, &encode_header(store_id, number, capacity, previous_end))?;
+        file.write(0, &encode_header(FORMAT_VERSION, store_id, number, capacity, previous_end))?;
         file.sync_data()?;
         disk.rename(&path, &path_of(folder, number))?;
         disk.sync_dir(folder)?;
@@ -131,11 +131,11 @@ fn seed(store_id: Uuid, number: u32) -> u64 {
     xxh3_64_with_seed(store_id.as_bytes(), number.into())
 }
 
-fn encode_header(store_id: Uuid, number: u32, capacity: u32, previous_end: u32) -> Vec<u8> {
+fn encode_header(format: u32, store_id: Uuid, number: u32, capacity: u32, previous_end: u32) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_LEN);
     header.extend_from_slice(MAGIC);
     // The format stands first, so that every later program can read at least that.
-    header.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+    header.extend_from_slice(&format.to_be_bytes());
     header.extend_from_slice(store_id.as_bytes());
     for number in [number, capacity, previous_end] {
         header.extend_from_slice(&number.to_be_bytes());
@@ -178,7 +178,7 @@ impl Segment {
         }
         let store_id = header[12..].first_chunk().map_or(Uuid::nil(), |bytes| Uuid::from_bytes(*bytes));
         let (capacity, previous_end) = (u32_at(32), u32_at(36));
-        if encode_header(store_id, number, capacity, previous_end) != header {
+        if encode_header(format, store_id, number, capacity, previous_end) != header {
             return Err(wrong("the checksum of the header does not fit"));
         }
         if u64::from(capacity) > len {
@@ -218,13 +218,23 @@ mod tests {
 
     #[test]
     fn a_header_has_these_bytes() {
-        let header = encode_header(Uuid::from_u128(5), 3, 1 << 20, 4096);
-        let hex: String = header.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            hex,
-            "6d657269646c6f67000000020000000000000000000000000000000500000003\
-             00100000000010005eb3ccbf18aee6e9"
-        );
+        let golden = [
+            (
+                2,
+                "6d657269646c6f67000000020000000000000000000000000000000500000003\
+                 00100000000010005eb3ccbf18aee6e9",
+            ),
+            (
+                FORMAT_VERSION,
+                "6d657269646c6f67000000030000000000000000000000000000000500000003\
+                 0010000000001000fc46ffd077044138",
+            ),
+        ];
+        for (format, bytes) in golden {
+            let header = encode_header(format, Uuid::from_u128(5), 3, 1 << 20, 4096);
+            let hex: String = header.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(hex, bytes, "format {format}");
+        }
     }
 
     #[test]
