@@ -471,6 +471,32 @@ async fn a_client_that_reads_nothing_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_late_gets_every_answer() {
+    let node = Node::start("[sessions]\nin_flight_max = 4").await;
+    let mut client = node.client().await;
+    client.ask(set("big", Value::Bytes(vec![7; 500_000]))).await.expect("done");
+    // Far more than the node keeps for a client, of reads that it answers at once and of writes that have to wait.
+    let mut asked = BTreeMap::new();
+    for n in 0..90 {
+        let verb = if n % 3 == 0 { add("count", 1) } else { read("big") };
+        let request = client.request(verb);
+        client.send(&request).await;
+        asked.insert(request.id, n % 3 == 0);
+    }
+    let mut last_read = 0;
+    for _ in 0..90 {
+        let answer = client.answer().await;
+        answer.outcome.expect("done");
+        if !asked.remove(&answer.id).expect("asked once, answered once") {
+            assert!(answer.id > last_read, "what is answered at once is answered in its order");
+            last_read = answer.id;
+        }
+    }
+    let count = client.ask(read("count")).await.expect("read");
+    assert_eq!(count["value"], Value::Int(30));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopping_node_finishes_what_is_in_flight_and_says_goodbye() {
     let node = Node::start("").await;
     let mut client = node.client().await;

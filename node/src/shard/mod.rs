@@ -196,10 +196,7 @@ impl Shard {
                 Err(Attempt::NotDone(stopping()))
             }
             Err(SubmitError::Propose(ProposeError::NotLeader { .. })) => {
-                Err(Attempt::NotDone(ApiError::new(
-                    ErrorCode::NoLeader,
-                    "the leader has just changed; nothing changed, repeat soon",
-                )))
+                Err(Attempt::NotDone(no_leader("the leader has just changed; nothing changed, repeat soon")))
             }
             Err(SubmitError::Propose(ProposeError::NoQuorum)) => Err(Attempt::Final(no_quorum())),
             Err(SubmitError::Propose(ProposeError::TooLarge)) => {
@@ -229,10 +226,7 @@ impl Shard {
                 _ => Attempt::Final(error),
             }),
             Ok(_) => Err(Attempt::Unknown(outcome_unknown())),
-            Err(ForwardError::NotSent(_)) => Err(Attempt::NotDone(ApiError::new(
-                ErrorCode::NoLeader,
-                "the leader cannot be reached; nothing changed, repeat soon",
-            ))),
+            Err(ForwardError::NotSent(_)) => Err(Attempt::NotDone(leader_unreachable())),
             Err(_) => Err(Attempt::Unknown(outcome_unknown())),
         }
     }
@@ -318,11 +312,7 @@ impl Shard {
         match self.ask(leadership.leader.unwrap_or_default(), &Request::ReadIndex, LEADER_WAIT).await {
             Ok(Response::ReadIndex(index)) => Ok(index),
             Ok(Response::Failed(error)) => Err(error),
-            _ => Err(ApiError::new(
-                ErrorCode::NoLeader,
-                "the leader cannot be reached; nothing changed, repeat soon",
-            )
-            .retry_after_ms(200)),
+            _ => Err(leader_unreachable()),
         }
     }
 
@@ -389,7 +379,7 @@ impl LastError {
     }
 
     fn take(self) -> ApiError {
-        let none = || ApiError::new(ErrorCode::NoLeader, "no leader took the write in time");
+        let none = || no_leader("no leader took the write in time");
         self.unknown.or(self.not_done).unwrap_or_else(none)
     }
 }
@@ -400,6 +390,14 @@ fn no_quorum() -> ApiError {
         "a majority of this datacenter's nodes cannot be reached; nothing changed",
     )
     .retry_after_ms(1_000)
+}
+
+fn no_leader(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::NoLeader, message).retry_after_ms(200)
+}
+
+fn leader_unreachable() -> ApiError {
+    no_leader("the leader cannot be reached; nothing changed, repeat soon")
 }
 
 /// Nobody knows yet whether an election is on its way or cannot come about, and the message must not claim to.
@@ -485,7 +483,8 @@ mod tests {
     fn once_an_attempt_may_have_been_done_no_error_says_that_nothing_was() {
         let error = |code| ApiError::new(code, "");
         let mut last = LastError::default();
-        assert_eq!(last.take().code, ErrorCode::NoLeader);
+        let none = last.take();
+        assert_eq!((none.code, none.retry_after_ms), (ErrorCode::NoLeader, Some(200)));
         last = LastError::default();
         last.not_done(error(ErrorCode::ClockUnsafe));
         assert_eq!(last.or_else(error(ErrorCode::NoQuorum)).code, ErrorCode::NoQuorum);
