@@ -211,16 +211,52 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::seams::{Seams, SimDisk};
-    use crate::storage::{Folder, FolderConfig, Identity};
+    use crate::seams::{Executor, InlineExecutor, Seams, SimDisk, Urgency};
+    use crate::storage::{Folder, FolderConfig, Identity, Opened};
+
+    const STALL: Duration = Duration::from_secs(5);
+
+    fn folder() -> Opened {
+        let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
+        let seams = Seams { disk: Arc::new(SimDisk::new()), ..Seams::production() };
+        Folder::open(FolderConfig::new("/data", identity), &seams).unwrap()
+    }
+
+    /// Receives one row, sent under a head of this kind.
+    async fn receive_under(kind: u8) -> io::Result<Received> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let mut sender: BoxStream = Box::new(theirs);
+        let head = codec::encode_message(kind, &(Vote::new(1, 1), SnapshotMeta::default())).unwrap();
+        let mut row = Writer::new();
+        row.u8(18);
+        row.bytes(b"key");
+        row.bytes(b"value");
+        let row = row.finish();
+        for chunk in [&head[..], &row, &[]] {
+            send_chunk(&mut sender, chunk, STALL).await.unwrap();
+        }
+        sender.write_u64(1).await.unwrap();
+        sender.write_u64(xxhash_rust::xxh3::xxh3_64(&row)).await.unwrap();
+        let worker = InlineExecutor.worker("test", Urgency::Background);
+        let incoming = folder().folder.incoming().unwrap();
+        receive(&mut (Box::new(ours) as BoxStream), incoming, worker.as_ref(), STALL).await
+    }
+
+    #[tokio::test]
+    async fn rows_of_format_2_are_taken_and_those_of_a_later_one_refused() {
+        for known in [HEAD_OF_2, HEAD] {
+            assert_eq!(receive_under(known).await.unwrap().rows.rows(), 1);
+        }
+        // That is what a program of format 2 says to the head of format 3.
+        assert_eq!(receive_under(HEAD + 1).await.err().unwrap().kind(), io::ErrorKind::InvalidData);
+        assert_eq!((HEAD_OF_2, HEAD), (1, 3), "as they stand on the wire");
+    }
 
     /// Which tables there are and what they mean is none of a snapshot's business: one that it left out would take the
     /// oplog, or the memory of request ids, from every node that ever installs it.
     #[test]
     fn a_snapshot_carries_the_rows_of_every_table() {
-        let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
-        let seams = Seams { disk: Arc::new(SimDisk::new()), ..Seams::production() };
-        let opened = Folder::open(FolderConfig::new("/data", identity), &seams).unwrap();
+        let opened = folder();
         let tables = || (0..Table::COUNT as u8).map(Table);
         let written = opened.state.write(|rows| {
             for table in tables() {
