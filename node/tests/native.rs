@@ -450,6 +450,21 @@ async fn a_client_that_is_silent_is_asked_and_then_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_not_read_is_not_taken_for_silent() {
+    let node = Node::start("[sessions]\nin_flight_max = 1\nping_interval = \"100ms\"").await;
+    let mut client = node.client().await;
+    let request = client.request(add("k", 1));
+    let token = client.ask_with(request).await.session.expect("a token");
+    let mut slow = client.request(read("k"));
+    slow.session = Some(far_ahead_of(&token));
+    slow.wait = Some(Duration::from_secs(1));
+    client.send(&slow).await;
+    // The client is there, and answers each ping; but behind a request at the bound nothing is read.
+    assert_eq!(code(&client.answer().await.outcome), ErrorCode::NotCaughtUp);
+    client.ask(Verb::Status).await.expect("the connection goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_reads_nothing_is_cut_off() {
     let node = Node::start("[limits]\nread_timeout = \"500ms\"").await;
     let mut client = node.client().await;

@@ -205,7 +205,7 @@ impl Connection {
     /// Takes the answer of a request that is done.
     fn done(&mut self, done: Result<Done, Box<dyn Any + Send>>) -> Result<(), End> {
         let Ok(Done { id, answer, slot }) = done else {
-            // The panic has been reported where it happened.
+            tracing::error!("a request of a session panicked");
             return Err(End::Close(close::INTERNAL, "the node met a fault of its own"));
         };
         // The client may use the id again as soon as it has the answer.
@@ -238,8 +238,15 @@ impl Connection {
         }
     }
 
-    /// Asks a client that has been silent for a whole interval for a sign of life; ends it after another.
+    /// Whether there is room for what may come of another frame.
+    fn reads_on(outbox: &Outbox, slots: &Slots) -> bool {
+        !outbox.is_full() && slots.are_free()
+    }
+
+    /// Asks a client that has been silent for a whole interval for a sign of life; ends it after another. One that is not
+    /// read cannot be heard: that it takes what it is sent is looked after by the stream below.
     fn look_for_life(&mut self) -> Result<(), End> {
+        self.heard |= !Self::reads_on(&self.outbox, &self.slots);
         match (std::mem::take(&mut self.heard), self.pinged) {
             (true, _) => self.pinged = false,
             (false, true) => return Err(End::Close(close::SILENT, "a ping was not answered")),
@@ -360,10 +367,7 @@ fn poll_io(socket: &mut Socket, outbox: &mut Outbox, slots: &Slots, cx: &mut Con
     if let Poll::Ready(Err(error)) = outbox.poll_write(socket, cx) {
         return Poll::Ready(Io::WriteFailed(error));
     }
-    if outbox.is_full() || !slots.are_free() {
-        return Poll::Pending;
-    }
-    socket.poll_next_unpin(cx).map(Io::Read)
+    if Connection::reads_on(outbox, slots) { socket.poll_next_unpin(cx).map(Io::Read) } else { Poll::Pending }
 }
 
 impl Drop for Connection {
