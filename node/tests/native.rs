@@ -183,6 +183,21 @@ fn far_ahead_of(token: &[u8]) -> Vec<u8> {
     far.to_bytes()
 }
 
+/// The token of a session of this client that waits for what will never come.
+async fn far_token(client: &mut Client) -> Vec<u8> {
+    let request = client.request(add("k", 1));
+    far_ahead_of(&client.ask_with(request).await.session.expect("a token"))
+}
+
+/// Asks for a read in that session, which is refused after so long.
+async fn send_slow(client: &mut Client, far: &[u8], wait: Duration) -> Request {
+    let mut slow = client.request(read("k"));
+    slow.session = Some(far.to_vec());
+    slow.wait = Some(wait);
+    client.send(&slow).await;
+    slow
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hello_tells_who_serves_within_which_limits() {
     let node = Node::start("[limits]\nbody_max = \"64KiB\"\n[sessions]\nin_flight_max = 7").await;
@@ -251,13 +266,8 @@ async fn many_requests_are_in_flight_and_answers_come_as_they_complete() {
     let node = Node::start("[sessions]\nin_flight_max = 16").await;
     let mut client = node.client().await;
     // A session that waits for what never comes is overtaken by a status.
-    let answer = client.request(add("k", 1));
-    let token = client.ask_with(answer).await.session.expect("a token");
-    let far = far_ahead_of(&token);
-    let mut slow = client.request(read("k"));
-    slow.session = Some(far.clone());
-    slow.wait = Some(Duration::from_millis(300));
-    client.send(&slow).await;
+    let far = far_token(&mut client).await;
+    let slow = send_slow(&mut client, &far, Duration::from_millis(300)).await;
     let quick = client.request(Verb::Status);
     client.send(&quick).await;
     assert_eq!(client.answer().await.id, quick.id);
@@ -285,16 +295,10 @@ async fn many_requests_are_in_flight_and_answers_come_as_they_complete() {
 async fn a_request_at_the_bound_waits_until_another_is_answered() {
     let node = Node::start("[sessions]\nin_flight_max = 2").await;
     let mut client = node.client().await;
-    let request = client.request(add("k", 1));
-    let token = client.ask_with(request).await.session.expect("a token");
-    let far = far_ahead_of(&token);
+    let far = far_token(&mut client).await;
     let mut slow_ids = Vec::new();
     for _ in 0..2 {
-        let mut slow = client.request(read("k"));
-        slow.session = Some(far.clone());
-        slow.wait = Some(Duration::from_millis(300));
-        client.send(&slow).await;
-        slow_ids.push(slow.id);
+        slow_ids.push(send_slow(&mut client, &far, Duration::from_millis(300)).await.id);
     }
     let held_up = client.request(Verb::Status);
     client.send(&held_up).await;
@@ -359,10 +363,7 @@ async fn an_id_is_used_by_one_request_at_a_time_and_a_repeated_request_id_does_n
     assert_eq!(again["result"], Value::Int(1));
     assert_eq!(client.ask(read("k")).await.expect("there")["value"], Value::Int(1));
     let far = far_ahead_of(&token);
-    let mut slow = client.request(read("k"));
-    slow.session = Some(far.clone());
-    slow.wait = Some(Duration::from_millis(200));
-    client.send(&slow).await;
+    let slow = send_slow(&mut client, &far, Duration::from_millis(200)).await;
     client.send(&slow).await;
     assert_eq!(code(&client.answer().await.outcome), ErrorCode::BadValue);
     assert_eq!(code(&client.answer().await.outcome), ErrorCode::NotCaughtUp);
@@ -453,12 +454,8 @@ async fn a_client_that_is_silent_is_asked_and_then_dropped() {
 async fn a_client_that_is_not_read_is_not_taken_for_silent() {
     let node = Node::start("[sessions]\nin_flight_max = 1\nping_interval = \"100ms\"").await;
     let mut client = node.client().await;
-    let request = client.request(add("k", 1));
-    let token = client.ask_with(request).await.session.expect("a token");
-    let mut slow = client.request(read("k"));
-    slow.session = Some(far_ahead_of(&token));
-    slow.wait = Some(Duration::from_secs(1));
-    client.send(&slow).await;
+    let far = far_token(&mut client).await;
+    send_slow(&mut client, &far, Duration::from_secs(1)).await;
     // The client is there, and answers each ping; but behind a request at the bound nothing is read.
     assert_eq!(code(&client.answer().await.outcome), ErrorCode::NotCaughtUp);
     client.ask(Verb::Status).await.expect("the connection goes on");
@@ -515,13 +512,8 @@ async fn a_client_that_reads_late_gets_every_answer() {
 async fn a_stopping_node_finishes_what_is_in_flight_and_says_goodbye() {
     let node = Node::start("").await;
     let mut client = node.client().await;
-    let request = client.request(add("k", 1));
-    let token = client.ask_with(request).await.session.expect("a token");
-    let far = far_ahead_of(&token);
-    let mut slow = client.request(read("k"));
-    slow.session = Some(far.clone());
-    slow.wait = Some(Duration::from_millis(600));
-    client.send(&slow).await;
+    let far = far_token(&mut client).await;
+    let slow = send_slow(&mut client, &far, Duration::from_millis(600)).await;
     client.ask(Verb::Status).await.expect("the slow one is in flight");
     let stopped = node.node.stop();
     let answer = client.answer().await;

@@ -23,21 +23,21 @@ fn indexed(dot: Dot) -> Dot {
     Dot::new(dot.origin, dot.seq.saturating_sub(1) / OPLOG_INDEXED_EVERY * OPLOG_INDEXED_EVERY + 1)
 }
 
-/// Up to where each txn has a row of its own; nothing before the first entry that a program of this format applies.
-fn each_indexed<C: ReadCells>(cells: &C) -> Result<Option<Vector>, C::Error> {
-    // What cannot be read was written by no program that there is: rows that stay behind are the worst that comes of it.
-    let decode = |row: Bytes| Vector::decode(&mut Reader::new(&row)).unwrap_or_default();
-    Ok(cells.get(tables::OPLOG_INDEX, EACH)?.map(decode))
-}
-
 /// Notes, once, up to where each txn has a row of its own. To be called before an entry is applied.
 pub fn note_indexed<C: Cells>(state: &ShardState, cells: &mut C) -> Result<(), C::Error> {
-    if each_indexed(cells)?.is_some() {
+    if cells.get(tables::OPLOG_INDEX, EACH)?.is_some() {
         return Ok(());
     }
     let mut upto = Writer::new();
     state.vector.encode(&mut upto);
     cells.put(tables::OPLOG_INDEX, EACH, upto.finish().into())
+}
+
+/// Up to where each txn has a row of its own.
+fn each_indexed<C: ReadCells>(cells: &C) -> Result<Vector, C::Error> {
+    let row = cells.get(tables::OPLOG_INDEX, EACH)?;
+    // What cannot be read was written by no program that there is: rows that stay behind are the worst that comes of it.
+    Ok(row.and_then(|row| Vector::decode(&mut Reader::new(&row)).ok()).unwrap_or_default())
 }
 
 fn index_key(dot: Dot) -> [u8; 12] {
@@ -60,14 +60,12 @@ pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: By
 
 /// Cuts off at most `rows_max` txns that every member has. I8: never past acked.
 pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), C::Error> {
-    if excess(state) == 0 {
+    let cut_max = excess(state).min(rows_max.into());
+    if cut_max == 0 {
         return Ok(());
     }
-    let each = each_indexed(cells)?.unwrap_or_default();
-    for _ in 0..rows_max {
-        if excess(state) == 0 {
-            break;
-        }
+    let each = each_indexed(cells)?;
+    for _ in 0..cut_max {
         let position = state.oplog_first.to_be_bytes();
         let head = cells.get(tables::OPLOG, &position)?.and_then(|txn| TxnHead::decode(&txn).ok());
         match head {
@@ -189,7 +187,7 @@ mod tests {
     const EVERYTHING: ReadBounds = ReadBounds { bytes_max: usize::MAX, rows_max: usize::MAX };
     const ORIGINS: [Origin; 2] = [Origin(1), Origin(2)];
 
-    /// A shard whose txns change nothing: `applied` of each origin, in turn.
+    /// A shard of which two origins write in turn, txns that change nothing.
     struct Log {
         state: ShardState,
         cells: MemCells,
