@@ -19,10 +19,11 @@ use crate::peer::PeerClient;
 use crate::seams::{BoxStream, Worker, run_on};
 use crate::storage::{Incoming, StateView, StorageError};
 
-/// The head before rows of format 2, which are read as they are.
+/// The heads before rows of formats 2 and 3, which are read as they are.
 const HEAD_OF_2: u8 = 1;
-/// The head before rows of format 3. A program that knows only the other refuses these, which it would misread.
-const HEAD: u8 = 3;
+const HEAD_OF_3: u8 = 3;
+/// The head before rows of format 4. A program that knows only the others refuses these, which it would misread.
+const HEAD: u8 = 4;
 const DONE: u8 = 2;
 /// Rows of one chunk, in bytes, not counting the last row.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -148,7 +149,7 @@ pub(super) async fn receive(
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let head = receive_chunk(stream, stall).await?;
     let (vote, meta) = match codec::open_message(&head).map_err(io::Error::other)? {
-        (HEAD | HEAD_OF_2, body) => codec::decode_body(body).map_err(io::Error::other)?,
+        (HEAD | HEAD_OF_3 | HEAD_OF_2, body) => codec::decode_body(body).map_err(io::Error::other)?,
         _ => return Err(invalid("a snapshot without a head")),
     };
     let mut hash = Xxh3::new();
@@ -243,13 +244,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_of_format_2_are_taken_and_those_of_a_later_one_refused() {
-        for known in [HEAD_OF_2, HEAD] {
+    async fn rows_of_formats_2_and_3_are_taken_and_those_of_a_later_one_refused() {
+        for known in [HEAD_OF_2, HEAD_OF_3, HEAD] {
             assert_eq!(receive_under(known).await.unwrap().rows.rows(), 1);
         }
-        // That is what a program of format 2 says to the head of format 3.
+        // That is what a program of format 3 says to the head of format 4.
         assert_eq!(receive_under(HEAD + 1).await.err().unwrap().kind(), io::ErrorKind::InvalidData);
-        assert_eq!((HEAD_OF_2, HEAD), (1, 3), "as they stand on the wire");
+        assert_eq!((HEAD_OF_2, HEAD_OF_3, HEAD), (1, 3, 4), "as they stand on the wire");
     }
 
     /// Which tables there are and what they mean is none of a snapshot's business: one that it left out would take the

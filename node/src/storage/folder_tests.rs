@@ -70,7 +70,13 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
-fn a_folder_of_format_2_becomes_one_of_the_newest_and_keeps_what_it_has() {
+fn a_folder_of_format_2_or_3_becomes_one_of_the_newest_and_keeps_what_it_has() {
+    for format in [2, 3] {
+        becomes_one_of_the_newest(format);
+    }
+}
+
+fn becomes_one_of_the_newest(format: u32) {
     let disk = SimDisk::new();
     let opened = Folder::open(config(1), &on(&disk)).unwrap();
     let store_id = opened.folder.store_id();
@@ -79,12 +85,12 @@ fn a_folder_of_format_2_becomes_one_of_the_newest_and_keeps_what_it_has() {
     drop(opened);
     let open =
         || tables::open_database(disk.open(Path::new("/data/state.redb"), false).unwrap(), 1 << 20).unwrap();
-    let owner = Owner { format: 2, identity: identity(1), store_id };
+    let owner = Owner { format, identity: identity(1), store_id };
     tables::initialise(&open(), &owner, &[]).unwrap();
     let log = disk.open(Path::new("/data/log.00000001"), false).unwrap();
     let mut header = [0; 48];
     log.read(0, &mut header).unwrap();
-    header[8..12].copy_from_slice(&2_u32.to_be_bytes());
+    header[8..12].copy_from_slice(&format.to_be_bytes());
     let sum = xxhash_rust::xxh3::xxh3_64(&header[..40]);
     header[40..].copy_from_slice(&sum.to_be_bytes());
     log.write(0, &header).unwrap();

@@ -29,6 +29,7 @@ pub fn apply_entry<C: Cells>(
     if state.is_recovered() {
         begin_writing(state, cells, entry.now_ms)?;
     }
+    oplog::write(state, cells).map_err(StoreError::Cells)?;
     state.validate();
     state.save(cells).map_err(StoreError::Cells)?;
     Ok(Reply { outcomes })

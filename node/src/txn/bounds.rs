@@ -84,6 +84,12 @@ pub const OPLOG_KEPT_TXNS: u64 = if cfg!(test) { 40 } else { 10_000 };
 /// Of so many txns of an origin in a row the first has a row in the index of the oplog.
 pub const OPLOG_INDEXED_EVERY: u64 = if cfg!(test) { 4 } else { 64 };
 
+/// A row of the oplog has at most so many txns, and none goes on beyond a multiple of this.
+pub const OPLOG_ROW_TXNS: u64 = if cfg!(test) { 4 } else { 16 };
+
+/// How large a row of several txns is at most, in bytes: one page of the state file holds it.
+pub const OPLOG_ROW_BYTES_MAX: usize = 3_800;
+
 /// Headers of absent keys stay for so many txns after their last change, so that a transaction that has read the
 /// absence can still be validated, and a session that has seen it gets its dots.
 pub const HEADERS_KEPT_TXNS: u64 = if cfg!(test) { 30 } else { 10_000 };

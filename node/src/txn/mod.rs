@@ -6,6 +6,7 @@
 //! that conditions are decided once, in the log's order, on every node alike.
 
 pub mod apply;
+pub mod block;
 pub mod bounds;
 pub mod clients;
 pub mod compaction;

@@ -1,10 +1,11 @@
 //! The oplog: applied txns in the order in which this datacenter applied them, kept for shipping.
 //!
-//! Positions are local, contiguous and causal: whoever reads upwards never meets a txn before its deps.
+//! Positions are local, contiguous and causal: whoever reads upwards never meets a txn before its deps. Those that an
+//! entry adds share rows, see [`super::block`]; in stores of format 3 and before each had its own.
 //!
 //! Of each origin every 64th txn has a row in an index, and who looks for one of those behind it reads on from there.
 //! Every txn had one in stores of format 2; which these are is noted in the index too, so that they go with their txns.
-//! The index is no part of what nodes compare: programs of both formats apply the same log side by side.
+//! Neither rows nor the index are part of what nodes compare: programs of all these formats apply the same log side by side.
 
 use std::ops::ControlFlow;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use meridian_crdt::codec::{Reader, Writer};
 use meridian_crdt::{Cells, Dot, ReadCells, TxnHead, Vector};
 
+use super::block::{self, Row};
 use super::bounds::OPLOG_INDEXED_EVERY;
 use super::state::{ShardState, tables};
 
@@ -47,42 +49,111 @@ fn index_key(dot: Dot) -> [u8; 12] {
     key
 }
 
-/// Appends a txn that has just been applied.
+/// Appends a txn that has just been applied. [`write`] makes it one that is read.
 pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: Bytes) -> Result<(), C::Error> {
-    state.oplog_end += 1;
-    let position = state.oplog_end.to_be_bytes();
-    cells.put(tables::OPLOG, &position, txn)?;
+    let position = state.oplog_end + 1;
+    if state.unwritten.ends_before(position, txn.len()) {
+        write(state, cells)?;
+    }
+    state.oplog_end = position;
+    state.unwritten.push(position, txn);
     if indexed(dot) == dot {
-        cells.put(tables::OPLOG_INDEX, &index_key(dot), Bytes::copy_from_slice(&position))?;
+        let position = Bytes::copy_from_slice(&position.to_be_bytes());
+        cells.put(tables::OPLOG_INDEX, &index_key(dot), position)?;
     }
     Ok(())
 }
 
-/// Cuts off at most `rows_max` txns that every member has. I8: never past acked.
-pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, rows_max: u32) -> Result<(), C::Error> {
-    let cut_max = excess(state).min(rows_max.into());
+/// Writes what was appended. To be called after an entry was applied.
+pub fn write<C: Cells>(state: &mut ShardState, cells: &mut C) -> Result<(), C::Error> {
+    match state.unwritten.take() {
+        Some((first, row)) => cells.put(tables::OPLOG, &first.to_be_bytes(), row),
+        None => Ok(()),
+    }
+}
+
+/// Visits the rows in which the txns from a position upwards are. The first may have some before it.
+fn visit_rows<C: ReadCells>(
+    cells: &C,
+    from: u64,
+    visit: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>,
+) -> Result<(), C::Error> {
+    cells.scan(tables::OPLOG, &block::lowest_row(from).to_be_bytes(), None, &mut |key, bytes| {
+        let Ok(first) = key.try_into().map(u64::from_be_bytes) else { return ControlFlow::Continue(()) };
+        visit(Row { first, bytes })
+    })
+}
+
+/// Visits the txns from a position upwards.
+fn visit<C: ReadCells>(
+    cells: &C,
+    from: u64,
+    visit: &mut dyn FnMut(u64, &[u8]) -> ControlFlow<()>,
+) -> Result<(), C::Error> {
+    visit_rows(cells, from, &mut |row| {
+        row.txns_from(from).try_for_each(|(position, txn)| visit(position, txn))
+    })
+}
+
+/// The txn at a position, encoded, if the oplog has it.
+pub fn at<C: ReadCells>(cells: &C, position: u64) -> Result<Option<Bytes>, C::Error> {
+    let mut found = None;
+    visit(cells, position, &mut |first, txn| {
+        found = (first == position).then(|| Bytes::copy_from_slice(txn));
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+/// What [`truncate`] is to take out.
+#[derive(Default)]
+struct Cut {
+    rows: Vec<u64>,
+    dots: Vec<Dot>,
+    /// The position behind it.
+    next: u64,
+}
+
+/// Looks what there is to cut off.
+fn oldest<C: ReadCells>(state: &ShardState, cells: &C, cut_max: u64) -> Result<Cut, C::Error> {
+    let mut cut = Cut { next: state.oplog_first, ..Cut::default() };
+    visit_rows(cells, state.oplog_first, &mut |row| {
+        for (position, txn) in row.txns_from(state.oplog_first) {
+            let head = TxnHead::decode(txn).ok();
+            let is_needed = head.as_ref().is_some_and(|head| !state.acked.covers(head.dot));
+            if is_needed || position >= state.oplog_first + cut_max {
+                return ControlFlow::Break(());
+            }
+            cut.dots.extend(head.map(|head| head.dot));
+            cut.next = position + 1;
+        }
+        cut.rows.push(row.first);
+        ControlFlow::Continue(())
+    })?;
+    Ok(cut)
+}
+
+/// Cuts off at most `txns_max` txns that every member has. I8: never past acked. A row goes with its last txn.
+pub fn truncate<C: Cells>(state: &mut ShardState, cells: &mut C, txns_max: u32) -> Result<(), C::Error> {
+    write(state, cells)?;
+    let cut_max = excess(state).min(txns_max.into());
     if cut_max == 0 {
         return Ok(());
     }
     let each = each_indexed(cells)?;
-    for _ in 0..cut_max {
-        let position = state.oplog_first.to_be_bytes();
-        let head = cells.get(tables::OPLOG, &position)?.and_then(|txn| TxnHead::decode(&txn).ok());
-        match head {
-            Some(head) if !state.acked.covers(head.dot) => break,
-            Some(head) => {
-                if each.covers(head.dot) {
-                    cells.remove(tables::OPLOG_INDEX, &index_key(head.dot))?;
-                } else if head.dot.seq % OPLOG_INDEXED_EVERY == 0 {
-                    cells.remove(tables::OPLOG_INDEX, &index_key(indexed(head.dot)))?;
-                }
-                state.oplog_floor.advance(head.dot);
-            }
-            None => {}
+    let cut = oldest(state, cells, cut_max)?;
+    for dot in cut.dots {
+        if each.covers(dot) {
+            cells.remove(tables::OPLOG_INDEX, &index_key(dot))?;
+        } else if dot.seq % OPLOG_INDEXED_EVERY == 0 {
+            cells.remove(tables::OPLOG_INDEX, &index_key(indexed(dot)))?;
         }
-        cells.remove(tables::OPLOG, &position)?;
-        state.oplog_first += 1;
+        state.oplog_floor.advance(dot);
     }
+    for row in cut.rows {
+        cells.remove(tables::OPLOG, &row.to_be_bytes())?;
+    }
+    state.oplog_first = cut.next;
     Ok(())
 }
 
@@ -101,7 +172,7 @@ pub fn can_truncate<C: ReadCells>(state: &ShardState, cells: &C) -> Result<bool,
     if excess(state) == 0 {
         return Ok(false);
     }
-    let oldest = cells.get(tables::OPLOG, &state.oplog_first.to_be_bytes())?;
+    let oldest = at(cells, state.oplog_first)?;
     Ok(oldest.and_then(|txn| TxnHead::decode(&txn).ok()).is_none_or(|head| state.acked.covers(head.dot)))
 }
 
@@ -119,7 +190,7 @@ pub struct Chunk {
 pub struct ReadBounds {
     /// Bytes of txns; at least one wanted txn is returned, however large.
     pub bytes_max: usize,
-    /// Rows that are looked at, wanted or not.
+    /// Txns that are looked at, wanted or not.
     pub rows_max: usize,
 }
 
@@ -135,10 +206,8 @@ pub fn read<C: ReadCells>(
     let start = from.max(first_wanted(cells, state, have, want)?);
     let mut chunk = Chunk { entries: Vec::new(), next: start };
     let (mut bytes, mut rows) = (0, 0);
-    cells.scan(tables::OPLOG, &start.to_be_bytes(), None, &mut |key, txn| {
-        let (Ok(position), Ok(head)) = (key.try_into().map(u64::from_be_bytes), TxnHead::decode(txn)) else {
-            return ControlFlow::Continue(());
-        };
+    visit(cells, start, &mut |position, txn| {
+        let Ok(head) = TxnHead::decode(txn) else { return ControlFlow::Continue(()) };
         let wanted = want.covers(head.dot) && !have.covers(head.dot);
         if (wanted && bytes > 0 && bytes + txn.len() > bounds.bytes_max) || rows >= bounds.rows_max {
             return ControlFlow::Break(());
@@ -191,11 +260,13 @@ mod tests {
     struct Log {
         state: ShardState,
         cells: MemCells,
+        /// How many txns an entry has; with one in each, rows are those of format 3.
+        in_entry: u64,
     }
 
     impl Log {
-        fn new() -> Self {
-            Self { state: ShardState::new(), cells: MemCells::new() }
+        fn new(in_entry: u64) -> Self {
+            Self { state: ShardState::new(), cells: MemCells::new(), in_entry }
         }
 
         fn go_on(&mut self, upto: u64) {
@@ -205,8 +276,23 @@ mod tests {
                     let txn = meridian_crdt::Txn { head: head.clone(), effects: Vec::new() }.encode();
                     self.state.vector.advance(head.dot);
                     append(&mut self.state, &mut self.cells, head.dot, txn).expect("memory");
+                    if self.state.oplog_end.is_multiple_of(self.in_entry) {
+                        write(&mut self.state, &mut self.cells).expect("memory");
+                    }
                 }
             }
+            write(&mut self.state, &mut self.cells).expect("memory");
+        }
+
+        /// Keys of the rows with txns.
+        fn rows(&self) -> Vec<u64> {
+            let mut rows = Vec::new();
+            visit_rows(&self.cells, 1, &mut |row| {
+                rows.push(row.first);
+                ControlFlow::Continue(())
+            })
+            .expect("memory");
+            rows
         }
 
         /// Cuts everything off that may go.
@@ -254,15 +340,52 @@ mod tests {
 
     #[test]
     fn a_reader_begins_close_to_the_first_txn_that_it_lacks() {
-        let mut log = Log::new();
-        note_indexed(&log.state, &mut log.cells).expect("memory");
-        for upto in [1, 3, 4, 5, 17, 60, 61, 99] {
-            log.go_on(upto);
-            log.check(upto);
-            assert_eq!(log.index_rows() as u64, 2 * upto.div_ceil(OPLOG_INDEXED_EVERY) - 2 * gone(&log));
-            log.cut();
-            log.check(upto);
-            assert!(len(&log.state) <= OPLOG_KEPT_TXNS.max(2));
+        for in_entry in [1, 2, 3, 7] {
+            let mut log = Log::new(in_entry);
+            note_indexed(&log.state, &mut log.cells).expect("memory");
+            for upto in [1, 3, 4, 5, 17, 60, 61, 99] {
+                log.go_on(upto);
+                log.check(upto);
+                assert_eq!(log.index_rows() as u64, 2 * upto.div_ceil(OPLOG_INDEXED_EVERY) - 2 * gone(&log));
+                log.cut();
+                log.check(upto);
+                assert!(len(&log.state) <= OPLOG_KEPT_TXNS.max(2));
+            }
+        }
+    }
+
+    /// A row goes with its last txn, no sooner and no later, also when it is cut through several times.
+    #[test]
+    fn a_row_goes_with_its_last_txn() {
+        let mut log = Log::new(7);
+        log.go_on(60);
+        let rows = log.rows();
+        assert!(rows.len() < 60, "{} rows", rows.len());
+        log.state.acked = log.state.vector.clone();
+        while excess(&log.state) > 0 {
+            let before = log.state.oplog_first;
+            truncate(&mut log.state, &mut log.cells, 3).expect("memory");
+            let first = log.state.oplog_first;
+            assert_eq!(first, before + 3.min(log.state.oplog_end + 1 - OPLOG_KEPT_TXNS - before));
+            let last_at_or_below = rows.iter().rfind(|row| **row <= first).expect("the first row");
+            assert_eq!(log.rows().first(), Some(last_at_or_below), "at {first}");
+            let oldest = at(&log.cells, first).expect("memory").expect("there");
+            assert!(TxnHead::decode(&oldest).is_ok());
+        }
+        assert!(!can_truncate(&log.state, &log.cells).expect("memory"));
+    }
+
+    /// What not every member has stays, in the middle of a row too.
+    #[test]
+    fn nothing_is_cut_past_what_all_members_have() {
+        for acked in 0..20 {
+            let mut log = Log::new(7);
+            log.go_on(60);
+            log.state.acked = ORIGINS.map(|origin| Dot::new(origin, acked)).into_iter().collect();
+            assert_eq!(can_truncate(&log.state, &log.cells).expect("memory"), acked > 0);
+            truncate(&mut log.state, &mut log.cells, u32::MAX).expect("memory");
+            assert_eq!(log.state.oplog_first, 2 * acked + 1);
+            log.check(60);
         }
     }
 
@@ -274,12 +397,12 @@ mod tests {
     #[test]
     fn rows_of_the_index_that_format_2_wrote_go_with_their_txns() {
         for upto in 1..=3 * OPLOG_INDEXED_EVERY {
-            let mut log = Log::new();
+            let mut log = Log::new(1);
             log.go_on(upto);
+            assert_eq!(log.rows().len() as u64, 2 * upto, "each has a row, as format 2 wrote them");
             for position in 1..=log.state.oplog_end {
-                let row =
-                    log.cells.get(tables::OPLOG, &position.to_be_bytes()).expect("memory").expect("there");
-                let key = index_key(TxnHead::decode(&row).expect("own").dot);
+                let txn = at(&log.cells, position).expect("memory").expect("there");
+                let key = index_key(TxnHead::decode(&txn).expect("own").dot);
                 log.cells
                     .put(tables::OPLOG_INDEX, &key, Bytes::copy_from_slice(&position.to_be_bytes()))
                     .expect("memory");
@@ -288,6 +411,7 @@ mod tests {
             note_indexed(&log.state, &mut log.cells).expect("memory");
             log.check(upto);
             let end = upto + OPLOG_KEPT_TXNS;
+            log.in_entry = 7;
             log.go_on(end);
             note_indexed(&log.state, &mut log.cells).expect("memory");
             log.check(end);

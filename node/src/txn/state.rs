@@ -10,6 +10,7 @@ use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, StoreError, Vecto
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::block::Unwritten;
 use super::bounds::{APPLY_VERSION, Kept, LOG_TIME_STEP_MS_MAX};
 use super::compaction::Staging;
 use super::peers::Peer;
@@ -21,7 +22,7 @@ pub mod tables {
 
     /// The row of [`super::ShardState`].
     pub const META: Table = Table(16);
-    /// Position u64 -> encoded txn, in local apply order.
+    /// Position u64 -> encoded txn, or several from that position on; in local apply order.
     pub const OPLOG: Table = Table(17);
     /// (origin u32, seq u64) -> position, of some txns.
     pub const OPLOG_INDEX: Table = Table(18);
@@ -108,6 +109,9 @@ pub struct ShardState {
     /// How much is kept by count; no part of the state that is written.
     #[serde(skip)]
     pub kept: Kept,
+    /// What of the oplog is not written yet: nothing between two entries.
+    #[serde(skip)]
+    pub unwritten: Unwritten,
 }
 
 /// How much is remembered of clients that number their requests.

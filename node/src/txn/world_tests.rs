@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Cells, Dot, Key, MemCells, Mutation, OriginName, Query, ReadCells, Reading, Table, Txn, TxnHead, Vector,
-    digest, read,
+    Cells, Dot, Key, MemCells, Mutation, OriginName, Query, Reading, Table, Txn, TxnHead, Vector, digest,
+    read,
 };
 
 use super::entry::{Answer, ClientTxn, Entry, Item, Outcome, RemoteOutcome};
 use super::state::tables;
-use super::{ShardState, apply_entry};
+use super::{ShardState, apply_entry, oplog};
 
 /// One node: its rows and the decoded copy of its state.
 #[derive(Clone)]
@@ -123,8 +123,8 @@ impl TestDc {
         assert!(after.acked.covers_all(&before.acked) && after.stable.covers_all(&before.stable), "I5");
         assert!(after.acked.covers_all(&after.oplog_floor), "I8: the oplog was cut past acked");
         for position in before.oplog_end + 1..=after.oplog_end {
-            let row = self.cells().get(tables::OPLOG, &position.to_be_bytes()).expect("memory");
-            let encoded = row.expect("what was just appended is not cut at once");
+            let encoded = oplog::at(self.cells(), position).expect("memory");
+            let encoded = encoded.expect("what was just appended is not cut at once");
             let txn = Txn::decode(&encoded).expect("the oplog decodes");
             let dot = txn.head.dot;
             assert_eq!(dot.seq, self.checked.get(dot.origin) + 1, "I3: {dot} leaves a gap");

@@ -151,6 +151,7 @@ mod tests {
             let row = Txn { head, effects: Vec::new() }.encode();
             oplog::append(state, cells, dot, row).expect("memory");
         }
+        oplog::write(state, cells).expect("memory");
         state.save(cells).expect("memory");
     }
 

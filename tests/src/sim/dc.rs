@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use meridian::txn::{Entry, Item, ShardState, tables};
-use meridian_crdt::{MemCells, Origin, ReadCells, TxnHead, Vector};
+use meridian::txn::{Entry, Item, ShardState, oplog};
+use meridian_crdt::{MemCells, Origin, TxnHead, Vector};
 use meridian_gossip::sim::At;
 
 use super::clock::Time;
@@ -279,9 +279,9 @@ fn check_step(before: &ShardState, after: &ShardState, rows: &MemCells) {
     let mut deps: BTreeMap<Origin, Vector> =
         before.chains.iter().map(|(origin, chain)| (*origin, chain.deps.clone())).collect();
     for position in before.oplog_end + 1..=after.oplog_end {
-        let row = rows.get(tables::OPLOG, &position.to_be_bytes()).unwrap_or_else(|never| match never {});
+        let txn = oplog::at(rows, position).unwrap_or_else(|never| match never {});
         // A txn may have been cut in the entry that brought it, when nobody else needs it.
-        let Some(head) = row.and_then(|row| TxnHead::decode(&row).ok()) else { return };
+        let Some(head) = txn.and_then(|txn| TxnHead::decode(&txn).ok()) else { return };
         let dot = head.dot;
         assert_eq!(dot.seq, vector.get(dot.origin) + 1, "I3: {dot} is not the next of its origin");
         let whole = deps.entry(dot.origin).or_default();
