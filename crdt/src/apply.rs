@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use crate::cell::{Held, MINUS, PLUS};
 use crate::cells::{Cells, Table, prefix_end};
 use crate::codec::DecodeError;
-use crate::digest::{Deltas, add_to_buckets};
+use crate::digest::DigestDeltas;
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::execute::Ctx;
@@ -98,49 +98,39 @@ fn validate_add(add: &Add, dot: Dot) -> Result<(), DecodeError> {
     if ok { Ok(()) } else { Err(DecodeError::Malformed) }
 }
 
-/// Applies the effects of a txn that [`validate`] accepts, or that [`execute`](crate::execute::execute) made.
+/// Applies the effects of a txn that [`validate`] accepts, or that [`execute`](crate::execute::execute) made. What they
+/// change in the digests is added to `digests`, which the caller [writes](DigestDeltas::write) before anyone looks at those.
 pub fn apply<C: Cells>(
     cells: &mut C,
     ctx: &Ctx<'_>,
     effects: &[KeyEffect],
+    digests: &mut DigestDeltas,
 ) -> Result<Applied, StoreError<C::Error>> {
-    let mut applying = Applying::default();
+    let mut applied = Applied::default();
     for effect in effects {
         // What was validated has well-formed keys.
         let Ok(key) = Key::new(effect.space.as_str(), effect.key.as_str()) else { continue };
-        applying.effect(KeyEdit::open(cells, &key, ctx.index)?, ctx, effect)?;
+        applied.effect(KeyEdit::open(cells, &key, ctx.index)?, ctx, effect, digests)?;
     }
-    applying.finish(cells)
+    Ok(applied)
 }
 
-/// The effects of one txn, applied one after the other.
-#[derive(Debug, Default)]
-pub(crate) struct Applying {
-    applied: Applied,
-    deltas: Deltas,
-}
-
-impl Applying {
+impl Applied {
     /// Applies the effect on one key, and returns the key's version after it.
-    pub fn effect<C: Cells>(
+    pub(crate) fn effect<C: Cells>(
         &mut self,
         edit: KeyEdit<'_, C>,
         ctx: &Ctx<'_>,
         effect: &KeyEffect,
+        digests: &mut DigestDeltas,
     ) -> Result<Version, StoreError<C::Error>> {
         let done = apply_where(edit, ctx, effect, Observed { deps: ctx.deps, own: None })?;
-        self.deltas.add(done.bucket, done.delta);
-        self.applied.lww_conflicts += done.conflicts;
-        self.applied.lww_wins += done.wins;
-        self.applied.cleared += done.cleared;
-        self.applied.versions.push(done.version);
+        digests.add(done.bucket, done.delta);
+        self.lww_conflicts += done.conflicts;
+        self.lww_wins += done.wins;
+        self.cleared += done.cleared;
+        self.versions.push(done.version);
         Ok(done.version)
-    }
-
-    /// Adds to the digests what the effects have changed in them.
-    pub fn finish<C: Cells>(self, cells: &mut C) -> Result<Applied, StoreError<C::Error>> {
-        add_to_buckets(cells, &self.deltas)?;
-        Ok(self.applied)
     }
 }
 
@@ -378,7 +368,8 @@ mod tests {
         let deps = Vector::new();
         let count = |replica: &mut Replica, txn: &Txn| {
             let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 9, stable: &deps };
-            let applied = apply(&mut replica.cells, &ctx, &txn.effects).expect("memory");
+            let applied =
+                apply(&mut replica.cells, &ctx, &txn.effects, &mut DigestDeltas::default()).expect("memory");
             let content = read(&replica.cells, &key(), &Query::default()).expect("memory").content;
             assert_eq!(applied.versions, [content.expect("is there").version]);
             (applied.lww_conflicts, applied.lww_wins)
@@ -409,7 +400,7 @@ mod tests {
                 let mut cells = crate::MemCells::new();
                 let deps = txn.head.deps.clone();
                 let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 1, stable: &deps };
-                apply(&mut cells, &ctx, &txn.effects).expect("memory");
+                apply(&mut cells, &ctx, &txn.effects, &mut DigestDeltas::default()).expect("memory");
                 for effect in &txn.effects {
                     let key = Key::new(effect.space.as_str(), effect.key.as_str()).expect("validated");
                     read(&cells, &key, &Query::default()).expect("what was validated reads");

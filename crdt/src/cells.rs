@@ -23,7 +23,7 @@ impl Table {
     pub const CELL: Table = Table(1);
     /// What stability may drop, in the order in which it was noticed; and what clears left behind.
     pub const SWEEP: Table = Table(2);
-    /// Bucket number -> digest of the keys that hash to it.
+    /// Page of buckets -> the digests of the keys that hash to each.
     pub const BUCKET: Table = Table(3);
 }
 

@@ -48,7 +48,7 @@ pub use cell::{Cell, Held};
 pub use cells::{Cells, Changes, MemCells, Overlay, ReadCells, Table};
 pub use condition::{Condition, check};
 pub use describe::describe;
-pub use digest::{BUCKETS, bucket_digests, digest};
+pub use digest::{BUCKETS, DigestDeltas, bucket_digests, digest};
 pub use document::{
     Content as DocWanted, Document, NESTING_MAX, NESTING_READ_MAX, Reach, RewriteError, Rewritten, Snapshot,
     Unmarked, UpdateError, YrsDocument, check_update, incarnation_mark, marks_of_state_vector,

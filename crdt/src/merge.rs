@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use crate::cell::Cell;
 use crate::cells::{Cells, ReadCells, Table};
-use crate::digest::{Deltas, add_to_buckets};
+use crate::digest::DigestDeltas;
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::keys::Key;
@@ -40,7 +40,7 @@ pub fn merge_state<A: ReadCells<Error = B::Error>, B: Cells>(
     into_vector: &Vector,
     index: u64,
 ) -> Result<(), StoreError<B::Error>> {
-    let mut deltas = Deltas::default();
+    let mut deltas = DigestDeltas::default();
     let mut next: Vec<u8> = Vec::new();
     loop {
         let row = match (first_header(from, &next)?, first_header(into, &next)?) {
@@ -52,7 +52,7 @@ pub fn merge_state<A: ReadCells<Error = B::Error>, B: Cells>(
         merge_key(from, from_vector, into, into_vector, &key, index, &mut deltas)?;
         next = [row.as_slice(), &[0]].concat();
     }
-    add_to_buckets(into, &deltas)
+    deltas.write(into)
 }
 
 fn first_header<C: ReadCells>(cells: &C, from: &[u8]) -> Result<Option<Vec<u8>>, StoreError<C::Error>> {
@@ -71,7 +71,7 @@ fn merge_key<A: ReadCells<Error = B::Error>, B: Cells>(
     vb: &Vector,
     key: &Key,
     index: u64,
-    deltas: &mut Deltas,
+    deltas: &mut DigestDeltas,
 ) -> Result<(), StoreError<B::Error>> {
     let theirs = KeyView::open(from, key)?;
     let ours = KeyView::open(&*into, key)?;

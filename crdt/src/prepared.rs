@@ -4,8 +4,9 @@
 //! here. That is right only as long as nothing else changes the cells in between, which the caller sees to: a datacenter
 //! executes and applies one txn after the other.
 
-use crate::apply::{Applied, Applying};
+use crate::apply::Applied;
 use crate::cells::Cells;
+use crate::digest::DigestDeltas;
 use crate::edit::KeyEdit;
 use crate::error::StoreError;
 use crate::execute::Ctx;
@@ -54,22 +55,24 @@ impl Prepared {
         }
     }
 
-    /// Applies the effects, or an equal copy of them, to the cells on which they were worked out.
+    /// Applies the effects, or an equal copy of them, to the cells on which they were worked out, as
+    /// [`apply`](crate::apply::apply) does.
     pub fn apply<C: Cells>(
         &mut self,
         cells: &mut C,
         ctx: &Ctx<'_>,
         effects: &[KeyEffect],
+        digests: &mut DigestDeltas,
     ) -> Result<Applied, StoreError<C::Error>> {
         let mut keys = self.keys.iter_mut();
-        let mut applying = Applying::default();
+        let mut applied = Applied::default();
         for effect in effects {
             // Both are sorted by key, and each effect is of one of the keys.
             let of_effect = |of: &&mut KeyBefore| of.key.space == effect.space && of.key.key == effect.key;
             let Some(KeyBefore { key, header, version }) = keys.find(of_effect) else { continue };
             let edit = KeyEdit::resume(cells, key, std::mem::take(header), ctx.index);
-            *version = applying.effect(edit, ctx, effect)?;
+            *version = applied.effect(edit, ctx, effect, digests)?;
         }
-        applying.finish(cells)
+        Ok(applied)
     }
 }

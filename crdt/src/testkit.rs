@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::cells::{Cells, MemCells, ReadCells, Table, Visit};
 use crate::execute::{ExecuteError, Executed};
 use crate::{
-    Ctx, Dot, Key, Limits, Mutation, Origin, Query, ReadValue, Refusal, Txn, TxnHead, Value, Vector, apply,
-    digest, execute, read, sweep, validate,
+    Ctx, DigestDeltas, Dot, Key, Limits, Mutation, Origin, Query, ReadValue, Refusal, Txn, TxnHead, Value,
+    Vector, apply, digest, execute, read, sweep, validate,
 };
 
 /// Rows in memory that count how they are used.
@@ -124,7 +124,9 @@ impl Replica {
         assert!(self.vector.covers_all(&deps), "deps are applied first");
         self.index += 1;
         let ctx = Ctx { dot, hlc: txn.head.hlc, deps: &deps, index: self.index, stable: &self.stable };
-        apply(&mut self.cells, &ctx, &txn.effects).expect("memory");
+        let mut digests = DigestDeltas::default();
+        apply(&mut self.cells, &ctx, &txn.effects, &mut digests).expect("memory");
+        digests.write(&mut self.cells).expect("memory");
         self.vector.advance(dot);
     }
 

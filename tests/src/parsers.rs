@@ -18,8 +18,8 @@ use meridian::txn::entry::{ClientTxn, Entry, Item};
 use meridian_client::wire::frame::{Frame, Request, RequestId, Verb};
 use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token, headers, json, request, token};
 use meridian_crdt::{
-    Add, Condition, CounterOp, Ctx, Dot, Key, KeyEffect, Limits, MapOp, MemCells, Mutation, Origin,
-    OriginName, RegisterOp, SetOp, Txn, TxnHead, Value, Vector, apply, execute, validate,
+    Add, Condition, CounterOp, Ctx, DigestDeltas, Dot, Key, KeyEffect, Limits, MapOp, MemCells, Mutation,
+    Origin, OriginName, RegisterOp, SetOp, Txn, TxnHead, Value, Vector, apply, execute, validate,
 };
 use meridian_gossip::proto::message::Message;
 use redb::StorageBackend as _;
@@ -195,7 +195,9 @@ pub fn txns(bytes: &[u8]) {
         deps.set(txn.head.dot.origin, txn.head.dot.seq - 1);
         let stable = Vector::new();
         let ctx = Ctx { dot: txn.head.dot, hlc: txn.head.hlc, deps: &deps, index: 1, stable: &stable };
-        apply(&mut MemCells::new(), &ctx, &txn.effects).expect("memory does not fail");
+        let (mut cells, mut digests) = (MemCells::new(), DigestDeltas::default());
+        apply(&mut cells, &ctx, &txn.effects, &mut digests).expect("memory does not fail");
+        digests.write(&mut cells).expect("memory does not fail");
     }
 }
 

@@ -6,9 +6,9 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use meridian_crdt::{
-    Applied, Ctx, DocCompaction, Dot, ExecuteError, Executed, Key, KeyEffect, Limits, MemCells, Mutation,
-    Origin, Query, Snapshot, Swept, Table, Txn, TxnHead, Vector, Version, apply, compact_doc, doc_tail,
-    execute, merge_state, read, stage_doc_part, sweep, txn_hash, unstage_doc_parts, validate,
+    Applied, Ctx, DigestDeltas, DocCompaction, Dot, ExecuteError, Executed, Key, KeyEffect, Limits, MemCells,
+    Mutation, Origin, Query, Snapshot, Swept, Table, Txn, TxnHead, Vector, Version, apply, compact_doc,
+    doc_tail, execute, merge_state, read, stage_doc_part, sweep, txn_hash, unstage_doc_parts, validate,
 };
 
 /// The last txn of an origin that a replica has applied: enough to check the next and to complete its deps.
@@ -113,7 +113,9 @@ impl Replica {
         *tip = Tip { hash: txn_hash(bytes), deps: deps.clone() };
         self.index += 1;
         let ctx = Ctx { dot: head.dot, hlc: head.hlc, deps: &deps, index: self.index, stable: &self.stable };
-        let applied = apply(&mut self.cells, &ctx, &txn.effects).expect("memory does not fail");
+        let mut digests = DigestDeltas::default();
+        let applied = apply(&mut self.cells, &ctx, &txn.effects, &mut digests).expect("memory does not fail");
+        digests.write(&mut self.cells).expect("memory does not fail");
         self.check_applied(&applied, &txn.effects);
         self.cleared += applied.cleared;
         self.vector.advance(head.dot);

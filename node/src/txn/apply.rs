@@ -30,6 +30,7 @@ pub fn apply_entry<C: Cells>(
         begin_writing(state, cells, entry.now_ms)?;
     }
     oplog::write(state, cells).map_err(StoreError::Cells)?;
+    state.digests.write(cells)?;
     state.validate();
     state.save(cells).map_err(StoreError::Cells)?;
     Ok(Reply { outcomes })
@@ -250,7 +251,7 @@ fn commit<C: Cells>(
     let head = TxnHead { dot: ctx.dot, hlc: ctx.hlc, prev: chain.hash, deps: deps.above(&chain.deps) };
     let txn = Txn { head, effects: std::mem::take(&mut prepared.effects) };
     let encoded = txn.encode();
-    let applied = prepared.apply(cells, ctx, &txn.effects)?;
+    let applied = prepared.apply(cells, ctx, &txn.effects, &mut state.digests)?;
     chain.hash = txn_hash(&encoded);
     chain.deps = deps;
     chain.hlc = ctx.hlc;

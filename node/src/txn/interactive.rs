@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
-    Changes, Ctx, Dot, ExecuteError, Key, Listing, Mutation, Overlay, Query, Range, ReadCells, Reading,
-    StoreError, Type, Value, Vector, Version,
+    Changes, Ctx, DigestDeltas, Dot, ExecuteError, Key, Listing, Mutation, Overlay, Query, Range, ReadCells,
+    Reading, StoreError, Type, Value, Vector, Version,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -287,7 +287,8 @@ impl<V: ReadCells> Interactive<V> {
         let done = self.above(|overlay| -> Result<Changes, ExecuteError<V::Error>> {
             let executed = meridian_crdt::execute(overlay, &ctx, ops, &limits())?;
             let mut above = Overlay::new(overlay);
-            meridian_crdt::apply(&mut above, &ctx, &executed.effects)?;
+            // Nobody asks an open transaction for digests.
+            meridian_crdt::apply(&mut above, &ctx, &executed.effects, &mut DigestDeltas::default())?;
             Ok(above.changes())
         });
         let rows = match done {

@@ -62,7 +62,7 @@ pub fn apply<C: Cells>(
         )));
     }
     let ctx = Ctx { dot, hlc: txn.head.hlc, deps: &with_own, index: state.oplog_end + 1, stable: &stable };
-    let done = meridian_crdt::apply(cells, &ctx, &txn.effects)?;
+    let done = meridian_crdt::apply(cells, &ctx, &txn.effects, &mut state.digests)?;
     if let Some(chain) = state.chains.get_mut(&dot.origin) {
         chain.hash = txn_hash(encoded);
         chain.deps = deps;

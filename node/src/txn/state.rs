@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use meridian_crdt::codec::DecodeError;
-use meridian_crdt::{Cells, Dot, Origin, OriginName, ReadCells, StoreError, Vector};
+use meridian_crdt::{Cells, DigestDeltas, Dot, Origin, OriginName, ReadCells, StoreError, Vector};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -112,6 +112,9 @@ pub struct ShardState {
     /// What of the oplog is not written yet: nothing between two entries.
     #[serde(skip)]
     pub unwritten: Unwritten,
+    /// What the digests lack of the txns since: nothing between two entries.
+    #[serde(skip)]
+    pub digests: DigestDeltas,
 }
 
 /// How much is remembered of clients that number their requests.
