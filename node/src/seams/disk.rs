@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use redb::StorageBackend;
@@ -29,6 +30,12 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Opens a file; `create` makes an empty one, replacing what is there.
     fn open(&self, path: &Path, create: bool) -> io::Result<Backend>;
+
+    /// The same, for a file that is written past the operating system's cache, where the place, the length and the
+    /// memory of a write are multiples of [`DIRECT_ALIGN`] and the file system can do it.
+    fn open_direct(&self, path: &Path, create: bool) -> io::Result<Backend> {
+        self.open(path, create)
+    }
 
     /// Renames a file over another. Durable only after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -78,6 +85,54 @@ impl StorageBackend for Backend {
 
     fn close(&self) -> io::Result<()> {
         self.0.close()
+    }
+}
+
+/// What direct writes are aligned to, in bytes: what disks and file systems ask for, or a multiple of it.
+pub const DIRECT_ALIGN: usize = 4096;
+
+/// A file with a second way to write into it. The operating system keeps both in step.
+#[derive(Debug)]
+struct DirectBackend {
+    buffered: Backend,
+    direct: File,
+}
+
+fn is_aligned(offset: u64, data: &[u8]) -> bool {
+    let aligned = |n: usize| n.is_multiple_of(DIRECT_ALIGN);
+    offset.is_multiple_of(DIRECT_ALIGN as u64) && aligned(data.len()) && aligned(data.as_ptr().addr())
+}
+
+impl StorageBackend for DirectBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.buffered.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.buffered.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.buffered.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.buffered.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if is_aligned(offset, data) {
+            match self.direct.write_all_at(data, offset) {
+                // Some file systems refuse only now.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                result => return result,
+            }
+        }
+        self.buffered.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.buffered.close()
     }
 }
 
@@ -131,6 +186,15 @@ impl Disk for FileDisk {
         FileBackend::new(file).map(Backend::new).map_err(io::Error::other)
     }
 
+    fn open_direct(&self, path: &Path, create: bool) -> io::Result<Backend> {
+        let buffered = self.open(path, create)?;
+        match OpenOptions::new().write(true).custom_flags(nix::libc::O_DIRECT).open(path) {
+            Ok(direct) => Ok(Backend::new(DirectBackend { buffered, direct })),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(buffered),
+            Err(error) => Err(error),
+        }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }
@@ -164,6 +228,26 @@ mod tests {
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
         drop(lock);
         FileDisk.lock_dir(dir.path()).unwrap();
+    }
+
+    /// Writes of either kind are seen by reads, wherever they meet in a page.
+    #[test]
+    fn direct_and_other_writes_go_to_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = FileDisk.open_direct(&dir.path().join("f"), true).unwrap();
+        file.set_len(3 * DIRECT_ALIGN as u64).unwrap();
+        let memory = vec![1; 3 * DIRECT_ALIGN];
+        let page = &memory[memory.as_ptr().align_offset(DIRECT_ALIGN)..][..DIRECT_ALIGN];
+        assert!(is_aligned(4096, page) && !is_aligned(512, page) && !is_aligned(4096, &page[..512]));
+        let mut expected = vec![0; 3 * DIRECT_ALIGN];
+        let mut found = expected.clone();
+        for (offset, data) in [(4096, page), (4090, &[2; 9]), (4096, page), (4100, &[3; 2]), (0, page)] {
+            file.write(offset, data).unwrap();
+            expected[offset as usize..][..data.len()].copy_from_slice(data);
+            file.read(0, &mut found).unwrap();
+            assert!(found == expected, "after {} bytes at {offset}", data.len());
+        }
+        file.sync_data().unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod sim_disk;
 use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
-pub use disk::{Backend, Disk, FileDisk, FolderLock};
+pub use disk::{Backend, DIRECT_ALIGN, Disk, FileDisk, FolderLock};
 pub use executor::{Executor, InlineExecutor, Job, ThreadExecutor, Urgency, Worker, WorkerStopped, run_on};
 pub use load::{Load, RuntimeLoad};
 pub use net::{BoxStream, Listener, Net, Stream, TcpNet};

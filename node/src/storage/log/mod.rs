@@ -15,6 +15,7 @@
 //! disk past any seam, where a simulation cannot cut the power.
 
 mod contents;
+mod pages;
 mod queue;
 mod record;
 mod replay;
@@ -170,7 +171,7 @@ impl LogStore {
             spare_worker: executor.worker("log-spare", Urgency::Foreground),
             queue: Mutex::new(Queue::default()),
             tail: Mutex::new(tail),
-            writer: Mutex::new(Writer::new(site.clone(), store_id, life + 1, current, at)),
+            writer: Mutex::new(Writer::new(site.clone(), store_id, life + 1, current, at)?),
             spares: Spares::new(site),
             shared: Mutex::new(Shared { contents, segments, counts: LogCounts::default() }),
             fatal,

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::super::{FORMAT_VERSION, StorageError};
 use super::contents::Place;
+use super::pages::Aligned;
 use super::record::{HEAD_LEN, Head, Kind};
 use crate::seams::{Backend, Disk};
 
@@ -90,9 +91,10 @@ pub(super) struct Blank {
 impl Blank {
     /// Makes a file of `capacity` bytes under a name that is not a segment's.
     pub(super) fn make(disk: &dyn Disk, path: PathBuf, capacity: u32) -> io::Result<Self> {
-        let file = disk.open(&path, true)?;
+        let file = disk.open_direct(&path, true)?;
         file.set_len(capacity.into())?;
-        let zeros = vec![0; ZEROS.min(capacity as usize)];
+        let mut zeros = Aligned::default();
+        let zeros = zeros.bytes(ZEROS.min(capacity as usize));
         let mut at = 0;
         while at < u64::from(capacity) {
             let len = (u64::from(capacity) - at).min(zeros.len() as u64);
@@ -160,7 +162,7 @@ impl Segment {
     /// Opens segment `number`, and says whose it is.
     pub(super) fn open(disk: &dyn Disk, folder: &Path, number: u32) -> Result<(Self, Uuid), StorageError> {
         let wrong = |what: &str| StorageError::corrupt(format!("{}: {what}", name_of(number)));
-        let file = disk.open(&path_of(folder, number), false)?;
+        let file = disk.open_direct(&path_of(folder, number), false)?;
         let len = file.len()?;
         if len < u64::from(RECORDS_FROM) {
             return Err(wrong("the file is too short for a header"));

@@ -289,8 +289,10 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
     append(&opened, 1..3);
     let large: Vec<(u64, Bytes)> = (3..6).map(|index| (index, Bytes::from(vec![9; 5000]))).collect();
     try_append(&opened, large.clone()).unwrap();
-    append(&opened, 6..8);
-    let all: Vec<_> = expected(1..3).into_iter().chain(large).chain(expected(6..8)).collect();
+    // What is left of that one, up to a whole page, has no room for this.
+    let next = vec![(6, Bytes::from(vec![9; SEGMENT as usize - 1000]))];
+    try_append(&opened, next.clone()).unwrap();
+    let all: Vec<_> = expected(1..3).into_iter().chain(large).chain(next).collect();
     assert_eq!(entries(&opened), all);
     drop(opened);
     let found = found(&disk).unwrap();

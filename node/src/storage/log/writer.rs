@@ -13,18 +13,19 @@ use uuid::Uuid;
 use super::super::StorageError;
 use super::contents::{Change, Contents};
 use super::lock;
+use super::pages::Pages;
 use super::queue::Batch;
 use super::record::{Encoder, Kind, record_len};
 use super::replay::encode_opening;
 use super::segment::{Blank, RECORDS_FROM, Segment, path_of, spare_path};
-use crate::seams::Disk;
+use crate::seams::{DIRECT_ALIGN, Disk};
 
 /// Files kept for coming segments.
 const SPARES_MAX: usize = 2;
 /// The buffer of a larger batch is given back.
 const BUFFER_BYTES_MAX: usize = 8 << 20;
-/// Files are made in whole sectors.
-const SECTOR: u64 = 512;
+/// Files are made in whole pages.
+const PAGE: u64 = DIRECT_ALIGN as u64;
 
 /// What readers share with the writer. The writer alone changes it, and only to what is on disk.
 pub(super) struct Shared {
@@ -132,8 +133,7 @@ pub(super) struct Writer {
     store_id: Uuid,
     life: u32,
     current: Arc<Segment>,
-    /// Where the next record goes.
-    at: u32,
+    pages: Pages,
     buffer: Vec<u8>,
     /// The segment for whose successor a spare has been asked for.
     asked: u32,
@@ -141,14 +141,20 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Goes on at `at` of the last segment, in a new life.
-    pub(super) fn new(site: Arc<Site>, store_id: Uuid, life: u32, current: Arc<Segment>, at: u32) -> Self {
-        Self { site, store_id, life, current, at, buffer: Vec::new(), asked: 0 }
+    pub(super) fn new(
+        site: Arc<Site>,
+        store_id: Uuid,
+        life: u32,
+        current: Arc<Segment>,
+        at: u32,
+    ) -> Result<Self, StorageError> {
+        let pages = Pages::open(&current.file, at)?;
+        Ok(Self { site, store_id, life, current, pages, buffer: Vec::new(), asked: 0 })
     }
 
     /// Where the next record goes in the last segment.
-    #[cfg(test)]
     pub(super) fn at(&self) -> u32 {
-        self.at
+        self.pages.at()
     }
 
     /// Puts a batch on disk, and only then into what readers see.
@@ -161,30 +167,29 @@ impl Writer {
         if batch.is_empty() {
             return Ok(());
         }
-        let room = u64::from(self.current.capacity - self.at);
-        let begins = self.at == RECORDS_FROM || batch.bytes_max > room;
+        let room = u64::from(self.current.capacity - self.at());
+        let begins = self.at() == RECORDS_FROM || batch.bytes_max > room;
         let opening = begins.then(|| {
             let shared = lock(shared);
             encode_opening(shared.contents.bounds(), &shared.contents.rows)
         });
         if let Some(opening) = &opening {
             let bytes = batch.bytes_max + record_len(opening.len());
-            if self.at != RECORDS_FROM || bytes > room {
+            if self.at() != RECORDS_FROM || bytes > room {
                 self.roll(bytes, shared, spares)?;
             }
         }
         let mut encoder =
-            Encoder::new(std::mem::take(&mut self.buffer), self.current.seed, self.at, self.life);
+            Encoder::new(std::mem::take(&mut self.buffer), self.current.seed, self.at(), self.life);
         if let Some(opening) = &opening {
             encoder.put(Kind::Opening, 0, |out| out.extend_from_slice(opening));
         }
         let bounds = lock(shared).contents.bounds();
         let changes = batch.encode(bounds, self.current.number, &mut encoder)?;
         let bytes = encoder.finish();
-        self.current.file.write(self.at.into(), &bytes)?;
-        self.current.file.sync_data()?;
         // The batch was measured to fit into the segment.
-        self.at += bytes.len() as u32;
+        self.pages.write(&self.current.file, self.current.capacity, &bytes)?;
+        self.current.file.sync_data()?;
         let bytes_written = bytes.len() as u64;
         if bytes.capacity() <= BUFFER_BYTES_MAX {
             self.buffer = bytes;
@@ -195,7 +200,7 @@ impl Writer {
     /// Begins the next segment, with room for a batch of so many bytes.
     fn roll(&mut self, bytes: u64, shared: &Mutex<Shared>, spares: &Spares) -> Result<(), StorageError> {
         let Site { disk, folder, segment_bytes, .. } = &*self.site;
-        let needed = (u64::from(RECORDS_FROM) + bytes).next_multiple_of(SECTOR);
+        let needed = (u64::from(RECORDS_FROM) + bytes).next_multiple_of(PAGE);
         let capacity = u32::try_from(needed.max((*segment_bytes).into()));
         let capacity = capacity.map_err(|_| StorageError::corrupt("a batch larger than a segment can be"))?;
         let blank = match spares.take(needed) {
@@ -203,16 +208,16 @@ impl Writer {
             None => Blank::make_new(disk.as_ref(), folder, capacity)?,
         };
         let number = self.current.number + 1;
-        let segment = blank.into_segment(disk.as_ref(), folder, self.store_id, number, self.at)?;
+        let segment = blank.into_segment(disk.as_ref(), folder, self.store_id, number, self.at())?;
+        self.pages = Pages::open(&segment.file, RECORDS_FROM)?;
         self.current = Arc::new(segment);
-        self.at = RECORDS_FROM;
         lock(shared).segments.insert(number, self.current.clone());
         Ok(())
     }
 
     /// Whether it is time to make a file for the next segment; says so once for each.
     pub(super) fn wants_spare(&mut self, spares: &Spares) -> bool {
-        let wants = self.at > self.current.capacity / 2 && self.asked != self.current.number;
+        let wants = self.at() > self.current.capacity / 2 && self.asked != self.current.number;
         if wants {
             self.asked = self.current.number;
         }
@@ -221,7 +226,7 @@ impl Writer {
 
     /// Lets the segments go whose entries have all been purged.
     pub(super) fn reclaim(&self, shared: &Mutex<Shared>, spares: &Spares) -> Result<(), StorageError> {
-        if self.at == RECORDS_FROM {
+        if self.at() == RECORDS_FROM {
             // The last segment does not tell yet what stands in those before it.
             return Ok(());
         }
