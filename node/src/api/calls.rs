@@ -191,7 +191,7 @@ async fn propose(
 ) -> Result<Written> {
     let bytes = api.bounds.request.admit(&conditions, &mut ops)?;
     let asked_for = ops.len();
-    let mut request = WriteRequest { conditions, ops, bytes, ..WriteRequest::default() };
+    let mut request = Box::new(WriteRequest { conditions, ops, bytes, ..WriteRequest::default() });
     with_versions_deleted(api, &mut request)?;
     let mut written = write_as(api, session, request).await?;
     written.results.truncate(asked_for);
@@ -235,16 +235,13 @@ pub struct Written {
 }
 
 /// Does a write that is within its limits, on the session's terms.
-pub async fn write_as(api: &Api, session: &Session, request: WriteRequest) -> Result<Written> {
+pub async fn write_as(api: &Api, session: &Session, mut request: Box<WriteRequest>) -> Result<Written> {
     check_nesting(&api.shard, &request.ops)?;
     let edits = |(key, op): &(Key, Mutation)| matches!(op, Mutation::Doc(_)).then(|| key.clone());
     let edited: Vec<Key> = request.ops.iter().filter_map(edits).collect();
-    let request = WriteRequest {
-        id: session.request_id.clone().map(log_id),
-        session: session.dots.clone(),
-        wait_ms: u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX),
-        ..request
-    };
+    request.id = session.request_id.clone().map(log_id);
+    request.session = session.dots.clone();
+    request.wait_ms = u64::try_from(session.wait.as_millis()).unwrap_or(u64::MAX);
     let written = committed(api, session, api.shard.write(request).await?).await;
     edited.iter().for_each(|key| api.docs.was_edited(key));
     written
@@ -254,8 +251,9 @@ pub async fn write_as(api: &Api, session: &Session, request: WriteRequest) -> Re
 pub async fn committed(api: &Api, session: &Session, answer: TxnAnswer) -> Result<Written> {
     match answer {
         TxnAnswer::Done { results, touched, dot } => {
-            if let Some(dot) = dot
-                && let Err(error) = api.shard.held_by(dot, session.holders, session.wait).await
+            // This datacenter holds it.
+            if let Some(dot) = dot.filter(|_| session.holders > 1)
+                && let Err(error) = Box::pin(api.shard.held_by(dot, session.holders, session.wait)).await
             {
                 return refused(error, touched);
             }

@@ -201,7 +201,7 @@ async fn write(
         .map_err(|e| ApiError::new(ErrorCode::BadValue, e.to_string()))?;
     // Twice does no harm, except to what is begun by it and deleted in between.
     let id = conditions.is_empty().then(|| RequestId::Free(shard.seams.random.uuid().simple().to_string()));
-    let request = WriteRequest { id, conditions, ops, bytes, ..WriteRequest::default() };
+    let request = Box::new(WriteRequest { id, conditions, ops, bytes, ..WriteRequest::default() });
     let until = Instant::now() + time;
     loop {
         let error = match shard.write(request.clone()).await {

@@ -212,6 +212,11 @@ impl RaftGroup {
         self.0.leadership.clone()
     }
 
+    /// Who leads now.
+    pub fn leadership_now(&self) -> Leadership {
+        *self.0.leadership.borrow()
+    }
+
     /// The index that must be applied on a node before a read there is linearizable. Only the leader knows it; it
     /// asks a majority whether it still leads.
     pub async fn read_index(&self, deadline: Duration) -> Result<u64, ProposeError> {

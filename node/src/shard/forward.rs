@@ -42,13 +42,13 @@ pub struct WriteRequest {
 
 impl WriteRequest {
     /// What apply is asked, without its stamp.
-    pub fn into_txn(self) -> ClientTxn {
-        let (id, number) = match self.id {
+    pub fn to_txn(&self) -> ClientTxn {
+        let WriteRequest { id, conditions, ops, reads, settle, asked, .. } = self.clone();
+        let (id, number) = match id {
             Some(RequestId::Free(id)) => (Some(id), None),
             Some(RequestId::Numbered(number)) => (None, Some(number)),
             None => (None, None),
         };
-        let WriteRequest { conditions, ops, reads, settle, asked, .. } = self;
         ClientTxn { id, number, hlc: 0, conditions, ops, reads, settle, asked }
     }
 }

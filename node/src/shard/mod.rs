@@ -100,10 +100,11 @@ pub struct LagSeen {
 
 impl Shard {
     /// Does a client's write and answers when a majority of this datacenter has it.
-    pub async fn write(&self, request: WriteRequest) -> Result<Answer, ApiError> {
+    //
+    // A request that waits is all of this future and of those around it, so what is large or rare in them is in a box.
+    pub async fn write(&self, mut request: Box<WriteRequest>) -> Result<Answer, ApiError> {
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + FORWARD_MARGIN;
         let caught_up_by = Instant::now() + Duration::from_millis(request.wait_ms);
-        let mut request = request;
         let mut last = LastError::default();
         for _ in 0..ATTEMPTS_MAX {
             if Instant::now() >= deadline {
@@ -116,9 +117,9 @@ impl Shard {
             let left = caught_up_by.saturating_duration_since(Instant::now());
             request.wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let attempt = if leadership.leader == Some(self.node) {
-                self.write_here(request.clone()).await
+                self.write_here(&request).await
             } else {
-                self.write_there(leadership.leader.unwrap_or_default(), &request, deadline).await
+                Box::pin(self.write_there(leadership.leader.unwrap_or_default(), &request, deadline)).await
             };
             match attempt {
                 Ok(answer) => return Ok(answer),
@@ -127,7 +128,7 @@ impl Shard {
                 Err(Attempt::Unknown(error)) if request.id.is_some() => last.unknown = Some(error),
                 Err(Attempt::Unknown(error)) => return Err(error),
             }
-            self.leader_may_change(&leadership, deadline).await;
+            Box::pin(self.leader_may_change(&leadership, deadline)).await;
         }
         Err(last.take())
     }
@@ -144,14 +145,21 @@ impl Shard {
 
     /// The current leader, waiting for an election if need be.
     async fn leader(&self) -> Result<Leadership, ApiError> {
-        let mut leadership = self.raft.leadership();
         let me = self.node;
         let settled = |now: &Leadership| now.leader.is_some_and(|leader| leader != me || now.leading);
-        match tokio::time::timeout(LEADER_WAIT, leadership.wait_for(settled)).await {
-            Ok(Ok(leadership)) => Ok(*leadership),
-            Ok(Err(_)) => Err(stopping()),
-            Err(_) => Err(no_leader_in_time()),
+        let now = self.raft.leadership_now();
+        if settled(&now) {
+            return Ok(now);
         }
+        let elected = async {
+            let mut leadership = self.raft.leadership();
+            match tokio::time::timeout(LEADER_WAIT, leadership.wait_for(settled)).await {
+                Ok(Ok(leadership)) => Ok(*leadership),
+                Ok(Err(_)) => Err(stopping()),
+                Err(_) => Err(no_leader_in_time()),
+            }
+        };
+        Box::pin(elected).await
     }
 
     /// Waits until this node, if it has just been elected, may lead. Others of its datacenter know it as the leader
@@ -165,7 +173,7 @@ impl Shard {
     }
 
     /// The leader's own part of a write.
-    async fn write_here(&self, request: WriteRequest) -> Result<Answer, Attempt> {
+    async fn write_here(&self, request: &WriteRequest) -> Result<Answer, Attempt> {
         if !*self.room.borrow() {
             let message = "the disk is down to its headroom; free some space";
             return Err(Attempt::Final(ApiError::new(ErrorCode::StorageFull, message).retry_after_ms(5_000)));
@@ -177,12 +185,10 @@ impl Shard {
             ));
         }
         let wait = Duration::from_millis(request.wait_ms);
-        let mut applied = self.publisher.applied();
-        if wait_for_dots(&mut applied, &request.session, wait).await.is_none() {
-            return Err(Attempt::Final(self.not_caught_up(&applied.borrow(), &request.session)));
+        if !self.publisher.now().state.vector.covers_all(&request.session) {
+            Box::pin(self.caught_up(&request.session, wait)).await.map_err(Attempt::Final)?;
         }
-        let bytes = request.bytes;
-        match self.proposer.submit(Item::Client(request.into_txn()), bytes).await {
+        match self.proposer.submit(Item::Client(request.to_txn()), request.bytes).await {
             Ok(Outcome::Client(answer)) => Ok(answer),
             Ok(other) => {
                 tracing::error!(?other, "a write got the outcome of something else");
@@ -206,6 +212,15 @@ impl Shard {
                 ))
             }
             Err(SubmitError::Propose(ProposeError::Unknown)) => Err(Attempt::Unknown(outcome_unknown())),
+        }
+    }
+
+    /// Waits until what is applied here covers what a session depends on.
+    async fn caught_up(&self, session: &Vector, wait: Duration) -> Result<(), ApiError> {
+        let mut applied = self.publisher.applied();
+        match wait_for_dots(&mut applied, session, wait).await {
+            Some(_) => Ok(()),
+            None => Err(self.not_caught_up(&applied.borrow(), session)),
         }
     }
 
@@ -270,6 +285,16 @@ impl Shard {
         if let Some(view) = self.read_now(consistency, session) {
             return Ok(view);
         }
+        Box::pin(self.read_later(consistency, session, wait)).await
+    }
+
+    /// The same where something has to be waited for.
+    async fn read_later(
+        &self,
+        consistency: Consistency,
+        session: &Vector,
+        wait: Duration,
+    ) -> Result<StateView, ApiError> {
         let deadline = Instant::now() + wait;
         self.recovered(wait.min(LEADER_WAIT)).await?;
         let mut applied = self.publisher.applied();
@@ -285,9 +310,7 @@ impl Shard {
             }
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if wait_for_dots(&mut applied, session, left).await.is_none() {
-            return Err(self.not_caught_up(&applied.borrow(), session));
-        }
+        self.caught_up(session, left).await?;
         Ok(self.store.view())
     }
 
@@ -452,7 +475,7 @@ impl Shard {
             self.until_leading().await;
         }
         match request {
-            Request::Write(write) => match self.write_here(*write).await {
+            Request::Write(write) => match self.write_here(&write).await {
                 Ok(answer) => Response::Write(answer),
                 Err(Attempt::Final(error) | Attempt::NotDone(error) | Attempt::Unknown(error)) => {
                     Response::Failed(error)

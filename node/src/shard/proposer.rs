@@ -78,15 +78,26 @@ impl Proposer {
         Self { queue }
     }
 
-    /// Proposes `item`, which takes about `bytes`, and waits until it is applied. The Raft group bounds the wait. A
-    /// full queue refuses at once.
-    pub async fn submit(&self, item: Item, bytes: usize) -> Result<Outcome, SubmitError> {
+    /// Proposes `item`, which takes about `bytes`; what is returned waits until it is applied. The Raft group bounds the
+    /// wait. A full queue refuses at once.
+    //
+    // Not an async function, so that who waits does not carry along the room that the item had.
+    pub fn submit(
+        &self,
+        item: Item,
+        bytes: usize,
+    ) -> impl Future<Output = Result<Outcome, SubmitError>> + use<> {
+        let queued = self.enqueue(item, bytes);
+        async move { settled(queued?).await }
+    }
+
+    fn enqueue(&self, item: Item, bytes: usize) -> Result<Settling, SubmitError> {
         let (reply, outcome) = oneshot::channel();
-        self.queue.try_send(Waiting { item, bytes, reply }).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
-        })?;
-        settled(outcome).await
+        match self.queue.try_send(Waiting { item, bytes, reply }) {
+            Ok(()) => Ok(outcome),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopped),
+        }
     }
 
     /// Proposes `items` in their order and waits until all are applied. It waits for room in the queue: what comes
@@ -106,7 +117,10 @@ impl Proposer {
     }
 }
 
-async fn settled(outcome: oneshot::Receiver<Result<Outcome, ProposeError>>) -> Result<Outcome, SubmitError> {
+/// What brings the outcome.
+type Settling = oneshot::Receiver<Result<Outcome, ProposeError>>;
+
+async fn settled(outcome: Settling) -> Result<Outcome, SubmitError> {
     // A proposer that stops drops what waits; whether it was proposed is not known then.
     Ok(outcome.await.map_err(|_| SubmitError::Propose(ProposeError::Unknown))??)
 }

@@ -78,7 +78,7 @@ impl Shard {
         match self.transactions.submit(commit, self.seams.clock.monotonic_ms())? {
             Submission::Answered(answer) => Ok(answer),
             Submission::Write(request, submitted) => {
-                let written = self.write(*request).await;
+                let written = self.write(request).await;
                 self.transactions.finish(*submitted, written)
             }
         }

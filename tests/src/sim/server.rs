@@ -213,7 +213,7 @@ impl Cluster {
                     self.submit(at, vec![queued], env);
                 }
                 Ask::Relayed { write, .. } => {
-                    let item = Item::Client(write.as_ref().clone().into_txn());
+                    let item = Item::Client(write.to_txn());
                     self.submit(at, vec![Queued { item, ticket: Ticket::Client(request) }], env);
                 }
                 _ => self.serve(at, &request, env),

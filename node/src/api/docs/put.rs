@@ -247,7 +247,7 @@ pub async fn write(api: &Api, session: &Session, key: &Key, before: &Before, edi
     let parts = Session { request_id: None, ..session.clone() };
     for updates in batches {
         let request = update_request(api, key, std::mem::take(&mut conditions), updates)?;
-        let written = calls::write_as(api, &parts, request).await.map_err(&deleted)?;
+        let written = calls::write_as(api, &parts, request.into()).await.map_err(&deleted)?;
         touched.join(&written.touched);
         if incarnations.is_empty() {
             incarnations = begun(api, &parts, key, written).await?;
@@ -258,7 +258,7 @@ pub async fn write(api: &Api, session: &Session, key: &Key, before: &Before, edi
     if has_changes || session.request_id.is_some() || edit.if_version.is_some() {
         let mut request = update_request(api, key, conditions, last)?;
         request.asked = Some(edit.asked);
-        let written = calls::write_as(api, session, request).await.map_err(&deleted)?;
+        let written = calls::write_as(api, session, request.into()).await.map_err(&deleted)?;
         touched.join(&written.touched);
         version = written.results.last().map_or(version, |last| last.version);
     }

@@ -219,7 +219,8 @@ pub async fn save(
     let quiet = Session { request_id: None, ..session.clone() };
     let mut touched = Vector::new();
     for parts in parts.chunks(PARTS_AT_ONCE) {
-        touched.join(&calls::write_as(api, &quiet, request(Vec::new(), parts.to_vec())?).await?.touched);
+        touched
+            .join(&calls::write_as(api, &quiet, request(Vec::new(), parts.to_vec())?.into()).await?.touched);
     }
     let key = record_key(doc, &record.id)?;
     let same = Condition::Incarnations(record.of.clone());
@@ -227,7 +228,7 @@ pub async fn save(
     let set = Mutation::Register(RegisterOp::Set(record.to_value()));
     let ops = [(key, set)].into_iter().chain(also).collect();
     let last = WriteRequest { asked: Some(asked), ..request(conditions, ops)? };
-    let written = calls::write_as(api, session, last).await;
+    let written = calls::write_as(api, session, last.into()).await;
     if written.as_ref().is_err_and(|refused| surely_not_kept(refused.error.code)) {
         forget(api, &quiet, doc, record).await;
     }
@@ -245,7 +246,7 @@ pub async fn forget(api: &Api, session: &Session, doc: &Key, record: &Record) {
     let session = Session { request_id: None, ..session.clone() };
     let removed = async {
         let delete = (key_of(doc, "c", &record.data)?, Mutation::Delete(None));
-        calls::write_as(api, &session, request(Vec::new(), vec![delete])?).await
+        calls::write_as(api, &session, request(Vec::new(), vec![delete])?.into()).await
     };
     if let Err(refused) = removed.await {
         tracing::warn!(key = %doc, error = %refused.error, "the content of a version that was not kept stays");

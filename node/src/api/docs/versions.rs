@@ -176,7 +176,7 @@ pub async fn delete(
         let asked = put::hash_of(&[b"unversion", key.to_string().as_bytes(), id.as_bytes()]);
         let request = store::request(Vec::new(), ops)?;
         let request = crate::shard::WriteRequest { asked: Some(asked), ..request };
-        let touched = calls::write_as(&api, &session, request).await?.touched;
+        let touched = calls::write_as(&api, &session, request.into()).await?.touched;
         Ok(Done { body: Body::from([("deleted".to_owned(), Value::Bool(true))]), touched })
     };
     answer::called(&api, &session, outcome.await)

@@ -84,7 +84,8 @@ enum Io {
 }
 
 struct Connection {
-    api: Api,
+    // Each request under way has a handle, and needs no copy of all that is in it.
+    api: Arc<Api>,
     /// The access tokens that the client has shown at hello.
     shown: Arc<Shown>,
     outbox: Outbox,
@@ -112,7 +113,7 @@ impl Connection {
         let (told, events) = outbox::events();
         Self {
             slots: Slots::new(api.bounds.session.in_flight_max),
-            api,
+            api: Arc::new(api),
             shown: Arc::default(),
             outbox: Outbox::default(),
             port: port.clone(),
@@ -327,14 +328,14 @@ impl Connection {
         } else {
             match verbs::answer_at_once(&self.api, &self.shown, request) {
                 Ok(answer) => self.say(answer),
-                Err(request) => self.start(*request),
+                Err(request) => self.start(request),
             }
         }
         Ok(())
     }
 
     /// Puts a request among those under way.
-    fn start(&mut self, request: Request) {
+    fn start(&mut self, request: Box<Request>) {
         if let Verb::Stop { watch } = request.verb {
             let was_open = self.watches.stop(watch);
             return self.say(verbs::stopped(request.id, was_open));

@@ -16,10 +16,10 @@ use crate::api::{Api, ops};
 const METHOD: &str = "NATIVE";
 
 /// Does the request and returns its answer, encoded.
-pub async fn answer(api: &Api, shown: &Shown, txns: &Owned, request: Request) -> Vec<u8> {
+pub async fn answer(api: &Api, shown: &Shown, txns: &Owned, request: Box<Request>) -> Vec<u8> {
     let id = request.id;
-    let done = accounted(api, request, |api, request, own| async move {
-        match call(&api, shown, txns, request, own).await {
+    let done = accounted(api, request, |request, own| async move {
+        match call(api, shown, txns, request, own).await {
             frame @ Frame::Answer { outcome: Err(_), .. } => Err(Box::new(frame)),
             frame => Ok(frame),
         }
@@ -65,8 +65,8 @@ pub fn answer_at_once(api: &Api, shown: &Shown, mut request: Request) -> Result<
 /// with the token that an answer carries which has learnt nothing.
 pub async fn accounted<T, F>(
     api: &Api,
-    request: Request,
-    act: impl FnOnce(Api, Request, Option<Vec<u8>>) -> F,
+    request: Box<Request>,
+    act: impl FnOnce(Box<Request>, Option<Vec<u8>>) -> F,
 ) -> Result<T, Box<Frame>>
 where
     F: Future<Output = Result<T, Box<Frame>>>,
@@ -77,7 +77,7 @@ where
     let done = match InFlight::enter(api) {
         Err(error) => Err(Box::new(refusal(id, error, own))),
         Ok(_counted) => {
-            let acting = act(api.clone(), request, own.clone());
+            let acting = act(request, own.clone());
             let acting = tokio::time::timeout(api.bounds.request_timeout, acting);
             acting.await.unwrap_or_else(|_| Err(Box::new(refusal(id, calls::took_too_long(), own))))
         }
@@ -111,7 +111,7 @@ pub fn refusal(id: u64, error: ApiError, session: Option<Vec<u8>>) -> Frame {
     Frame::Answer { id, outcome: Err(error), session, staleness: Vec::new() }
 }
 
-async fn call(api: &Api, shown: &Shown, txns: &Owned, request: Request, own: Option<Vec<u8>>) -> Frame {
+async fn call(api: &Api, shown: &Shown, txns: &Owned, request: Box<Request>, own: Option<Vec<u8>>) -> Frame {
     let id = request.id;
     if request.verb == Verb::Status {
         let outcome = status(api);
@@ -186,8 +186,8 @@ async fn about_data(api: &Api, txns: &Owned, session: &Session, verb: Verb) -> c
         }
         Verb::Write { key, mutation } => calls::write(api, session, key, mutation).await,
         Verb::Txn { conditions, ops, .. } => calls::txn(api, session, conditions, ops).await,
-        Verb::Begin { isolation } => txns.begin(api, session, isolation).await,
-        Verb::Commit { txn, ops, .. } => txns.commit(api, session, txn, ops).await,
+        Verb::Begin { isolation } => Box::pin(txns.begin(api, session, isolation)).await,
+        Verb::Commit { txn, ops, .. } => Box::pin(txns.commit(api, session, txn, ops)).await,
         Verb::Abort { txn } => txns.abort(api, txn).await,
         Verb::Hello { .. } | Verb::Status | Verb::Watch { .. } | Verb::Stop { .. } => {
             // The connection answers these itself.

@@ -70,13 +70,13 @@ pub async fn run<S>(
     api: &Api,
     shown: &Shown,
     events: &Events,
-    request: Request,
+    request: Box<Request>,
     place: &Place,
     slot: S,
 ) -> Vec<u8> {
     let id = request.id;
-    let opened = verbs::accounted(api, request, |api, request, own| async move {
-        match open(&api, shown, &request).await {
+    let opened = verbs::accounted(api, request, |request, own| async move {
+        match open(api, shown, &request).await {
             Ok(watch) => Ok(watch),
             Err(error) => Err(Box::new(verbs::refusal(id, error, own))),
         }
