@@ -49,7 +49,7 @@ fn index_key(dot: Dot) -> [u8; 12] {
     key
 }
 
-/// Appends a txn that has just been applied. [`write`] makes it one that is read.
+/// Appends a txn that has just been applied. [`write()`] makes it one that is read.
 pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: Bytes) -> Result<(), C::Error> {
     let position = state.oplog_end + 1;
     if state.unwritten.ends_before(position, txn.len()) {
