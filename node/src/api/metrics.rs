@@ -158,7 +158,7 @@ impl Page {
 }
 
 fn render_raft(shard: &Shard, page: &mut Page) {
-    let leadership = *shard.raft.leadership().borrow();
+    let leadership = shard.raft.leadership_now();
     let status = shard.raft.status();
     page.single(
         "meridian_raft_leading",

@@ -22,7 +22,7 @@ pub async fn readyz(State(api): State<Api>) -> Result<Response, Failure> {
         let message = "this node has not yet applied what was committed when it started";
         return Err(ApiError::new(ErrorCode::NoQuorum, message).into());
     }
-    let leadership = *api.shard.raft.leadership().borrow();
+    let leadership = api.shard.raft.leadership_now();
     match leadership.leader {
         Some(leader) if leader != api.shard.node || leadership.leading => {
             Ok(json_response(StatusCode::OK, &json!({"ok": true})))

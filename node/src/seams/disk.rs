@@ -50,52 +50,22 @@ pub trait Disk: Send + Sync + 'static {
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 }
 
+/// What direct writes are aligned to, in bytes: what disks and file systems ask for, or a multiple of it.
+pub const DIRECT_ALIGN: usize = 4096;
+
 /// An open file, of any disk.
 #[derive(Debug)]
-pub struct Backend(Box<dyn StorageBackend>);
+pub struct Backend {
+    storage: Box<dyn StorageBackend>,
+    /// The same file once more, where writes can go past the operating system's cache, which keeps both in step.
+    direct: Option<File>,
+}
 
 impl Backend {
     /// Wraps a disk's own storage.
     pub fn new(backend: impl StorageBackend) -> Self {
-        Self(Box::new(backend))
+        Self { storage: Box::new(backend), direct: None }
     }
-}
-
-// Locking is left at its default: the folder's lock already excludes every other process.
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.0.close()
-    }
-}
-
-/// What direct writes are aligned to, in bytes: what disks and file systems ask for, or a multiple of it.
-pub const DIRECT_ALIGN: usize = 4096;
-
-/// A file with a second way to write into it. The operating system keeps both in step.
-#[derive(Debug)]
-struct DirectBackend {
-    buffered: Backend,
-    direct: File,
 }
 
 fn is_aligned(offset: u64, data: &[u8]) -> bool {
@@ -103,36 +73,37 @@ fn is_aligned(offset: u64, data: &[u8]) -> bool {
     offset.is_multiple_of(DIRECT_ALIGN as u64) && aligned(data.len()) && aligned(data.as_ptr().addr())
 }
 
-impl StorageBackend for DirectBackend {
+// Locking is left at its default: the folder's lock already excludes every other process.
+impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.buffered.len()
+        self.storage.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.buffered.read(offset, out)
+        self.storage.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.buffered.set_len(len)
+        self.storage.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.buffered.sync_data()
+        self.storage.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        if is_aligned(offset, data) {
-            match self.direct.write_all_at(data, offset) {
+        if let Some(direct) = self.direct.as_ref().filter(|_| is_aligned(offset, data)) {
+            match direct.write_all_at(data, offset) {
                 // Some file systems refuse only now.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
                 result => return result,
             }
         }
-        self.buffered.write(offset, data)
+        self.storage.write(offset, data)
     }
 
     fn close(&self) -> io::Result<()> {
-        self.buffered.close()
+        self.storage.close()
     }
 }
 
@@ -187,10 +158,10 @@ impl Disk for FileDisk {
     }
 
     fn open_direct(&self, path: &Path, create: bool) -> io::Result<Backend> {
-        let buffered = self.open(path, create)?;
+        let file = self.open(path, create)?;
         match OpenOptions::new().write(true).custom_flags(nix::libc::O_DIRECT).open(path) {
-            Ok(direct) => Ok(Backend::new(DirectBackend { buffered, direct })),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(buffered),
+            Ok(direct) => Ok(Backend { direct: Some(direct), ..file }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(file),
             Err(error) => Err(error),
         }
     }

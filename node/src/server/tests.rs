@@ -60,7 +60,7 @@ impl Dc {
     /// The leader first, then the followers.
     fn shards(&self) -> Vec<Arc<Shard>> {
         let mut shards: Vec<_> = self.nodes.iter().map(|node| node.shard.clone()).collect();
-        shards.sort_by_key(|shard| !shard.raft.leadership().borrow().leading);
+        shards.sort_by_key(|shard| !shard.raft.leadership_now().leading);
         shards
     }
 

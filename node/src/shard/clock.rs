@@ -132,7 +132,7 @@ impl ClockGuard {
             let verdict = judge(&fresh);
             let confirmed = confirms(&self.others, &fresh, self.drift_ms_max);
             let safe = self.take(shard, verdict, confirmed);
-            let leading = shard.raft.leadership().borrow().leader == Some(shard.node);
+            let leading = shard.raft.leadership_now().leader == Some(shard.node);
             if let (false, true, Some(best)) = (safe, leading, verdict.best)
                 && now_ms.saturating_sub(handed_over_ms) >= HAND_OVER_EVERY_MS
             {

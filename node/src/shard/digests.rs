@@ -84,7 +84,7 @@ pub(super) async fn run(shard: &Shard) {
     let mut compared = 0;
     loop {
         tokio::time::sleep(COMPARE_EVERY).await;
-        let leadership = *shard.raft.leadership().borrow();
+        let leadership = shard.raft.leadership_now();
         let Some(leader) = leadership.leader.filter(|leader| *leader != shard.node) else { continue };
         let Ok(Response::Digests(theirs)) = shard.ask(leader, &Request::Digests, DEADLINE).await else {
             continue;

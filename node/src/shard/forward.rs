@@ -43,13 +43,21 @@ pub struct WriteRequest {
 impl WriteRequest {
     /// What apply is asked, without its stamp.
     pub fn to_txn(&self) -> ClientTxn {
-        let WriteRequest { id, conditions, ops, reads, settle, asked, .. } = self.clone();
-        let (id, number) = match id {
-            Some(RequestId::Free(id)) => (Some(id), None),
-            Some(RequestId::Numbered(number)) => (None, Some(number)),
+        let (id, number) = match &self.id {
+            Some(RequestId::Free(id)) => (Some(id.clone()), None),
+            Some(RequestId::Numbered(number)) => (None, Some(*number)),
             None => (None, None),
         };
-        ClientTxn { id, number, hlc: 0, conditions, ops, reads, settle, asked }
+        ClientTxn {
+            id,
+            number,
+            hlc: 0,
+            conditions: self.conditions.clone(),
+            ops: self.ops.clone(),
+            reads: self.reads.clone(),
+            settle: self.settle,
+            asked: self.asked,
+        }
     }
 }
 

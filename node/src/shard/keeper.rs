@@ -227,7 +227,7 @@ fn something_to_tidy(
 /// Keeps the lag behind the other datacenters: a leader takes it from its links, a follower asks its leader.
 async fn watch_lag(shard: &Shard) {
     loop {
-        let leadership = *shard.raft.leadership().borrow();
+        let leadership = shard.raft.leadership_now();
         let by_dc = if leadership.leading {
             Some(own_lag(&shard.gossip.status().borrow()))
         } else {

@@ -47,7 +47,7 @@ impl Shard {
         let mut known = vec![self.dc.clone()];
         while known.len() < count {
             let left = deadline.saturating_duration_since(Instant::now());
-            let leadership = *self.raft.leadership().borrow();
+            let leadership = self.raft.leadership_now();
             known = self.ask_held(dot, count, left).await.unwrap_or(known);
             if known.len() >= count {
                 break;
@@ -66,7 +66,7 @@ impl Shard {
 
     /// Asks whoever leads now; `None` if nobody answers.
     async fn ask_held(&self, dot: Dot, count: usize, wait: Duration) -> Option<Vec<String>> {
-        let leader = self.raft.leadership().borrow().leader?;
+        let leader = self.raft.leadership_now().leader?;
         if leader == self.node {
             return Some(self.held_here(dot, count, wait).await);
         }

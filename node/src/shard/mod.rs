@@ -347,7 +347,7 @@ impl Shard {
     /// The same, each put into the form that is wanted.
     pub fn lag_with<T, C: FromIterator<T>>(&self, form: impl Fn(&str, Lag) -> T) -> C {
         let seen = self.lag.borrow();
-        let ours = seen.by_dc.is_empty() || self.raft.leadership().borrow().leader == Some(self.node);
+        let ours = seen.by_dc.is_empty() || self.raft.leadership_now().leader == Some(self.node);
         // What the leader said has grown old since.
         let age = if ours { 0 } else { self.seams.clock.monotonic_ms().saturating_sub(seen.at_ms) };
         let now = |lag: &Lag| Lag { txns: lag.txns, ms: lag.ms + age };

@@ -17,7 +17,8 @@ use super::{Fatal, Incoming, LogStore, StateStore, StorageError};
 use crate::seams::{Disk, FolderLock, Seams, Urgency};
 
 /// The format that this program writes. In format 1 the log was a database too. In format 2 every txn of the oplog had a
-/// row in its index, and in format 3 in the oplog itself: what is there is read as it is, and goes as it would have gone.
+/// row in its index, and up to format 3 every txn one in the oplog itself and every bucket of digests one of its own: what is
+/// there is read as it is, and goes as it would have gone.
 pub const FORMAT_VERSION: u32 = 4;
 /// The oldest format that is read. The folder becomes one of the newest.
 const FORMAT_OLDEST: u32 = 2;

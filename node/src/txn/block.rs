@@ -48,42 +48,39 @@ impl<'r> Row<'r> {
 
 /// Txns at the end of the oplog that have no row yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unwritten {
-    first: u64,
-    txns: Vec<Bytes>,
-    bytes: usize,
-}
+pub struct Unwritten(Vec<Bytes>);
 
 impl Unwritten {
-    /// Whether a txn of so many bytes at this position needs a row of its own.
+    /// Whether the next txn, of so many bytes and at this position, needs a row of its own.
     pub fn ends_before(&self, position: u64, bytes: usize) -> bool {
-        let goes_beyond = lowest_row(position) != lowest_row(self.first);
-        !self.txns.is_empty() && (goes_beyond || self.bytes + LEN_BYTES + bytes > OPLOG_ROW_BYTES_MAX)
+        let goes_beyond = lowest_row(position) != lowest_row(position - self.0.len() as u64);
+        !self.0.is_empty() && (goes_beyond || self.bytes() + LEN_BYTES + bytes > OPLOG_ROW_BYTES_MAX)
     }
 
-    /// Adds the txn at `position`, the one after the last.
-    pub fn push(&mut self, position: u64, txn: Bytes) {
-        if self.txns.is_empty() {
-            self.first = position;
-        }
-        self.bytes += LEN_BYTES + txn.len();
-        self.txns.push(txn);
+    /// How much room they take in a row, at most.
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|txn| LEN_BYTES + txn.len()).sum()
     }
 
-    /// The key and the value of the row that the txns make, if there are any; none are left.
-    pub fn take(&mut self) -> Option<(u64, Bytes)> {
-        let (first, bytes) = (std::mem::take(&mut self.first), std::mem::take(&mut self.bytes));
-        let row = match &self.txns[..] {
+    /// Adds the next txn.
+    pub fn push(&mut self, txn: Bytes) {
+        self.0.push(txn);
+    }
+
+    /// The key and the value of the row that the txns make, of which the last is at `end`, if there are any; none are left.
+    pub fn take(&mut self, end: u64) -> Option<(u64, Bytes)> {
+        let row = match &self.0[..] {
             [] => return None,
             [one] => one.clone(),
             several => {
-                let mut row = Writer::with_capacity(1 + bytes);
+                let mut row = Writer::with_capacity(1 + self.bytes());
                 row.u8(SEVERAL);
                 several.iter().for_each(|txn| row.bytes(txn));
                 row.finish().into()
             }
         };
-        self.txns.clear();
+        let first = end + 1 - self.0.len() as u64;
+        self.0.clear();
         Some((first, row))
     }
 }
@@ -97,12 +94,12 @@ mod tests {
     #[test]
     fn golden_bytes_do_not_change() {
         let mut unwritten = Unwritten::default();
-        unwritten.push(1, Bytes::from_static(&[1, 7]));
-        assert_eq!(unwritten.take(), Some((1, Bytes::from_static(&[1, 7]))), "one txn stands as it is");
-        unwritten.push(2, Bytes::from_static(&[1, 7]));
-        unwritten.push(3, Bytes::from_static(&[1]));
-        assert_eq!(unwritten.take(), Some((2, Bytes::from_static(&[0xb1, 2, 1, 7, 1, 1]))));
-        assert_eq!(unwritten.take(), None);
+        unwritten.push(Bytes::from_static(&[1, 7]));
+        assert_eq!(unwritten.take(1), Some((1, Bytes::from_static(&[1, 7]))), "one txn stands as it is");
+        unwritten.push(Bytes::from_static(&[1, 7]));
+        unwritten.push(Bytes::from_static(&[1]));
+        assert_eq!(unwritten.take(3), Some((2, Bytes::from_static(&[0xb1, 2, 1, 7, 1, 1]))));
+        assert_eq!(unwritten.take(3), None);
     }
 
     proptest! {
@@ -120,12 +117,12 @@ mod tests {
                     let mut txn = vec![1u8; len];
                     txn[len - 1] = end as u8;
                     if unwritten.ends_before(end, len) {
-                        rows.extend(unwritten.take());
+                        rows.extend(unwritten.take(end - 1));
                     }
-                    unwritten.push(end, txn.clone().into());
+                    unwritten.push(txn.clone().into());
                     all.push(txn);
                 }
-                rows.extend(unwritten.take());
+                rows.extend(unwritten.take(end));
             }
             prop_assert!(rows.values().all(|row| row.len() <= OPLOG_ROW_BYTES_MAX + 1));
             for position in 1..=end {

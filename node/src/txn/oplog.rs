@@ -56,7 +56,7 @@ pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: By
         write(state, cells)?;
     }
     state.oplog_end = position;
-    state.unwritten.push(position, txn);
+    state.unwritten.push(txn);
     if indexed(dot) == dot {
         let position = Bytes::copy_from_slice(&position.to_be_bytes());
         cells.put(tables::OPLOG_INDEX, &index_key(dot), position)?;
@@ -66,7 +66,7 @@ pub fn append<C: Cells>(state: &mut ShardState, cells: &mut C, dot: Dot, txn: By
 
 /// Writes what was appended. To be called after an entry was applied.
 pub fn write<C: Cells>(state: &mut ShardState, cells: &mut C) -> Result<(), C::Error> {
-    match state.unwritten.take() {
+    match state.unwritten.take(state.oplog_end) {
         Some((first, row)) => cells.put(tables::OPLOG, &first.to_be_bytes(), row),
         None => Ok(()),
     }

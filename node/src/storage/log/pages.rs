@@ -12,7 +12,7 @@ use redb::StorageBackend;
 use crate::seams::{Backend, DIRECT_ALIGN};
 
 /// The buffer of a larger batch is given back.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
+pub(super) const BUFFER_BYTES_MAX: usize = 8 << 20;
 
 /// Memory that begins at a multiple of [`DIRECT_ALIGN`].
 #[derive(Debug, Default)]

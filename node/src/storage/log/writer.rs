@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::super::StorageError;
 use super::contents::{Change, Contents};
 use super::lock;
-use super::pages::Pages;
+use super::pages::{BUFFER_BYTES_MAX, Pages};
 use super::queue::Batch;
 use super::record::{Encoder, Kind, record_len};
 use super::replay::encode_opening;
@@ -22,8 +22,6 @@ use crate::seams::{DIRECT_ALIGN, Disk};
 
 /// Files kept for coming segments.
 const SPARES_MAX: usize = 2;
-/// The buffer of a larger batch is given back.
-const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// Files are made in whole pages.
 const PAGE: u64 = DIRECT_ALIGN as u64;
 
