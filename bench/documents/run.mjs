@@ -13,7 +13,7 @@ import { Editor, opening } from './wire.mjs'
 
 const { values: options } = parseArgs({
   options: {
-    binary: { type: 'string', default: fileURLToPath(new URL('../../target/dist/meridian', import.meta.url)) },
+    binary: { type: 'string', default: fileURLToPath(new URL('../../target/guided/meridian', import.meta.url)) },
     report: { type: 'string' },
     updates: { type: 'string', default: '20000' },
     readers: { type: 'string', default: '20' },

@@ -58,6 +58,9 @@ pub struct Suite {
     /// How long the network is cut before catching up is measured
     #[arg(long, default_value_t = 60.0, value_parser = positive)]
     pub cut_seconds: f64,
+    /// The program that Meridian's nodes run [default: this one, which can be a node itself]
+    #[arg(long)]
+    pub program: Option<PathBuf>,
     /// Where the systems keep their files; its contents are removed
     #[arg(long, default_value = "target/bench")]
     pub data: PathBuf,
@@ -141,6 +144,14 @@ impl Suite {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
         self.only.is_empty() || self.only.iter().any(asked)
+    }
+
+    /// The program that Meridian's nodes run.
+    pub fn program_of_nodes(&self) -> Result<PathBuf, String> {
+        match &self.program {
+            Some(program) => Ok(program.clone()),
+            None => std::env::current_exe().map_err(|e| e.to_string()),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ pub async fn install_peers(kinds: &[Kind]) -> Result<(), String> {
 /// Everything that a reader of the results has to know, as one line of the raw results.
 pub async fn describe(suite: &Suite) -> Result<Value, String> {
     let mut versions = serde_json::Map::new();
-    versions.insert("meridian".into(), env!("CARGO_PKG_VERSION").into());
+    versions.insert("meridian".into(), version_of(&suite.program_of_nodes()?)?.into());
     for kind in &suite.systems {
         if let Some((program, _)) = peer(*kind) {
             versions.insert(kind.name().into(), version_of(Path::new(program))?.into());
@@ -65,7 +65,11 @@ pub async fn describe(suite: &Suite) -> Result<Value, String> {
         line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
     };
     let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    // `bench/run` adds the program that it has built.
+    if let Some(at) = words.iter().position(|word| word == "--program") {
+        words.drain(at..words.len().min(at + 2));
+    }
     Ok(json!({
         "machine": {
             "cpu": field(&cpu_info, "model name"),
@@ -77,19 +81,20 @@ pub async fn describe(suite: &Suite) -> Result<Value, String> {
         },
         "versions": versions,
         "command": format!("bench/run {}", words.join(" ")).trim(),
-        "profile": profile(),
+        "profile": profile(&std::env::current_exe().unwrap_or_default()),
+        "profile_of_nodes": suite.program.as_deref().map(profile),
         "seconds": suite.seconds,
         "rounds": suite.rounds,
         "value_bytes": crate::op::VALUE_BYTES,
     }))
 }
 
-/// How this program was built, as far as it can tell: cargo puts what it builds into a folder of the profile's name.
-fn profile() -> String {
+/// How a program was built, as far as can be told: the folder that it stands in has the name of cargo's profile, or of what else
+/// has built it.
+fn profile(program: &Path) -> String {
     if cfg!(debug_assertions) {
         return "a debug build: worthless as a measurement".to_owned();
     }
-    let program = std::env::current_exe().unwrap_or_default();
     let folder = program.parent().and_then(Path::file_name).unwrap_or_default();
     format!("a build of the profile `{}`", folder.to_string_lossy())
 }

@@ -125,7 +125,11 @@ fn conditions(out: &mut String, abouts: &[Value]) {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let _ = writeln!(out, "- `{}`, {}", text(&about["command"]), text(&about["profile"]));
+        let _ = write!(out, "- `{}`, {}", text(&about["command"]), text(&about["profile"]));
+        if let Value::String(profile) = &about["profile_of_nodes"] {
+            let _ = write!(out, "; Meridian's nodes {profile}");
+        }
+        out.push('\n');
         let _ = writeln!(
             out,
             "- {} cores of {}, {} of memory, Linux {}, load {} before",

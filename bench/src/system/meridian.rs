@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::process::{Process, Usage, usage_of};
 use super::wan::Wan;
 use super::{NODES, POLL, READY_PATIENCE, System, empty, free_addresses, http};
+use crate::args::Suite;
 use crate::driver::Kind;
 use crate::load::Target;
 
@@ -31,10 +32,15 @@ struct Dc {
 impl Cluster {
     /// Starts datacenters of these names with their files in `folder`, which is emptied, and waits until all nodes are
     /// ready and all links are up.
-    pub async fn start(folder: &Path, names: &[&str], delay: Duration) -> Result<Self, String> {
+    pub async fn start(
+        suite: &Suite,
+        folder: &Path,
+        names: &[&str],
+        delay: Duration,
+    ) -> Result<Self, String> {
         empty(folder)?;
         let mut wan = Wan::new(delay);
-        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let program = suite.program_of_nodes()?;
         let addresses = free_addresses(2 * NODES * names.len())?;
         let of_dc: Vec<(&[String], &[String])> =
             addresses.chunks(2 * NODES).map(|chunk| chunk.split_at(NODES)).collect();
@@ -137,7 +143,7 @@ impl Cluster {
     /// Ends all nodes and removes their files.
     pub async fn stop(mut self) -> Result<(), String> {
         for process in self.dcs.iter_mut().flat_map(|dc| &mut dc.processes) {
-            process.kill().await?;
+            process.stop().await?;
         }
         std::fs::remove_dir_all(&self.folder).map_err(|e| e.to_string())
     }

@@ -10,6 +10,7 @@ pub mod wan;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::args::Suite;
 use crate::driver::Kind;
 use crate::load::Target;
 use process::{Process, Usage, disk_bytes, usage_of};
@@ -33,11 +34,11 @@ pub struct System {
 
 impl System {
     /// Starts a fresh one with its files in `folder`, which is emptied, and waits until it takes writes.
-    pub async fn start(kind: Kind, folder: &Path) -> Result<Self, String> {
+    pub async fn start(suite: &Suite, kind: Kind, folder: &Path) -> Result<Self, String> {
         empty(folder)?;
         let (addresses, processes) = match kind {
             Kind::Meridian => {
-                let cluster = meridian::Cluster::start(folder, &["home"], Duration::ZERO).await?;
+                let cluster = meridian::Cluster::start(suite, folder, &["home"], Duration::ZERO).await?;
                 return Ok(cluster.into_system());
             }
             Kind::Etcd => etcd::start(folder).await?,
@@ -134,7 +135,7 @@ impl System {
     /// Ends all nodes and removes their files.
     pub async fn stop(mut self) -> Result<(), String> {
         for process in &mut self.processes {
-            process.kill().await?;
+            process.stop().await?;
         }
         std::fs::remove_dir_all(&self.folder).map_err(|e| format!("{}: {e}", self.folder.display()))
     }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 /// Bytes of a page of memory, as /proc counts it.
@@ -11,6 +14,9 @@ const PAGE_BYTES: u64 = 4096;
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Bytes of a sector, as the kernel counts what a disk writes, whatever the disk itself has.
 const SECTOR_BYTES: u64 = 512;
+
+/// How long a server may take to end in good order: longer than Meridian waits for requests that it works on.
+const END_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running server; it is killed when this is dropped.
 #[derive(Debug)]
@@ -79,6 +85,19 @@ impl Process {
             Some(mut child) => child.kill().await.map_err(|e| e.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Asks it to end, as an operator would, and kills it if it does not.
+    pub async fn stop(&mut self) -> Result<(), String> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid {
+            kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|e| format!("{}: {e}", self.program.display()))?;
+        }
+        if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_ok() {
+            self.child = None;
+        }
+        self.kill().await
     }
 
     /// What it has used so far, but for its disk, which it shares; nothing if it does not run.

@@ -102,7 +102,7 @@ pub async fn run(
     if wanted.is_empty() {
         return Ok(());
     }
-    let system = System::start(kind, &run.folder.join(kind.name())).await?;
+    let system = System::start(run.suite, kind, &run.folder.join(kind.name())).await?;
     let target = system.target(run.suite.spread).await?;
     fill(&system.target(false).await?, run.suite.keys).await?;
     let mut added = 0;

@@ -28,7 +28,7 @@ pub async fn run(
     if kind == Kind::Redis || !run.suite.wants("failover") {
         return Ok(());
     }
-    let mut system = System::start(kind, &run.folder.join("failover")).await?;
+    let mut system = System::start(run.suite, kind, &run.folder.join("failover")).await?;
     let mut gaps = Vec::new();
     for _ in 0..KILLS {
         let leader = system.leader().await?;

@@ -50,7 +50,7 @@ pub async fn run(
             continue;
         }
         let delay = Duration::from_millis(delay_ms);
-        let cluster = Cluster::start(&run.folder.join("links"), &NAMES, delay).await?;
+        let cluster = Cluster::start(run.suite, &run.folder.join("links"), &NAMES, delay).await?;
         if wants(&at_rest) {
             keep(visibility(run, &cluster, &at_rest).await?)?;
         }

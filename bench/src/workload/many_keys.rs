@@ -19,7 +19,7 @@ pub async fn run(
     if !run.suite.wants("many-keys") {
         return Ok(());
     }
-    let mut system = System::start(kind, &run.folder.join("many-keys")).await?;
+    let mut system = System::start(run.suite, kind, &run.folder.join("many-keys")).await?;
     let (before, disk_before) = (system.usage(), system.disk_bytes());
     let keys = run.suite.many_keys;
     let begun = Instant::now();
