@@ -92,7 +92,8 @@ impl Process {
         let Some(child) = &mut self.child else { return Ok(()) };
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid {
-            kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|e| format!("{}: {e}", self.program.display()))?;
+            kill(Pid::from_raw(pid), Signal::SIGTERM)
+                .map_err(|e| format!("{}: {e}", self.program.display()))?;
         }
         if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_ok() {
             self.child = None;

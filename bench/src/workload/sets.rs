@@ -45,7 +45,9 @@ impl Host {
     async fn start(run: Run<'_>, kind: Kind) -> Result<Self, String> {
         let folder = run.folder.join("sets");
         Ok(match kind {
-            Kind::Meridian => Self::Cluster(Cluster::start(run.suite, &folder, &NAMES, Duration::ZERO).await?),
+            Kind::Meridian => {
+                Self::Cluster(Cluster::start(run.suite, &folder, &NAMES, Duration::ZERO).await?)
+            }
             _ => Self::System(System::start(run.suite, kind, &folder).await?),
         })
     }
