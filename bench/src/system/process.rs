@@ -155,3 +155,25 @@ pub fn disk_bytes(folder: &Path) -> u64 {
     };
     entries.flatten().map(of).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_is_asked_to_end_before_it_is_killed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        let words = ["-c", "trap 'echo asked; exit' TERM; echo up; while :; do sleep 0.02; done"];
+        let args = words.map(ToString::to_string).to_vec();
+        let mut server = Process::start(Path::new("sh"), args, log.clone()).expect("starts");
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        while said() != "up\n" {
+            assert_eq!(server.words_if_ended(), None);
+            tokio::task::yield_now().await;
+        }
+        server.stop().await.expect("ended");
+        assert_eq!(said(), "up\nasked\n");
+        server.stop().await.expect("it has ended before");
+    }
+}
