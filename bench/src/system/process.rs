@@ -95,10 +95,11 @@ impl Process {
             kill(Pid::from_raw(pid), Signal::SIGTERM)
                 .map_err(|e| format!("{}: {e}", self.program.display()))?;
         }
-        if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_ok() {
-            self.child = None;
-        }
-        self.kill().await
+        let Ok(ended) = tokio::time::timeout(END_PATIENCE, child.wait()).await else {
+            return self.kill().await;
+        };
+        self.child = None;
+        ended.map(drop).map_err(|e| e.to_string())
     }
 
     /// What it has used so far, but for its disk, which it shares; nothing if it does not run.
