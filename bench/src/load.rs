@@ -6,7 +6,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -14,6 +13,7 @@ use tokio::task::LocalSet;
 
 use crate::driver::{Connection, Done, Kind};
 use crate::op::{Op, Random};
+use crate::pace::Pace;
 
 /// The longest latency that a histogram can hold, in microseconds.
 pub const LATENCY_US_MAX: u64 = 120_000_000;
@@ -97,7 +97,6 @@ impl Measured {
 /// When the parts of a run are.
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    start: Instant,
     counted_from: Instant,
     end: Instant,
 }
@@ -107,8 +106,8 @@ struct Worker {
     load: Load,
     times: Times,
     source: Arc<dyn Source>,
-    /// Operations begun at a rate, by all threads.
-    ticket: Arc<AtomicU64>,
+    /// When operations are due, if there is a rate.
+    pace: Option<Arc<Pace>>,
     measured: RefCell<Measured>,
 }
 
@@ -119,15 +118,16 @@ pub async fn run(target: Target, load: Load, source: Arc<dyn Source>) -> Result<
     }
     let start = Instant::now();
     let counted_from = start + load.warm_up;
-    let times = Times { start, counted_from, end: counted_from + load.length };
+    let times = Times { counted_from, end: counted_from + load.length };
     let threads = load.threads.clamp(1, load.clients);
-    let ticket = Arc::new(AtomicU64::new(0));
+    let pace = load.rate.map(|rate| Pace::begin(start, times.end, rate)).transpose();
+    let pace = pace.map_err(|e| e.to_string())?;
     let mut running = Vec::new();
     for thread in 0..threads {
-        let (target, source, ticket) = (target.clone(), source.clone(), ticket.clone());
+        let (target, source, pace) = (target.clone(), source.clone(), pace.clone());
         let work = move || {
             let measured = RefCell::new(Measured::new()?);
-            let worker = Worker { target, load, times, source, ticket, measured };
+            let worker = Worker { target, load, times, source, pace, measured };
             worker.work((thread..load.clients).step_by(threads))
         };
         running.push(tokio::task::spawn_blocking(work));
@@ -226,30 +226,19 @@ impl Worker {
         random: &mut Random,
     ) -> Result<bool, String> {
         for (id, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
-            let due = self.due();
-            if due >= self.times.end {
-                tokio::time::sleep_until(self.times.end.into()).await;
-                break;
-            }
-            if due > Instant::now() {
-                tokio::time::sleep_until(due.into()).await;
-            }
-            let Some(op) = self.source.next(random) else { break };
             // At a rate, latency counts from when an operation was due, so that a stall is not hidden.
-            *slot = Some(if self.load.rate.is_some() { due } else { Instant::now() });
+            let due = match &self.pace {
+                None => None,
+                Some(pace) => match pace.next().await {
+                    None => break,
+                    due => due,
+                },
+            };
+            let Some(op) = self.source.next(random) else { break };
+            *slot = Some(due.unwrap_or_else(Instant::now));
             connection.queue(u8::try_from(id).unwrap_or(u8::MAX), op)?;
         }
         Ok(slots.iter().any(Option::is_some))
-    }
-
-    fn due(&self) -> Instant {
-        match self.load.rate {
-            None => self.times.start,
-            Some(rate) => {
-                let ticket = self.ticket.fetch_add(1, Ordering::Relaxed);
-                self.times.start + Duration::from_secs_f64(ticket as f64 / rate)
-            }
-        }
     }
 
     fn counted(&self, since: Instant, now: Instant) {

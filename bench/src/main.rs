@@ -7,6 +7,7 @@ mod driver;
 mod load;
 mod log;
 mod machine;
+mod pace;
 mod record;
 mod report;
 mod system;
