@@ -18,6 +18,9 @@ use crate::seams::{BoxStream, Listener};
 /// How long the accept loop rests after the operating system refused a connection, usually for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A client's connection as it was accepted.
+pub type Wire = Unstalled<BoxStream>;
+
 /// Bounds of the client port.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeBounds {

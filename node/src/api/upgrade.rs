@@ -20,10 +20,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::answer::Failure;
-use super::serve::Port;
+use super::serve::{Port, Wire};
 
 /// A client's WebSocket. Boxed, because each function on its way would keep room for it.
-pub type Socket = Pin<Box<WebSocketStream<TokioIo<Upgraded>>>>;
+pub type Socket = Pin<Box<WebSocketStream<Wire>>>;
 
 /// How much a client that is being closed may still send before the socket is dropped: bytes that nobody reads would make
 /// the system take back the goodbye.
@@ -47,11 +47,12 @@ where
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => {
-                let stream = TokioIo::new(upgraded);
-                let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                serve(Box::pin(socket), port).await;
-            }
+            Ok(upgraded) => match socket(upgraded, config).await {
+                Some(socket) => serve(socket, port).await,
+                None => {
+                    tracing::error!("a connection that left HTTP is not one that the client port accepted")
+                }
+            },
             Err(error) => tracing::debug!(%error, "a client left during the handshake of a WebSocket"),
         }
     });
@@ -62,6 +63,14 @@ where
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     Ok(response)
+}
+
+/// The WebSocket on what the client port accepted, which is taken back from HTTP so that what stood around it there is
+/// not on the way of each message.
+async fn socket(upgraded: Upgraded, config: WebSocketConfig) -> Option<Socket> {
+    let parts = upgraded.downcast::<TokioIo<Wire>>().ok()?;
+    let (wire, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    Some(Box::pin(WebSocketStream::from_partially_read(wire, read, Role::Server, Some(config)).await))
 }
 
 /// Reads and throws away what the client still sends, so that it gets to read the goodbye.
@@ -103,4 +112,65 @@ fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, ApiError> {
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("the key is not usable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::any;
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::api::serve::{ServeBounds, serve};
+    use crate::seams::{Net, TcpNet};
+
+    async fn echo(mut socket: Socket, _: Port) {
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_binary() && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A client's frame with these bytes, masked with zeros.
+    fn frame(bytes: &[u8]) -> Vec<u8> {
+        let len = u8::try_from(bytes.len()).expect("short");
+        [&[0x82, 0x80 | len, 0, 0, 0, 0], bytes].concat()
+    }
+
+    /// Story: a client does not wait for the answer to its handshake before it sends its first frame, so that HTTP reads some
+    /// of it too.
+    #[tokio::test]
+    async fn what_came_with_the_handshake_is_not_lost() {
+        let router = Router::new().route(
+            "/",
+            any(|request: Request| async move { upgrade(request, WebSocketConfig::default(), echo) }),
+        );
+        let listener = TcpNet.listen("127.0.0.1:0").await.expect("listens");
+        let addr = listener.local_addr().expect("bound").to_string();
+        let limit = Duration::from_secs(5);
+        let bounds = ServeBounds { connections_max: 2, read_timeout: limit, drain_timeout: limit };
+        let (stop, stopped) = watch::channel(false);
+        let served = tokio::spawn(serve(listener, router, bounds, stopped));
+
+        let mut client = TcpNet.connect(&addr).await.expect("connects");
+        let handshake = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let (first, second) = (frame(b"first"), frame(b"second"));
+        let (begun, rest) = second.split_at(7);
+        client.write_all(&[handshake.as_bytes(), &first, begun].concat()).await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"first") {
+            assert!(client.read_buf(&mut answer).await.expect("read") > 0, "{answer:?}");
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101 "), "{answer:?}");
+        client.write_all(rest).await.expect("sent");
+        while !answer.ends_with(b"second") {
+            assert!(client.read_buf(&mut answer).await.expect("read") > 0, "{answer:?}");
+        }
+        drop(client);
+        stop.send_replace(true);
+        served.await.expect("ends");
+    }
 }

@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use super::outbox::{self, Event, Events, Held, Outbox};
 use super::slots::{Slot, Slots};
 use super::transactions::Owned;
-use super::{verbs, watches};
+use super::{turns, verbs, watches};
 use crate::access::Shown;
 use crate::api::Api;
 use crate::api::serve::{Port, told_to_stop};
@@ -149,7 +149,7 @@ impl Connection {
                 // others waiting: a request is done once, an event has had room, and the runtime's budget lets no socket
                 // be ready for ever.
                 biased;
-                Some(done) = self.doing.next() => self.done(done),
+                Some(done) = self.doing.next(), if !self.doing.is_empty() => self.done(done),
                 Some(event) = self.events.recv(), if self.watching > 0 => {
                     self.outbox.push_event(event);
                     Ok(())
@@ -198,7 +198,7 @@ impl Connection {
             while let Some(Some(done)) = self.doing.next().now_or_never() {
                 self.done(done)?;
             }
-            tokio::task::yield_now().await;
+            turns::give_way().await;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod open;
 mod outbox;
 mod slots;
 mod transactions;
+mod turns;
 mod verbs;
 mod watches;
 
