@@ -1,8 +1,9 @@
 //! The fault matrix: every fault against every load, over real processes, written down as docs/FAULTS.md.
 //!
 //! `cargo run --release -p meridian-tests --bin matrix -- [--faults a,b] [--loads x,y] [--seconds N] [--runs K]
-//! [--seed S] [--pace-ms P] [--out FILE]`. Exit code 0 if nothing was violated, 1 if something was, 2 for wrong
-//! arguments. Called as `matrix serve ...` it is the program under test itself, so that one build is enough.
+//! [--seed S] [--pace-ms P] [--program FILE] [--out FILE]`. Exit code 0 if nothing was violated, 1 if something was, 2
+//! for wrong arguments. Called as `matrix serve ...` it is the program under test itself, so that one build is enough;
+//! `--program` names another, such as the one that is shipped.
 
 use std::io::Write;
 use std::process::{Command, ExitCode};
@@ -33,6 +34,8 @@ struct Options {
     runs: u64,
     seed: u64,
     pace_ms: u64,
+    /// What nodes run; this program itself if nothing is named.
+    program: Option<String>,
     out: Option<String>,
 }
 
@@ -45,6 +48,7 @@ impl Options {
             runs: 1,
             seed: SEED,
             pace_ms: PACE_MS,
+            program: None,
             out: None,
         };
         let mut words = words.iter();
@@ -58,6 +62,7 @@ impl Options {
                 "--runs" | "--seeds" => options.runs = number()?,
                 "--seed" => options.seed = number()?,
                 "--pace-ms" => options.pace_ms = number()?,
+                "--program" => options.program = Some(value.clone()),
                 "--out" => options.out = Some(value.clone()),
                 _ => return Err(format!("there is no {word}")),
             }
@@ -104,7 +109,8 @@ fn main() -> ExitCode {
 /// Runs everything, writes the page, and returns how many violations there were.
 async fn run(options: &Options, words: &[String]) -> Result<usize, String> {
     let start = Instant::now();
-    let program = std::env::current_exe().map_err(|e| e.to_string())?.to_string_lossy().into_owned();
+    let program = options.program.as_ref().map_or_else(std::env::current_exe, std::fs::canonicalize);
+    let program = program.map_err(|e| format!("the program: {e}"))?.to_string_lossy().into_owned();
     let mut rows: Vec<(Fault, Row)> = Vec::new();
     for fault in &options.faults {
         let mut sum = Row::default();
@@ -178,9 +184,13 @@ fn machine(options: &Options, words: &[String], took: Duration) -> Machine {
         field(&read("/proc/meminfo"), "MemTotal"),
         read("/proc/sys/kernel/osrelease").trim().split('-').next().unwrap_or_default()
     );
-    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let build = match (&options.program, cfg!(debug_assertions)) {
+        (Some(_), _) => "nodes run the program that the command names",
+        (None, true) => "debug build",
+        (None, false) => "release build",
+    };
     let software = format!(
-        "meridian {} at {} ({build} build), {}",
+        "meridian {} at {} ({build}), {}",
         env!("CARGO_PKG_VERSION"),
         said("git", &["rev-parse", "--short", "HEAD"]),
         said("rustc", &["--version"])
