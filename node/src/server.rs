@@ -4,7 +4,6 @@
 //! client port is served from the first moment, so that health can be asked while the node recovers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Api, ApiBounds, Metrics, RequestLimits, ServeBounds, SessionBounds, VersionBounds};
 use crate::config::Config;
+use crate::count::Count;
 use crate::docs::presence::{self, Neighbours, PeerPort, Presence};
 use crate::docs::{DocBounds, Docs};
 use crate::peer::{self, PeerClient, PeerConfig, PeerIdentity, Secret};
@@ -296,7 +296,6 @@ fn clock_guard(config: &Config, steady: Arc<SteadyClock>) -> ClockGuard {
 }
 
 fn proposer_bounds(config: &Config) -> ProposerBounds {
-    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     ProposerBounds {
         queue_max: count(config.limits.in_flight_max),
         entry_bytes_max: config.raft.entry_bytes_max.as_usize(),
@@ -350,7 +349,6 @@ fn neighbours(config: &Config, peers: &PeerClient) -> Vec<Neighbours> {
 }
 
 fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>, docs: Arc<Docs>) -> Api {
-    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     Api {
         shard,
         docs,
@@ -373,14 +371,13 @@ fn make_api(config: &Config, options: &ServeOptions, shard: Arc<Shard>, docs: Ar
                 named_max: count(config.documents.versions_named_max),
             },
         },
-        in_flight: Arc::new(AtomicUsize::new(0)),
+        in_flight: Count::default(),
         allow_faults: options.allow_faults,
     }
 }
 
 fn doc_bounds(config: &Config) -> DocBounds {
     let documents = &config.documents;
-    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     DocBounds {
         rooms_max: count(documents.rooms_max),
         editors_max: count(documents.editors_max),
@@ -398,7 +395,7 @@ fn doc_bounds(config: &Config) -> DocBounds {
 fn session_bounds(config: &Config) -> SessionBounds {
     SessionBounds {
         frame_bytes_max: config.limits.body_max.as_usize(),
-        in_flight_max: usize::try_from(config.sessions.in_flight_max).unwrap_or(usize::MAX),
+        in_flight_max: count(config.sessions.in_flight_max),
         ping_interval: config.sessions.ping_interval,
         hello_timeout: config.limits.read_timeout,
         drain_timeout: config.limits.drain_timeout,
@@ -407,9 +404,14 @@ fn session_bounds(config: &Config) -> SessionBounds {
     }
 }
 
+/// A bound from the configuration as a number of things in memory.
+fn count(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
 fn watch_bounds(config: &Config) -> WatchBounds {
     WatchBounds {
-        watches_max: config.watch.watches_max,
+        watches_max: count(config.watch.watches_max),
         chunk_bytes: config.watch.chunk_bytes.as_usize(),
         progress_interval: config.watch.progress_interval,
         keep_alive: config.watch.keep_alive,
@@ -417,7 +419,6 @@ fn watch_bounds(config: &Config) -> WatchBounds {
 }
 
 fn request_limits(config: &Config) -> RequestLimits {
-    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let limits = &config.limits;
     RequestLimits {
         key_bytes_max: limits.key_max.as_usize(),
@@ -430,7 +431,6 @@ fn request_limits(config: &Config) -> RequestLimits {
 }
 
 fn transaction_bounds(config: &Config) -> TransactionBounds {
-    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     TransactionBounds {
         open_max: count(config.transactions.open_max),
         life_ms: ms(config.transactions.life_max),
@@ -443,7 +443,7 @@ fn transaction_bounds(config: &Config) -> TransactionBounds {
 
 fn serve_bounds(config: &Config) -> ServeBounds {
     ServeBounds {
-        connections_max: usize::try_from(config.limits.connections_max).unwrap_or(usize::MAX),
+        connections_max: count(config.limits.connections_max),
         read_timeout: config.limits.read_timeout,
         drain_timeout: config.limits.drain_timeout,
     }

@@ -61,7 +61,10 @@ impl Place {
         let node = self.node();
         wait::until("the node is ready", PATIENCE, async || match node.send(&Ask::get("/readyz")).await {
             Ok(reply) if reply.done() => Ok(()),
-            Ok(reply) => Err(reply.body.to_string()),
+            Ok(reply) => {
+                assert!(reply.body["error"]["retry_after_ms"].is_u64(), "{}", reply.body);
+                Err(reply.body.to_string())
+            }
             Err(e) => Err(e.to_string()),
         })
         .await;

@@ -287,7 +287,7 @@ fn oplog_read(times: u64) -> Result<(), String> {
     let mut have = Vector::new();
     let own = state.own.ok_or("the shard has no origin")?;
     have.set(own, state.vector.get(own) - OPLOG_TXNS);
-    let bounds = ReadBounds { bytes_max: usize::MAX, rows_max: usize::MAX };
+    let bounds = ReadBounds { bytes_max: usize::MAX, txns_max: usize::MAX };
     for _ in 0..times {
         let chunk =
             measured(|| oplog::read(&cells, &state, 0, &have, &state.vector, bounds)).map_err(told)?;

@@ -6,8 +6,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use meridian_client::wire::frame::{Part, RequestId};
@@ -18,6 +16,7 @@ use meridian_crdt::{
 };
 
 use super::{Api, docs};
+use crate::count::Counted;
 use crate::docs::check_nesting;
 use crate::shard::WriteRequest;
 use crate::storage::{StateView, StorageError};
@@ -344,27 +343,10 @@ pub fn unreadable(error: StoreError<StorageError>) -> ApiError {
     ApiError::new(ErrorCode::Internal, "the state of this node cannot be read; its log says why")
 }
 
-/// One request being worked on; counted until it is dropped, also when its client goes away in the middle.
-pub struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    /// Counts a request, whatever its number.
-    pub fn count(api: &Api) -> (InFlight, usize) {
-        let before = api.in_flight.fetch_add(1, Ordering::AcqRel);
-        (InFlight(api.in_flight.clone()), before)
-    }
-
-    /// Counts a request, unless the node works on as many as it takes.
-    pub fn enter(api: &Api) -> std::result::Result<InFlight, ApiError> {
-        let (counted, before) = Self::count(api);
-        if before < api.bounds.in_flight_max { Ok(counted) } else { Err(overloaded()) }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+/// Counts a request, unless the node works on as many as it takes.
+pub fn enter(api: &Api) -> std::result::Result<Counted, ApiError> {
+    let (counted, before) = api.in_flight.enter();
+    if before < api.bounds.in_flight_max { Ok(counted) } else { Err(overloaded()) }
 }
 
 /// The error of a request too many.

@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 
 use super::Api;
 use super::answer::Failure;
-use super::calls::{self, InFlight, Session};
+use super::calls::{self, Session};
 use crate::access::{Right, Shown};
 
 fn text<'h>(map: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError> {
@@ -298,7 +298,7 @@ pub async fn account(State(api): State<Api>, req: Request, next: Next) -> Respon
     let method = req.method().as_str().to_owned();
     let started_ms = api.shard.seams.clock.monotonic_ms();
     let token = if route == "ops" { None } else { own_token(req.headers(), api.cluster) };
-    let (_counted, before) = InFlight::count(&api);
+    let (_counted, before) = api.in_flight.enter();
     let mut response = if before >= api.bounds.in_flight_max && route != "ops" {
         Failure::from(calls::overloaded()).into_response()
     } else {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::count::{Count, Counted};
 use crate::docs::Docs;
 use crate::shard::Shard;
 use crate::txn::oplog;
@@ -30,23 +31,20 @@ pub struct Metrics {
 /// Connections of the native protocol.
 #[derive(Debug, Default)]
 struct Sessions {
-    open: AtomicU64,
+    open: Count,
     closed: Mutex<BTreeMap<u16, u64>>,
 }
 
 /// One open connection of the native protocol, counted until it is dropped.
-pub struct OpenSession(Arc<Sessions>);
+pub struct OpenSession {
+    sessions: Arc<Sessions>,
+    _counted: Counted,
+}
 
 impl OpenSession {
     /// Counts why this node closed it.
     pub fn closed(&self, code: u16) {
-        *self.0.closed.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
-    }
-}
-
-impl Drop for OpenSession {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        *self.sessions.closed.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
     }
 }
 
@@ -75,8 +73,7 @@ impl Metrics {
 
     /// Counts a connection of the native protocol.
     pub fn session(&self) -> OpenSession {
-        self.sessions.open.fetch_add(1, Ordering::Relaxed);
-        OpenSession(self.sessions.clone())
+        OpenSession { sessions: self.sessions.clone(), _counted: self.sessions.open.enter().0 }
     }
 
     /// Everything, as Prometheus reads it.
@@ -95,7 +92,7 @@ impl Metrics {
     }
 
     fn render_sessions(&self, page: &mut Page) {
-        let open = self.sessions.open.load(Ordering::Relaxed);
+        let open = self.sessions.open.now();
         page.single("meridian_sessions_open", "gauge", "Open connections of the native protocol.", open);
         let help = "Connections of the native protocol that this node closed, by close code.";
         page.head("meridian_sessions_closed_total", "counter", help);
@@ -319,7 +316,7 @@ fn render_health(shard: &Shard, page: &mut Page) {
 
 fn render_watches(shard: &Shard, page: &mut Page) {
     let counts = &shard.watches.counts;
-    let open = counts.open.load(Ordering::Relaxed);
+    let open = counts.open.now();
     page.single("meridian_watches_open", "gauge", "Open watches.", open);
     page.head("meridian_watch_events_total", "counter", "Events given to watches, by kind.");
     for (kind, count) in [("txn", &counts.txns), ("cursor", &counts.cursors)] {
@@ -349,7 +346,7 @@ fn render_docs(docs: &Docs, page: &mut Page) {
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
     page.single("meridian_doc_rooms_open", "gauge", "Documents open in memory.", docs.rooms_open());
     let live = "Documents in memory to be looked into, and not as bytes only.";
-    page.single("meridian_doc_rooms_live", "gauge", live, load(&counts.live));
+    page.single("meridian_doc_rooms_live", "gauge", live, counts.live.now());
     page.single("meridian_doc_editors", "gauge", "Connected editors.", load(&counts.editors));
     let presence = &docs.presence.counts;
     let help = "Clients of this node of whom others are told.";

@@ -18,7 +18,6 @@ mod upgrade;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -31,6 +30,7 @@ pub use native::SessionBounds;
 pub use serve::{ServeBounds, serve};
 
 use crate::access::Access;
+use crate::count::Count;
 use crate::docs::Docs;
 use crate::shard::Shard;
 
@@ -50,7 +50,7 @@ pub struct Api {
     /// Bounds from the configuration.
     pub bounds: ApiBounds,
     /// Requests being worked on.
-    pub in_flight: Arc<AtomicUsize>,
+    pub in_flight: Count,
     /// Whether `/v1/faults` exists.
     pub allow_faults: bool,
 }

@@ -11,6 +11,9 @@ use super::answer::{Failure, json_response};
 use super::extract::JsonBody;
 use crate::txn::ShardState;
 
+/// When to ask a node again that is not ready, in milliseconds.
+const READY_AGAIN_MS: u64 = 500;
+
 /// `GET /healthz`: the process serves requests.
 pub async fn healthz() -> Response {
     json_response(StatusCode::OK, &json!({"ok": true}))
@@ -20,14 +23,17 @@ pub async fn healthz() -> Response {
 pub async fn readyz(State(api): State<Api>) -> Result<Response, Failure> {
     if !*api.shard.ready.borrow() {
         let message = "this node has not yet applied what was committed when it started";
-        return Err(ApiError::new(ErrorCode::NoQuorum, message).into());
+        return Err(ApiError::new(ErrorCode::NoQuorum, message).retry_after_ms(READY_AGAIN_MS).into());
     }
     let leadership = api.shard.raft.leadership_now();
     match leadership.leader {
         Some(leader) if leader != api.shard.node || leadership.leading => {
             Ok(json_response(StatusCode::OK, &json!({"ok": true})))
         }
-        _ => Err(ApiError::new(ErrorCode::NoLeader, "this datacenter has no leader at the moment").into()),
+        _ => {
+            let none = ApiError::new(ErrorCode::NoLeader, "this datacenter has no leader at the moment");
+            Err(none.retry_after_ms(READY_AGAIN_MS).into())
+        }
     }
 }
 

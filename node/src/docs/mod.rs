@@ -38,6 +38,7 @@ pub use intake::check_nesting;
 pub use seat::{Inbox, Outlet, Posted, Seat, outlet};
 
 use crate::config::Fanout;
+use crate::count::Count;
 use crate::shard::Shard;
 use door::{Ask, Door, door};
 use feed::Feeds;
@@ -79,7 +80,7 @@ pub struct DocCounts {
     /// Rooms opened.
     pub rooms_opened: AtomicU64,
     /// Documents that are live in memory now. Rooms of the others have their bytes.
-    pub live: Arc<AtomicU64>,
+    pub live: Count,
     /// Updates taken from editors and kept.
     pub updates: AtomicU64,
     /// Frames given to editors.

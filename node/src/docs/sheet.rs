@@ -3,13 +3,11 @@
 //! A live document takes several times the memory of its bytes. Who only looks on needs none: whoever comes with nothing is
 //! given the bytes as they are, and what has come in since behind them. Anything that has to look into the document wakes it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use bytes::Bytes;
 use meridian_crdt::{Document, Snapshot, UpdateError, YrsDocument};
 
 use super::wire::{self, FROM_NOTHING};
+use crate::count::{Count, Counted};
 
 /// How long nobody must have asked anything of a live document before it is laid to rest.
 pub const REST_AFTER_MS: u64 = 30_000;
@@ -21,7 +19,7 @@ const TAIL_BYTES_MAX: usize = 1 << 20;
 /// The document of a room.
 #[derive(Debug)]
 pub struct Sheet {
-    count: Arc<AtomicU64>,
+    count: Count,
     /// The document, unless it is at rest.
     live: Option<Box<Live>>,
     /// What is there instead.
@@ -44,25 +42,18 @@ struct Rest {
 #[derive(Debug)]
 struct Live {
     document: YrsDocument,
-    count: Arc<AtomicU64>,
+    _counted: Counted,
 }
 
 impl Live {
-    fn new(count: &Arc<AtomicU64>) -> Box<Self> {
-        count.fetch_add(1, Ordering::Relaxed);
-        Box::new(Self { document: YrsDocument::default(), count: count.clone() })
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+    fn new(count: &Count) -> Box<Self> {
+        Box::new(Self { document: YrsDocument::default(), _counted: count.enter().0 })
     }
 }
 
 impl Sheet {
     /// An empty one, live. In `count` it counts itself whenever it is live.
-    pub fn new(count: Arc<AtomicU64>, now_ms: u64) -> Self {
+    pub fn new(count: Count, now_ms: u64) -> Self {
         let live = Some(Live::new(&count));
         Self { count, live, rest: None, whole: None, tail: Vec::new(), used_ms: now_ms }
     }
@@ -181,8 +172,8 @@ mod tests {
         ]
     }
 
-    fn sheet() -> (Sheet, Arc<AtomicU64>) {
-        let count = Arc::new(AtomicU64::new(0));
+    fn sheet() -> (Sheet, Count) {
+        let count = Count::default();
         (Sheet::new(count.clone(), 0), count)
     }
 
@@ -209,18 +200,18 @@ mod tests {
         sheet.tire(2 * REST_AFTER_MS - 1).expect("sound");
         assert!(sheet.is_live(), "somebody has looked into it");
         sheet.tire(2 * REST_AFTER_MS).expect("sound");
-        assert_eq!((sheet.is_live(), live.load(Ordering::Relaxed)), (false, 0));
+        assert_eq!((sheet.is_live(), live.now()), (false, 0));
         assert_eq!(all(&mut sheet), "a");
         sheet.integrate(&b, 0).expect("taken");
         assert_eq!((all(&mut sheet), sheet.is_live()), ("ab".to_owned(), false));
         // Who has something is answered by a live document.
         let have_a = [1, 5, 1];
         assert_eq!(sheet.lacking(&have_a, 0).expect("frames"), [wire::step_2(&b)]);
-        assert_eq!((sheet.is_live(), live.load(Ordering::Relaxed)), (true, 1));
+        assert_eq!((sheet.is_live(), live.now()), (true, 1));
         sheet.integrate(&c, 0).expect("taken");
         assert_eq!(all(&mut sheet), "abc");
         drop(sheet);
-        assert_eq!(live.load(Ordering::Relaxed), 0);
+        assert_eq!(live.now(), 0);
     }
 
     #[test]

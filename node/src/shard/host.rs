@@ -21,7 +21,7 @@ use crate::txn::oplog::{self, ReadBounds};
 use crate::txn::{Item, Outcome, RemoteOutcome, ShardState};
 
 /// Rows of the oplog that one read looks at, wanted or not.
-const READ_ROWS_MAX: usize = 10_000;
+const READ_TXNS_MAX: usize = 10_000;
 /// What an entry takes beyond the one txn that it carries, at most.
 const TXN_FRAME_BYTES: usize = 64;
 
@@ -100,7 +100,7 @@ impl ShardHost {
             ShardState::load(&view).map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         let bounds = ReadBounds {
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
-            rows_max: READ_ROWS_MAX,
+            txns_max: READ_TXNS_MAX,
         };
         let chunk =
             oplog::read(&view, &state, from, have, want, bounds).map_err(|e| failed(e.to_string()))?;

@@ -111,6 +111,12 @@ fn apply_client<C: Cells>(
     Ok(answer)
 }
 
+/// The answer before the first life, which the leader begins as soon as it leads.
+pub(super) fn no_life_yet() -> ApiError {
+    let message = "this datacenter has not begun its first life yet; nothing was changed";
+    ApiError::new(ErrorCode::NoLeader, message).retry_after_ms(200)
+}
+
 fn refused(error: ApiError, touched: Vector) -> Answer {
     Answer::Refused { error, touched }
 }
@@ -165,8 +171,7 @@ fn decide<C: Cells>(
     let (stable, before) = (state.stable.clone(), state.vector.clone());
     let all_seen = |txn: &ClientTxn, cells: &C| looked_at_all(cells, &stable, &before, txn);
     let Some(dot) = state.next_own_dot() else {
-        let error = ApiError::new(ErrorCode::NoLeader, "this datacenter has not begun its first life yet");
-        return Ok(refused(error, Vector::new()));
+        return Ok(refused(no_life_yet(), Vector::new()));
     };
     if let Some(recovery) = &state.recovering {
         return Ok(refused(recovery.refusal(), Vector::new()));

@@ -26,7 +26,7 @@ use meridian_crdt::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::apply::refusal_error;
+use super::apply::{no_life_yet, refusal_error};
 use super::bounds::{TXN_CHECKS_MAX, TXN_PROVISIONAL_ROWS_MAX, TXN_SCANNED_ROWS_MAX, limits};
 use super::entry::{ClientTxn, FRAME_BYTES};
 use super::reads::{ReadCheck, too_many_checks};
@@ -125,8 +125,7 @@ impl<V: ReadCells> Interactive<V> {
             ApiError::new(ErrorCode::Internal, format!("the state of this node cannot be read: {e}"))
         })?;
         if state.own.is_none() {
-            let message = "this datacenter has not begun its first life yet";
-            return Err(ApiError::new(ErrorCode::NoLeader, message).into());
+            return Err(no_life_yet().into());
         }
         Ok(Self {
             view,

@@ -1,6 +1,6 @@
 //! A datacenter that has lost its newest txns: no number that may be in use is given out again.
 
-use meridian_client::wire::ErrorCode;
+use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{CounterOp, Dot, Mutation, OriginName, SetOp, Value};
 
 use super::entry::{Answer, Item, Outcome, RemoteOutcome};
@@ -54,7 +54,8 @@ fn admit(to: &mut TestDc, member: &TestDc) -> Outcome {
 }
 
 fn refused(answer: Answer) -> bool {
-    matches!(answer, Answer::Refused { error, .. } if error.code == ErrorCode::NotCaughtUp)
+    let waits = |error: &ApiError| error.code == ErrorCode::NotCaughtUp && error.retry_after_ms.is_some();
+    matches!(answer, Answer::Refused { error, .. } if waits(&error))
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub struct ReadBounds {
     /// Bytes of txns; at least one wanted txn is returned, however large.
     pub bytes_max: usize,
     /// Txns that are looked at, wanted or not.
-    pub rows_max: usize,
+    pub txns_max: usize,
 }
 
 /// Reads upwards the txns that `want` covers and `have` does not, from the later of `from` and the first of these.
@@ -205,14 +205,14 @@ pub fn read<C: ReadCells>(
 ) -> Result<Chunk, C::Error> {
     let start = from.max(first_wanted(cells, state, have, want)?);
     let mut chunk = Chunk { entries: Vec::new(), next: start };
-    let (mut bytes, mut rows) = (0, 0);
+    let (mut bytes, mut looked_at) = (0, 0);
     visit(cells, start, &mut |position, txn| {
         let Ok(head) = TxnHead::decode(txn) else { return ControlFlow::Continue(()) };
         let wanted = want.covers(head.dot) && !have.covers(head.dot);
-        if (wanted && bytes > 0 && bytes + txn.len() > bounds.bytes_max) || rows >= bounds.rows_max {
+        if (wanted && bytes > 0 && bytes + txn.len() > bounds.bytes_max) || looked_at >= bounds.txns_max {
             return ControlFlow::Break(());
         }
-        rows += 1;
+        looked_at += 1;
         chunk.next = position + 1;
         if wanted {
             bytes += txn.len();
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::txn::bounds::OPLOG_KEPT_TXNS;
 
-    const EVERYTHING: ReadBounds = ReadBounds { bytes_max: usize::MAX, rows_max: usize::MAX };
+    const EVERYTHING: ReadBounds = ReadBounds { bytes_max: usize::MAX, txns_max: usize::MAX };
     const ORIGINS: [Origin; 2] = [Origin(1), Origin(2)];
 
     /// A shard of which two origins write in turn, txns that change nothing.

@@ -252,7 +252,7 @@ impl World {
             .filter(|(_, txn)| !have.covers(TxnHead::decode(txn).expect("own").dot))
             .collect();
         let bounds =
-            ReadBounds { bytes_max: self.rng.random_range(1..500), rows_max: self.rng.random_range(1..20) };
+            ReadBounds { bytes_max: self.rng.random_range(1..500), txns_max: self.rng.random_range(1..20) };
         let (mut from, mut got) = (0, Vec::new());
         loop {
             let chunk = oplog::read(dc.cells(), state, from, &have, &want, bounds).expect("memory");

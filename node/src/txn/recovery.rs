@@ -39,7 +39,7 @@ impl Recovery {
     pub fn refusal(&self) -> ApiError {
         let message = "this datacenter has lost its newest txns; it takes writes again when it has back what every other \
                        one holds for stable; nothing was changed";
-        ApiError::new(ErrorCode::NotCaughtUp, message)
+        ApiError::new(ErrorCode::NotCaughtUp, message).retry_after_ms(1_000)
     }
 }
 

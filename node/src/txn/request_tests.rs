@@ -104,6 +104,8 @@ fn nothing_is_remembered_before_the_first_life() {
     let codes: Vec<_> =
         reply.outcomes.iter().map(|o| if let Outcome::Client(a) = o { code(a) } else { None }).collect();
     assert_eq!(codes, [Some(ErrorCode::NoLeader), None, None, None]);
+    let Outcome::Client(Answer::Refused { error, .. }) = &reply.outcomes[0] else { panic!("refused") };
+    assert_eq!(error.retry_after_ms, Some(200), "it is done when it is repeated");
     assert!(matches!(&reply.outcomes[2], Outcome::Refused(_)), "a repeated proposal begins no second life");
 }
 

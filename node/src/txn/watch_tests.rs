@@ -150,7 +150,7 @@ impl World {
     /// Lets a watcher take at most so many txns; says whether there is more.
     fn watch(&mut self, n: usize, most: usize) -> bool {
         let bounds =
-            ReadBounds { bytes_max: self.rng.random_range(1..2_000), rows_max: self.rng.random_range(1..30) };
+            ReadBounds { bytes_max: self.rng.random_range(1..2_000), txns_max: self.rng.random_range(1..30) };
         let watcher = &mut self.watchers[n];
         if watcher.upcoming.is_empty() {
             let cells = || Ok(self.dcs[watcher.at].cells().clone());

@@ -1,6 +1,5 @@
 //! All watches of this node: how many there may be, what they share, and what is counted of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,16 +8,17 @@ use tokio::sync::watch;
 
 use super::recent::Recent;
 use super::walk::Expired;
+use crate::count::{Count, Counted};
 use crate::txn::oplog::ReadBounds;
 
-/// Rows of the oplog that one read looks at, wanted or not.
-const READ_ROWS_MAX: usize = 10_000;
+/// Txns of the oplog that one read looks at, wanted or not.
+const READ_TXNS_MAX: usize = 10_000;
 
 /// Bounds of the watches of one node; from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchBounds {
     /// Open watches; a further one is refused.
-    pub watches_max: u64,
+    pub watches_max: usize,
     /// Bytes of txns that a watch reads ahead of what its client takes.
     pub chunk_bytes: usize,
     /// How often a watch whose cursor moves without a txn to show tells where it stands.
@@ -31,7 +31,7 @@ pub struct WatchBounds {
 #[derive(Debug, Default)]
 pub struct WatchCounts {
     /// Open now.
-    pub open: AtomicU64,
+    pub open: Count,
     /// Refused because there were too many.
     pub refused: AtomicU64,
     /// Events with a txn.
@@ -64,16 +64,14 @@ impl Watches {
     }
 
     pub(super) fn read_bounds(&self) -> ReadBounds {
-        ReadBounds { bytes_max: self.bounds.chunk_bytes, rows_max: READ_ROWS_MAX }
+        ReadBounds { bytes_max: self.bounds.chunk_bytes, txns_max: READ_TXNS_MAX }
     }
 
     /// Counts a watch in, unless there are too many.
-    pub(super) fn open(self: &Arc<Self>) -> Result<Open, ApiError> {
-        let before = self.counts.open.fetch_add(1, Ordering::AcqRel);
-        // Counted out again by its drop, also when it is refused.
-        let open = Open(self.clone());
+    pub(super) fn open(&self) -> Result<Counted, ApiError> {
+        let (counted, before) = self.counts.open.enter();
         if before < self.bounds.watches_max {
-            return Ok(open);
+            return Ok(counted);
         }
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         let message = "this node has as many watches open as it takes; watch at another node";
@@ -90,23 +88,15 @@ impl Watches {
     }
 }
 
-/// One open watch; counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Open(Arc<Watches>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.counts.open.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use meridian_crdt::{Dot, Origin, Vector};
 
     use super::*;
 
-    fn watches(watches_max: u64) -> Arc<Watches> {
+    fn watches(watches_max: usize) -> Arc<Watches> {
         let second = Duration::from_secs(1);
         let bounds =
             WatchBounds { watches_max, chunk_bytes: 1, progress_interval: second, keep_alive: second };

@@ -25,6 +25,7 @@ use recent::FetchError;
 use stream::{Shown, Step, Stream};
 use walk::What;
 
+use crate::count::Counted;
 use crate::shard::Shard;
 use crate::shard::published::Published;
 use crate::txn::ShardState;
@@ -124,7 +125,7 @@ pub struct Watch {
     progress_at: Instant,
     /// When the last event was given out; `None` while the client waits for the next.
     given_at_ms: Option<u64>,
-    _open: hub::Open,
+    _open: Counted,
 }
 
 impl Shard {

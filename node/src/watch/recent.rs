@@ -140,7 +140,7 @@ mod tests {
     use super::super::walk::What;
     use super::*;
 
-    const BOUNDS: ReadBounds = ReadBounds { bytes_max: 1 << 20, rows_max: 100_000 };
+    const BOUNDS: ReadBounds = ReadBounds { bytes_max: 1 << 20, txns_max: 100_000 };
 
     /// Rows with an oplog of so many txns of one origin.
     fn grow(cells: &mut MemCells, state: &mut ShardState, txns: u64) {
@@ -191,7 +191,7 @@ mod tests {
             assert_eq!(live.len() as u64, TXNS_MAX / 2);
         }
         assert_eq!(recent.0.lock().expect("whole").txns.len() as u64, TXNS_MAX);
-        let bounds = ReadBounds { bytes_max: 10_000, rows_max: 100_000 };
+        let bounds = ReadBounds { bytes_max: 10_000, txns_max: 100_000 };
         let (mut own, mut shared) = (0, 0);
         while behind.next() <= state.oplog_end {
             for upcoming in recent.fetch(&mut behind, || Ok(cells.clone()), bounds).expect("memory") {

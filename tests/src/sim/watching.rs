@@ -28,7 +28,7 @@ const LOOK_MS_MAX: u64 = 60;
 /// Txns that a watcher takes at a time.
 const STEPS_MAX: u64 = 20;
 /// What a node reads at a time.
-const BOUNDS: ReadBounds = ReadBounds { bytes_max: 1_500, rows_max: 40 };
+const BOUNDS: ReadBounds = ReadBounds { bytes_max: 1_500, txns_max: 40 };
 
 /// What watchers saw, in numbers.
 #[derive(Clone, Copy, Debug, Default)]

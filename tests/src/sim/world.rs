@@ -29,7 +29,7 @@ pub(super) const TIDY_EVERY_MS: u64 = 500;
 /// How often nodes of a datacenter compare their clocks.
 const CLOCKS_EVERY_MS: u64 = 500;
 /// Rows of the oplog that one read looks at.
-const READ_ROWS_MAX: usize = 10_000;
+const READ_TXNS_MAX: usize = 10_000;
 /// How often a commit without a majority is tried again.
 const COMMIT_RETRY_MS: u64 = 40;
 /// How long confirming leadership with a majority takes at most.
@@ -473,7 +473,7 @@ impl World for Cluster {
         bytes_max: u64,
     ) -> Result<OplogChunk, String> {
         let node = self.node(at);
-        let bounds = ReadBounds { bytes_max: bytes_max as usize, rows_max: READ_ROWS_MAX };
+        let bounds = ReadBounds { bytes_max: bytes_max as usize, txns_max: READ_TXNS_MAX };
         let chunk = oplog::read(&node.rows, &node.state, from, lacking, want, bounds)
             .unwrap_or_else(|never| match never {});
         Ok(OplogChunk { entries: chunk.entries, next: chunk.next })

@@ -5,31 +5,13 @@
 //! and whoever waits for several is woken once. Redis answers what one wait of its event loop brought in the same way.
 
 use std::future::poll_fn;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+
+use crate::count::Count;
 
 thread_local! {
     /// How many connections have given way on this thread and have not gone on yet, on whichever thread they do.
-    static WAITING: Arc<AtomicUsize> = Arc::default();
-}
-
-/// One of those that wait.
-struct Waiting(Arc<AtomicUsize>);
-
-impl Waiting {
-    /// Joins those that wait on this thread; says whether there was one.
-    fn join() -> (Self, bool) {
-        let waiting = WAITING.with(Arc::clone);
-        let others = waiting.fetch_add(1, Ordering::Relaxed);
-        (Self(waiting), others > 0)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    static WAITING: Count = Count::default();
 }
 
 /// Lets others that are ready have their turn.
@@ -38,8 +20,8 @@ impl Drop for Waiting {
 /// after it queue up behind what is ready now, without waiting for more: a task that queues may wake a thread that is
 /// idle, which a lone request should not.
 pub async fn give_way() {
-    let (_waiting, is_behind_others) = Waiting::join();
-    if !is_behind_others {
+    let (_waiting, others) = WAITING.with(Count::enter);
+    if others == 0 {
         return tokio::task::yield_now().await;
     }
     let mut has_queued = false;
@@ -58,6 +40,8 @@ mod tests {
     use std::cell::RefCell;
     use std::pin::pin;
     use std::rc::Rc;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Context;
 
     use futures_util::task::{ArcWake, waker};
@@ -66,7 +50,7 @@ mod tests {
     use super::*;
 
     fn waiting() -> usize {
-        WAITING.with(|waiting| waiting.load(Ordering::Relaxed))
+        WAITING.with(Count::now)
     }
 
     /// Story: three connections have requests at once. All are read before the first is answered; those behind the first

@@ -9,7 +9,7 @@ use meridian_crdt::{Value, Vector};
 use super::ANSWER_BYTES_MAX;
 use super::transactions::Owned;
 use crate::access::{Right, Shown};
-use crate::api::calls::{self, Body, Done, InFlight, Refused, Session};
+use crate::api::calls::{self, Body, Done, Refused, Session};
 use crate::api::{Api, ops};
 
 /// What HTTP counts as its method, for requests that came in frames.
@@ -36,7 +36,7 @@ pub fn answer_at_once(api: &Api, shown: &Shown, mut request: Request) -> Result<
     let started_ms = api.shard.seams.clock.monotonic_ms();
     // What cannot be done is refused where all requests are.
     let terms = admit(api, shown, &request.verb).and_then(|()| session(api, &request));
-    let terms = terms.ok().zip(InFlight::enter(api).ok());
+    let terms = terms.ok().zip(calls::enter(api).ok());
     let view = terms.and_then(|(session, counted)| {
         let view = api.shard.read_now(session.consistency, &session.dots)?;
         Some((session, counted, view))
@@ -74,7 +74,7 @@ where
     let (id, route) = (request.id, request.verb.name());
     let started_ms = api.shard.seams.clock.monotonic_ms();
     let own = own_token(api, &request);
-    let done = match InFlight::enter(api) {
+    let done = match calls::enter(api) {
         Err(error) => Err(Box::new(refusal(id, error, own))),
         Ok(_counted) => {
             let acting = act(request, own.clone());
