@@ -203,7 +203,7 @@ fn at_equal_load(out: &mut String, results: &Results) {
     out.push_str(
         "\n## Latency at equal load\n\nAll systems were given as many operations per second, as many as the workload's name says, \
          by 64 clients. Latencies, in milliseconds, count from when an operation was due, so that a stall is seen in all that waited \
-         for it; up to a millisecond or two of each is the load generator's timer.\n\n\
+         for it.\n\n\
          | Workload | Meridian p50 / p99 / p99.9 | etcd p50 / p99 / p99.9 | Redis p50 / p99 / p99.9 | p99 to etcd's | to Redis' |\n\
          |---|--:|--:|--:|--:|--:|\n",
     );

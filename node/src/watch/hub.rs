@@ -112,7 +112,7 @@ mod tests {
             assert_eq!((refused.code, refused.retry_after_ms), (ErrorCode::Overloaded, Some(1_000)));
         }
         drop(open);
-        watches.open().expect("there is room again");
+        drop(watches.open().expect("there is room again"));
         assert_eq!(watches.counts.refused.load(Ordering::Relaxed), 3);
     }
 
