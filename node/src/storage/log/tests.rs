@@ -11,18 +11,23 @@ use super::super::{Folder, FolderConfig, Identity, LogCounts, Opened, StorageErr
 use super::record::{HEAD_LEN, record_len};
 use super::replay::{Found, replay};
 use super::segment::{Files, RECORDS_FROM, path_of};
-use crate::seams::{Disk, InlineExecutor, Seams, SimDisk};
+use crate::seams::{DIRECT_ALIGN, Disk, InlineExecutor, Seams, SimDisk};
 
 const FOLDER: &str = "/data";
 const SEGMENT: u32 = 4 << 10;
 const SECTOR: usize = 512;
 
 fn open(disk: &SimDisk) -> Result<Opened, StorageError> {
+    open_of(disk, SEGMENT)
+}
+
+/// The same with segments of `segment_bytes`.
+fn open_of(disk: &SimDisk, segment_bytes: u32) -> Result<Opened, StorageError> {
     let seams =
         Seams { disk: Arc::new(disk.clone()), executor: Arc::new(InlineExecutor), ..Seams::production() };
     let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: 1 };
     let config = FolderConfig::new(FOLDER, identity);
-    Folder::open(FolderConfig { log_segment_bytes: SEGMENT, entry_cache_bytes: 0, ..config }, &seams)
+    Folder::open(FolderConfig { log_segment_bytes: segment_bytes, entry_cache_bytes: 0, ..config }, &seams)
 }
 
 /// The entry at `index`: its length is a multiple of 8, so that no bit of its record is padding.
@@ -126,24 +131,31 @@ fn a_torn_last_write_is_cut_off_wherever_it_tears() {
 }
 
 /// Story: of the last batch only the head of its first record did not arrive, so that all of it is cut off. The record that
-/// is written in its place is as long, and behind it stands the rest of the old batch, whole.
+/// is written in its place is as long, and behind it stands the rest of the old batch, whole: it begins where a page does, so
+/// that no zeros were written over it.
 #[test]
 fn what_was_cut_off_does_not_come_back_behind_a_record_of_the_same_length() {
     let disk = SimDisk::new();
-    let opened = open(&disk).unwrap();
+    let open = |disk: &SimDisk| open_of(disk, 4 * DIRECT_ALIGN as u32).unwrap();
+    let opened = open(&disk);
     append(&opened, 1..2);
     let start = write_position(&opened);
-    let old = |index| (index, Bytes::from(vec![index as u8; 2 * SECTOR]));
+    let end = start.next_multiple_of(DIRECT_ALIGN);
+    let len = end - start - HEAD_LEN as usize;
+    let old = |index| (index, Bytes::from(vec![index as u8; len]));
     try_append(&opened, (2..4).map(old).collect()).unwrap();
     drop(opened);
-    assert_eq!(found(&disk).unwrap().segments.len(), 1, "all of it stands in one segment");
+    let before = found(&disk).unwrap();
+    assert_eq!(before.segments.len(), 1, "all of it stands in one segment");
+    assert_eq!(read(&before).unwrap().last(), Some(&old(3)));
     lose(&disk, 1, start..(start / SECTOR + 1) * SECTOR);
-    let opened = open(&disk).unwrap();
+    let opened = open(&disk);
     assert_eq!(entries(&opened), expected(1..2));
-    let new = (2, Bytes::from(vec![0xee; 2 * SECTOR]));
+    let new = (2, Bytes::from(vec![0xee; len]));
     try_append(&opened, vec![new.clone()]).unwrap();
+    assert_eq!(write_position(&opened), end, "the old record begins there");
     drop(opened);
-    let again = entries(&open(&disk).unwrap());
+    let again = entries(&open(&disk));
     assert_eq!(again.last(), Some(&new));
 }
 
