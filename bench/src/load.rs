@@ -227,15 +227,13 @@ impl Worker {
     ) -> Result<bool, String> {
         for (id, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
             // At a rate, latency counts from when an operation was due, so that a stall is not hidden.
-            let due = match &self.pace {
-                None => None,
-                Some(pace) => match pace.next().await {
-                    None => break,
-                    due => due,
-                },
+            let since = match &self.pace {
+                Some(pace) => pace.next().await,
+                None => Some(Instant::now()),
             };
+            let Some(since) = since else { break };
             let Some(op) = self.source.next(random) else { break };
-            *slot = Some(due.unwrap_or_else(Instant::now));
+            *slot = Some(since);
             connection.queue(u8::try_from(id).unwrap_or(u8::MAX), op)?;
         }
         Ok(slots.iter().any(Option::is_some))

@@ -6,8 +6,8 @@
 //! which the operating system lets sleep until the microsecond.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -28,8 +28,8 @@ impl Pace {
     pub fn begin(start: Instant, end: Instant, per_second: f64) -> io::Result<Arc<Self>> {
         let pace = Self { start, end, per_second, due: Semaphore::new(0), taken: AtomicU64::new(0) };
         let pace = Arc::new(pace);
-        let weak = Arc::downgrade(&pace);
-        std::thread::Builder::new().name("pace".into()).spawn(move || keep(&weak))?;
+        let kept = pace.clone();
+        std::thread::Builder::new().name("pace".into()).spawn(move || keep(&kept))?;
         Ok(pace)
     }
 
@@ -44,12 +44,12 @@ impl Pace {
     }
 }
 
-fn keep(pace: &Weak<Pace>) {
+fn keep(pace: &Arc<Pace>) {
     for number in 0.. {
-        let Some(due) = pace.upgrade().map(|pace| pace.due_at(number)) else { return };
+        let due = pace.due_at(number);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let Some(pace) = pace.upgrade() else { return };
-        if due >= pace.end {
+        let nobody_asks = Arc::strong_count(pace) == 1;
+        if nobody_asks || due >= pace.end {
             return pace.due.close();
         }
         pace.due.add_permits(1);

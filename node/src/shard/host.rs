@@ -17,11 +17,9 @@ use crate::peer::PeerClient;
 use crate::raft::{ENTRY_BYTES_MAX, ProposeError};
 use crate::seams::Seams;
 use crate::storage::StateStore;
-use crate::txn::oplog::{self, ReadBounds};
+use crate::txn::oplog::{self, READ_TXNS_MAX, ReadBounds};
 use crate::txn::{Item, Outcome, RemoteOutcome, ShardState};
 
-/// Rows of the oplog that one read looks at, wanted or not.
-const READ_TXNS_MAX: usize = 10_000;
 /// What an entry takes beyond the one txn that it carries, at most.
 const TXN_FRAME_BYTES: usize = 64;
 

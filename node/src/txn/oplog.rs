@@ -185,6 +185,9 @@ pub struct Chunk {
     pub next: u64,
 }
 
+/// Txns that one read of a node looks at, wanted or not.
+pub const READ_TXNS_MAX: usize = 10_000;
+
 /// How much one read may take.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadBounds {

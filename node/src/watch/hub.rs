@@ -9,10 +9,7 @@ use tokio::sync::watch;
 use super::recent::Recent;
 use super::walk::Expired;
 use crate::count::{Count, Counted};
-use crate::txn::oplog::ReadBounds;
-
-/// Txns of the oplog that one read looks at, wanted or not.
-const READ_TXNS_MAX: usize = 10_000;
+use crate::txn::oplog::{READ_TXNS_MAX, ReadBounds};
 
 /// Bounds of the watches of one node; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -90,17 +87,15 @@ impl Watches {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use meridian_crdt::{Dot, Origin, Vector};
 
     use super::*;
 
-    fn watches(watches_max: usize) -> Arc<Watches> {
+    fn watches(watches_max: usize) -> Watches {
         let second = Duration::from_secs(1);
         let bounds =
             WatchBounds { watches_max, chunk_bytes: 1, progress_interval: second, keep_alive: second };
-        Arc::new(Watches::new(7, bounds, watch::channel(false).1))
+        Watches::new(7, bounds, watch::channel(false).1)
     }
 
     #[test]

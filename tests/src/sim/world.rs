@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use meridian::txn::oplog::{self, ReadBounds};
+use meridian::txn::oplog::{self, READ_TXNS_MAX, ReadBounds};
 use meridian::txn::{Answer as CommitAnswer, Item, Outcome, RemoteOutcome};
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::hlc::Clock;
@@ -28,8 +28,6 @@ use super::watching::Watcher;
 pub(super) const TIDY_EVERY_MS: u64 = 500;
 /// How often nodes of a datacenter compare their clocks.
 const CLOCKS_EVERY_MS: u64 = 500;
-/// Rows of the oplog that one read looks at.
-const READ_TXNS_MAX: usize = 10_000;
 /// How often a commit without a majority is tried again.
 const COMMIT_RETRY_MS: u64 = 40;
 /// How long confirming leadership with a majority takes at most.
