@@ -136,25 +136,47 @@ impl Stored {
 
     /// Decodes what a part of `row` holds. Payloads stay slices of `row`.
     pub fn decode_part(row: &Bytes, part: &[u8]) -> Result<Stored, DecodeError> {
-        let mut input = Reader::new(part);
-        match input.u8()? {
-            VERSION => {}
-            other => return Err(DecodeError::UnknownVersion(other)),
-        }
-        let queued = input.varint()?;
         let mut dots: SmallVec<[Held; 1]> = SmallVec::new();
-        for _ in 0..input.varint()? {
-            let origin = Origin(input.u32()?);
-            let dot = Dot::new(origin, input.varint()?);
-            if dots.last().is_some_and(|last| last.dot.origin >= origin) {
-                return Err(DecodeError::Malformed);
-            }
-            let hlc = input.u64()?;
-            dots.push(Held { dot, hlc, payload: row.slice_ref(input.bytes()?) });
-        }
-        input.finish()?;
+        let queued = read_cell(part, |dot, hlc, payload| {
+            dots.push(Held { dot, hlc, payload: row.slice_ref(payload) });
+        })?;
         Ok(Stored { cell: Cell { dots }, queued })
     }
+}
+
+/// Visits the dots of an encoded cell in the order of their origins, each with its stamp and its payload, and returns the
+/// number of its row in the sweep queue.
+fn read_cell<'c>(cell: &'c [u8], mut visit: impl FnMut(Dot, u64, &'c [u8])) -> Result<u64, DecodeError> {
+    let mut input = Reader::new(cell);
+    match input.u8()? {
+        VERSION => {}
+        other => return Err(DecodeError::UnknownVersion(other)),
+    }
+    let queued = input.varint()?;
+    let mut last = None;
+    for _ in 0..input.varint()? {
+        let origin = Origin(input.u32()?);
+        let dot = Dot::new(origin, input.varint()?);
+        if last.replace(origin).is_some_and(|last| last >= origin) {
+            return Err(DecodeError::Malformed);
+        }
+        let hlc = input.u64()?;
+        visit(dot, hlc, input.bytes()?);
+    }
+    input.finish()?;
+    Ok(queued)
+}
+
+/// The payload of [`Cell::winner`], where it stands in an encoded cell.
+pub(crate) fn winning_payload(cell: &[u8]) -> Result<Option<&[u8]>, DecodeError> {
+    let mut winner = None;
+    read_cell(cell, |dot, hlc, payload| {
+        let stamp = (hlc, dot.origin);
+        if winner.is_none_or(|(highest, _)| stamp > highest) {
+            winner = Some((stamp, payload));
+        }
+    })?;
+    Ok(winner.map(|(_, payload)| payload))
 }
 
 /// What a cell adds to the digest of its key; 0 if it reads as nothing.

@@ -38,6 +38,16 @@ pub trait ReadCells {
     /// The row under `key`.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Self::Error>;
 
+    /// What `see` makes of the row under `key`, which it is shown where it stands.
+    fn look<T>(
+        &self,
+        table: Table,
+        key: &[u8],
+        see: impl FnOnce(Option<&Bytes>) -> T,
+    ) -> Result<T, Self::Error> {
+        Ok(see(self.get(table, key)?.as_ref()))
+    }
+
     /// Visits the rows with `from <= key`, and `key < to` where `to` is given, in ascending byte order, until
     /// `visit` breaks.
     fn scan(
@@ -54,6 +64,15 @@ impl<C: ReadCells> ReadCells for &C {
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Self::Error> {
         (**self).get(table, key)
+    }
+
+    fn look<T>(
+        &self,
+        table: Table,
+        key: &[u8],
+        see: impl FnOnce(Option<&Bytes>) -> T,
+    ) -> Result<T, Self::Error> {
+        (**self).look(table, key, see)
     }
 
     fn scan(

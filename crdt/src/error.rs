@@ -34,7 +34,6 @@ impl<E> From<E> for StoreError<E> {
 
 impl<E> StoreError<E> {
     pub(crate) fn corrupt(table: Table, key: &[u8]) -> impl FnOnce(DecodeError) -> Self {
-        let key = key.to_vec();
-        move |why| StoreError::Corrupt { table, key, why }
+        move |why| StoreError::Corrupt { table, key: key.to_vec(), why }
     }
 }

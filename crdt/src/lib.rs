@@ -58,7 +58,7 @@ pub use error::StoreError;
 pub use execute::{Ctx, ExecuteError, Executed, Limits, Refusal, execute, prepare};
 pub use explain::{Explained, ExplainedCell, ExplainedDot, explain};
 pub use glance::{Glance, glance};
-pub use header::Version;
+pub use header::{Digits, Version};
 pub use hlc::{Clock, ClockError, Observed, unix_ms};
 pub use id::{Dot, NoDot, Origin, OriginName};
 pub use keys::{Key, KeyError, check_space};

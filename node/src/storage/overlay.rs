@@ -6,6 +6,7 @@
 //! what is written and removed again before a checkpoint costs the file nothing.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, btree_map};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -29,12 +30,30 @@ type Rows = OrdMap<RowKey, Row>;
 
 /// Keys of up to so many bytes stand in their node, where comparing them costs no other memory.
 const KEY_IN_PLACE_MAX: usize = 38;
+/// Bytes of a word, in which such keys are compared.
+const WORD_BYTES: usize = 8;
 
-/// The key of a row, looked up by a slice. A long one is shared by the copies of its node.
+/// The key of a row. A long one is shared by the copies of its node.
 #[derive(Clone, Debug)]
 enum RowKey {
+    /// Its length, and its bytes with zeros behind them.
     InPlace(u8, [u8; KEY_IN_PLACE_MAX]),
     Shared(Arc<[u8]>),
+}
+
+/// Compares two keys in place: as their bytes compare, several at once. Of two that differ in zeros at their ends only, which
+/// stand in both, the longer one comes later.
+fn compare_in_place(
+    (a_len, a): (u8, &[u8; KEY_IN_PLACE_MAX]),
+    (b_len, b): (u8, &[u8; KEY_IN_PLACE_MAX]),
+) -> Ordering {
+    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<WORD_BYTES>(), b.as_chunks::<WORD_BYTES>());
+    for (a, b) in a_words.iter().zip(b_words) {
+        if a != b {
+            return u64::from_be_bytes(*a).cmp(&u64::from_be_bytes(*b));
+        }
+    }
+    a_rest.cmp(b_rest).then(a_len.cmp(&b_len))
 }
 
 impl From<&[u8]> for RowKey {
@@ -70,14 +89,19 @@ impl PartialEq for RowKey {
 impl Eq for RowKey {}
 
 impl PartialOrd for RowKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for RowKey {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (**self).cmp(&**other)
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (RowKey::InPlace(a_len, a), RowKey::InPlace(b_len, b)) => {
+                compare_in_place((*a_len, a), (*b_len, b))
+            }
+            _ => (**self).cmp(&**other),
+        }
     }
 }
 
@@ -107,11 +131,6 @@ impl Layer {
 
     fn rows(&self, table: Table) -> &Rows {
         &self.tables[usize::from(table.0) % Table::COUNT]
-    }
-
-    /// What became of a row: nothing if the layer does not say.
-    fn get(&self, table: Table, key: &[u8]) -> Option<Option<Bytes>> {
-        self.rows(table).get(key).cloned()
     }
 
     fn insert(&mut self, table: usize, key: RowKey, value: Row) {
@@ -188,9 +207,21 @@ pub(super) fn get(
     table: Table,
     key: &[u8],
 ) -> Result<Option<Bytes>, StorageError> {
-    match layers.into_iter().flatten().find_map(|layer| layer.get(table, key)) {
-        Some(row) => Ok(row),
-        None => base.get(table, key),
+    look(layers, base, table, key, |row| row.cloned())
+}
+
+/// What `see` makes of the row under `key`, as [`get`] returns it.
+pub(super) fn look<T>(
+    layers: Layers<'_>,
+    base: &Base,
+    table: Table,
+    key: &[u8],
+    see: impl FnOnce(Option<&Bytes>) -> T,
+) -> Result<T, StorageError> {
+    let row_key = RowKey::from(key);
+    match layers.into_iter().flatten().find_map(|layer| layer.rows(table).get(&row_key)) {
+        Some(row) => Ok(see(row.as_ref())),
+        None => Ok(see(base.get(table, key)?.as_ref())),
     }
 }
 
@@ -301,5 +332,38 @@ impl<'l> Changed<'l> {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys that differ before, in and behind each place where the bytes of a word or of the room end, in zeros too.
+    fn keys() -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        for len in 0..=KEY_IN_PLACE_MAX + 2 {
+            keys.push(vec![0; len]);
+            keys.push(vec![0xff; len]);
+            for at in 0..len {
+                for byte in [1, 0x80] {
+                    let mut key = vec![0; len];
+                    key[at] = byte;
+                    keys.push(key);
+                }
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_their_bytes() {
+        let keys: Vec<_> = keys().into_iter().map(|key| (RowKey::from(&*key), key)).collect();
+        for (a_row, a) in &keys {
+            assert_eq!(**a_row, **a);
+            for (b_row, b) in &keys {
+                assert_eq!((a_row.cmp(b_row), a_row == b_row), (a.cmp(b), a == b), "{a:?} and {b:?}");
+            }
+        }
     }
 }

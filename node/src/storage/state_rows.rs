@@ -69,6 +69,15 @@ impl ReadCells for StateView {
         overlay::get(self.0.layers(), &self.0.base, table, key)
     }
 
+    fn look<T>(
+        &self,
+        table: Table,
+        key: &[u8],
+        see: impl FnOnce(Option<&Bytes>) -> T,
+    ) -> Result<T, StorageError> {
+        overlay::look(self.0.layers(), &self.0.base, table, key, see)
+    }
+
     fn scan(
         &self,
         table: Table,
