@@ -24,7 +24,7 @@ use super::error::{ApiError, ErrorCode};
 use super::headers::{self, Commit, Consistency};
 use super::msgpack::{self, Borrowed};
 use super::request::{self, Document, Fields};
-pub use answer::{Frame, Part, Staleness, encode_done};
+pub use answer::{Field, Frame, Part, Staleness, encode_done};
 
 /// The version of the protocol that this code speaks.
 pub const VERSION: u64 = 1;
@@ -243,11 +243,8 @@ impl Request {
 
     /// Reads a frame. An error comes with the request's id, if that much could be read.
     pub fn decode(frame: &[u8]) -> Result<Request, (Option<u64>, ApiError)> {
-        let frame = msgpack::borrow(frame).map_err(|e| (None, e))?;
         let shape = || (None, ApiError::new(ErrorCode::BadMsgpack, "a request is [id, verb, {arguments}]"));
-        let parts: [Borrowed<'_>; 3] =
-            frame.into_items().and_then(|items| items.try_into().ok()).ok_or_else(shape)?;
-        let [id, verb, args] = parts;
+        let [id, verb, args] = msgpack::borrow_array(frame).map_err(|e| (None, e))?.ok_or_else(shape)?;
         let id = id.as_integer().and_then(|id| u64::try_from(id).ok()).ok_or_else(shape)?;
         let read = || {
             let verb = verb.as_text().ok_or_else(|| bad("the verb of a request is a text"))?;

@@ -127,13 +127,32 @@ pub fn borrow(bytes: &[u8]) -> Result<Borrowed<'_>, ApiError> {
     read(bytes, VALUES_MAX)
 }
 
+/// Reads what [`borrow`] does if it is an array of `N` values, which then need no place of their own; nothing if it is not.
+pub fn borrow_array<const N: usize>(bytes: &[u8]) -> Result<Option<[Borrowed<'_>; N]>, ApiError> {
+    let mut input = Input { bytes, values_left: VALUES_MAX };
+    let mut read = || {
+        let marker = input.marker()?;
+        if input.array_len(marker)? != Some(N) {
+            return Ok(None);
+        }
+        let mut items = [const { Borrowed::Nil }; N];
+        for item in &mut items {
+            *item = input.value(1)?;
+        }
+        input.end()?;
+        Ok(Some(items))
+    };
+    read().map_err(malformed)
+}
+
 fn read(bytes: &[u8], values_max: usize) -> Result<Borrowed<'_>, ApiError> {
     let mut input = Input { bytes, values_left: values_max };
-    let value = input.value(0).and_then(|value| match input.bytes {
-        [] => Ok(value),
-        _ => Err(Malformed::Trailing),
-    });
-    value.map_err(|why| ApiError::new(ErrorCode::BadMsgpack, why.to_string()))
+    let value = input.value(0).and_then(|value| input.end().map(|()| value));
+    value.map_err(malformed)
+}
+
+fn malformed(why: Malformed) -> ApiError {
+    ApiError::new(ErrorCode::BadMsgpack, why.to_string())
 }
 
 /// A value in the bytes that it was read from. Frames are taken apart in this form, so that only what is kept of them is
@@ -265,6 +284,9 @@ impl<'a> Input<'a> {
         if let Some(text) = self.text(marker)? {
             return Ok(Borrowed::Str(text));
         }
+        if let Some(len) = self.array_len(marker)? {
+            return self.array(len, depth);
+        }
         Ok(match marker {
             Marker::Null => Borrowed::Nil,
             Marker::True => Borrowed::Bool(true),
@@ -275,9 +297,6 @@ impl<'a> Input<'a> {
             Marker::Bin8 => self.len8().and_then(|len| self.binary(len))?,
             Marker::Bin16 => self.len16().and_then(|len| self.binary(len))?,
             Marker::Bin32 => self.len32().and_then(|len| self.binary(len))?,
-            Marker::FixArray(len) => self.array(usize::from(len), depth)?,
-            Marker::Array16 => self.len16().and_then(|len| self.array(len, depth))?,
-            Marker::Array32 => self.len32().and_then(|len| self.array(len, depth))?,
             Marker::FixMap(len) => self.map(usize::from(len), depth)?,
             Marker::Map16 => self.len16().and_then(|len| self.map(len, depth))?,
             Marker::Map32 => self.len32().and_then(|len| self.map(len, depth))?,
@@ -295,6 +314,20 @@ impl<'a> Input<'a> {
             _ => return Ok(None),
         };
         std::str::from_utf8(self.take(len)?).map(Some).map_err(|_| Malformed::NotUtf8)
+    }
+
+    /// The length of the array that begins with this marker, if it is that of one.
+    fn array_len(&mut self, marker: Marker) -> Result<Option<usize>, Malformed> {
+        Ok(Some(match marker {
+            Marker::FixArray(len) => usize::from(len),
+            Marker::Array16 => self.len16()?,
+            Marker::Array32 => self.len32()?,
+            _ => return Ok(None),
+        }))
+    }
+
+    fn end(&self) -> Result<(), Malformed> {
+        if self.bytes.is_empty() { Ok(()) } else { Err(Malformed::Trailing) }
     }
 
     fn integer(&mut self, marker: Marker) -> Result<Borrowed<'a>, Malformed> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use meridian_client::wire::frame::{Part, RequestId};
+use meridian_client::wire::frame::{Field, Part, RequestId};
 use meridian_client::wire::headers::{Commit, Consistency};
 use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
 use meridian_crdt::{
@@ -314,22 +314,24 @@ pub fn listing_body(listing: &meridian_crdt::Listing, prefix: &str) -> Body {
 
 /// `{"type":..,"value":..,"version":..}` and what belongs to pages. The `cursor` is bytes.
 pub fn content_body(content: &Content) -> Body {
-    content_parts(content).into_iter().map(|(name, part)| (name.to_owned(), part.into_value())).collect()
+    let fields = content_fields(content).into_iter().flatten();
+    fields.map(|(name, part)| (name.to_owned(), part.into_value())).collect()
 }
 
-/// The fields of [`content_body`] in the order of their names.
-pub fn content_parts(content: &Content) -> Vec<(&'static str, Part<'_>)> {
+/// What [`content_body`] may have, in the order of names.
+pub fn content_fields(content: &Content) -> [Field<'_>; 6] {
     let value = || match &content.value {
         ReadValue::Register(value) => Cow::Borrowed(value),
         value => Cow::Owned(value.to_value()),
     };
-    let cursor = content.cursor.as_deref().map(|cursor| ("cursor", Part::Bytes(cursor)));
-    let present = content.present.map(|present| ("present", Part::Value(Cow::Owned(Value::Bool(present)))));
-    let size = content.size.map(|size| ("size", Part::Value(Cow::Owned(count(size)))));
-    let value = present.is_none().then(|| ("value", Part::Value(value())));
-    let version = ("version", Part::Text(Cow::Owned(content.version.to_string())));
-    let ty = ("type", Part::Text(Cow::Borrowed(content.ty.name())));
-    [cursor, present, size, Some(ty), value, Some(version)].into_iter().flatten().collect()
+    [
+        content.cursor.as_deref().map(|cursor| ("cursor", Part::Bytes(cursor))),
+        content.present.map(|present| ("present", Part::Value(Cow::Owned(Value::Bool(present))))),
+        content.size.map(|size| ("size", Part::Value(Cow::Owned(count(size))))),
+        Some(("type", Part::Text(content.ty.name()))),
+        content.present.is_none().then(|| ("value", Part::Value(value()))),
+        Some(("version", Part::Version(content.version))),
+    ]
 }
 
 /// The error of a key without a value.

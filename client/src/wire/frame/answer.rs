@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use meridian_crdt::Value;
+use meridian_crdt::{Value, Version};
 
 use super::{number, text};
 use crate::wire::error::{ApiError, ErrorCode};
@@ -98,7 +98,9 @@ impl Frame {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part<'a> {
     /// A text.
-    Text(Cow<'a, str>),
+    Text(&'a str),
+    /// A version, in digits.
+    Version(Version),
     /// Bytes.
     Bytes(&'a [u8]),
     /// Any value.
@@ -109,27 +111,32 @@ impl Part<'_> {
     /// The same on its own.
     pub fn into_value(self) -> Value {
         match self {
-            Part::Text(text) => Value::Str(text.into_owned()),
+            Part::Text(text) => Value::Str(text.to_owned()),
+            Part::Version(version) => Value::Str(version.to_string()),
             Part::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
             Part::Value(value) => value.into_owned(),
         }
     }
 }
 
-/// The frame of an answer to a request that was done: that of [`Frame::encode`] with these fields, which have to be in
-/// the order of their names.
+/// A field that an answer may have.
+pub type Field<'a> = Option<(&'static str, Part<'a>)>;
+
+/// The frame of an answer to a request that was done: that of [`Frame::encode`] with those of these fields that there are,
+/// which have to be in the order of their names.
 pub fn encode_done(
     id: u64,
-    fields: &[(&str, Part<'_>)],
+    fields: &[Field<'_>],
     session: Option<&[u8]>,
     staleness: &[Staleness],
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_BYTES);
     write_front(5, id, "ok", &mut out);
-    msgpack::write_map_head(fields.len(), &mut out);
-    for (name, part) in fields {
+    msgpack::write_map_head(fields.iter().flatten().count(), &mut out);
+    for (name, part) in fields.iter().flatten() {
         msgpack::write_text(name, &mut out);
         match part {
+            Part::Version(version) => msgpack::write_text(version.digits().as_str(), &mut out),
             Part::Text(text) => msgpack::write_text(text, &mut out),
             Part::Bytes(bytes) => msgpack::write_bytes(Some(bytes), &mut out),
             Part::Value(value) => msgpack::write(value, &mut out),
