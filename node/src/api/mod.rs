@@ -4,6 +4,7 @@
 //! [`crate::shard`]. Every error, the framework's own included, has the one documented shape.
 
 mod answer;
+mod arrivals;
 mod calls;
 mod data;
 pub(crate) mod docs;

@@ -20,11 +20,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::answer::Failure;
+use super::arrivals::Arrivals;
 use super::serve::{Port, Wire};
 
 /// A client's WebSocket. Boxed, because each function on its way would keep room for it.
-pub type Socket = Pin<Box<WebSocketStream<Wire>>>;
+pub type Socket = Pin<Box<WebSocketStream<Arrivals<Wire>>>>;
 
+/// What a socket takes at once of what has arrived; so much of its memory is zeroed before.
+const READ_BUFFER_BYTES: usize = 1 << 10;
 /// How much a client that is being closed may still send before the socket is dropped: bytes that nobody reads would make
 /// the system take back the goodbye.
 const DISCARDED_BYTES_MAX: usize = 8 << 20;
@@ -69,7 +72,9 @@ where
 /// not on the way of each message.
 async fn socket(upgraded: Upgraded, config: WebSocketConfig) -> Option<Socket> {
     let parts = upgraded.downcast::<TokioIo<Wire>>().ok()?;
-    let (wire, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    let read = parts.read_buf.to_vec();
+    let wire = Arrivals::new(parts.io.into_inner(), read.len() as u64);
+    let config = config.read_buffer_size(READ_BUFFER_BYTES);
     Some(Box::pin(WebSocketStream::from_partially_read(wire, read, Role::Server, Some(config)).await))
 }
 

@@ -18,8 +18,6 @@ use crate::api::serve::{Port, told_to_stop};
 use crate::api::upgrade::{DISCARD_TIME_MAX, Socket, linger};
 use crate::docs::{Close, DocBounds, Inbox, Posted};
 
-/// What is read from the socket at once; small, because there is one such buffer per connection.
-const READ_BUFFER_BYTES: usize = 4 << 10;
 /// Above so many buffered bytes the socket is written to before the flush.
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// What a frame may have beside an update of the largest size: the name of a document, and the lengths.
@@ -44,7 +42,6 @@ pub trait Ears: Send {
 pub fn config(bounds: &DocBounds) -> WebSocketConfig {
     let frame_bytes_max = bounds.update_bytes_max + FRAME_OVERHEAD_BYTES;
     WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(2 * (WRITE_BUFFER_BYTES + FRAGMENT_BYTES))
         .max_message_size(Some(frame_bytes_max))

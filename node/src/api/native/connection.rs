@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
+use super::inbox::{Inbox, Received};
 use super::outbox::{self, Event, Events, Held, Outbox};
 use super::slots::{Slot, Slots};
 use super::transactions::Owned;
@@ -79,7 +80,7 @@ struct Done {
 
 /// What the socket has to say.
 enum Io {
-    Read(Option<Result<Message, SocketError>>),
+    Read(Received),
     WriteFailed(SocketError),
 }
 
@@ -89,6 +90,7 @@ struct Connection {
     /// The access tokens that the client has shown at hello.
     shown: Arc<Shown>,
     outbox: Outbox,
+    inbox: Inbox,
     port: Port,
     /// The ids of requests that are not yet answered.
     ids: HashSet<u64>,
@@ -116,6 +118,7 @@ impl Connection {
             api: Arc::new(api),
             shown: Arc::default(),
             outbox: Outbox::default(),
+            inbox: Inbox::default(),
             port: port.clone(),
             ids: HashSet::new(),
             txns: Owned::default(),
@@ -154,12 +157,9 @@ impl Connection {
                     self.outbox.push_event(event);
                     Ok(())
                 }
-                io = poll_fn(|cx| poll_io(socket, &mut self.outbox, &self.slots, cx)) => match io {
+                io = poll_fn(|cx| poll_io(socket, &mut self.inbox, &mut self.outbox, &self.slots, cx)) => match io {
                     Io::Read(message) => self.turn(message, socket).await,
-                    Io::WriteFailed(error) => {
-                        tracing::debug!(%error, "a session's client takes nothing any more");
-                        Err(End::Gone)
-                    }
+                    Io::WriteFailed(error) => Err(gone(&error)),
                 },
                 () = &mut told => {
                     self.stopping = Some(Instant::now() + self.api.bounds.session.drain_timeout);
@@ -177,11 +177,7 @@ impl Connection {
     /// Takes a message and those that have arrived behind it. Before what could be answered at once is sent, others who
     /// have something to do have their turn: answers of many connections then leave one after the other, and whoever
     /// waits for them is woken once and not for each.
-    async fn turn(
-        &mut self,
-        message: Option<Result<Message, SocketError>>,
-        socket: &mut Socket,
-    ) -> Result<(), End> {
+    async fn turn(&mut self, message: Received, socket: &mut Socket) -> Result<(), End> {
         self.heard = true;
         let waited = self.outbox.bytes();
         self.message(message)?;
@@ -190,7 +186,7 @@ impl Connection {
                 break;
             }
             // The next step looks at the socket again, whatever came of this.
-            let Some(message) = socket.next().now_or_never() else { break };
+            let Some(message) = self.inbox.next_now(socket) else { break };
             self.message(message)?;
         }
         if self.outbox.bytes() > waited {
@@ -232,8 +228,8 @@ impl Connection {
         std::mem::take(&mut self.outbox)
     }
 
-    fn message(&mut self, message: Option<Result<Message, SocketError>>) -> Result<(), End> {
-        match frame_of(message)? {
+    fn message(&mut self, message: Received) -> Result<(), End> {
+        match frame_of(message, &mut self.outbox)? {
             Some(frame) => self.request(&frame),
             None => Ok(()),
         }
@@ -261,10 +257,16 @@ impl Connection {
 
     /// The first request, which agrees on a version.
     async fn hello(&mut self, socket: &mut Socket) -> Result<(), End> {
+        let Self { inbox, outbox, slots, .. } = self;
         let frame = async {
             loop {
-                if let Some(frame) = frame_of(socket.next().await)? {
-                    return Ok(frame);
+                match poll_fn(|cx| poll_io(socket, inbox, outbox, slots, cx)).await {
+                    Io::Read(message) => {
+                        if let Some(frame) = frame_of(message, outbox)? {
+                            return Ok(frame);
+                        }
+                    }
+                    Io::WriteFailed(error) => return Err(gone(&error)),
                 }
             }
         };
@@ -364,11 +366,21 @@ impl Connection {
 }
 
 /// Writes what waits, and reads on while there is room for what may come of it.
-fn poll_io(socket: &mut Socket, outbox: &mut Outbox, slots: &Slots, cx: &mut Context<'_>) -> Poll<Io> {
+fn poll_io(
+    socket: &mut Socket,
+    inbox: &mut Inbox,
+    outbox: &mut Outbox,
+    slots: &Slots,
+    cx: &mut Context<'_>,
+) -> Poll<Io> {
     if let Poll::Ready(Err(error)) = outbox.poll_write(socket, cx) {
         return Poll::Ready(Io::WriteFailed(error));
     }
-    if Connection::reads_on(outbox, slots) { socket.poll_next_unpin(cx).map(Io::Read) } else { Poll::Pending }
+    if Connection::reads_on(outbox, slots) {
+        inbox.poll_next(socket, cx).map(Io::Read)
+    } else {
+        Poll::Pending
+    }
 }
 
 impl Drop for Connection {
@@ -393,12 +405,22 @@ const fn bad_frame() -> End {
     End::Close(close::BAD_FRAME, "the frame is not [id, verb, {arguments}] in MessagePack")
 }
 
+fn gone(error: &SocketError) -> End {
+    tracing::debug!(%error, "a session's client takes nothing any more");
+    End::Gone
+}
+
 /// The frame that a message carries, if it carries one.
-fn frame_of(message: Option<Result<Message, SocketError>>) -> Result<Option<bytes::Bytes>, End> {
+fn frame_of(message: Received, outbox: &mut Outbox) -> Result<Option<bytes::Bytes>, End> {
     match message {
         Some(Ok(Message::Binary(frame))) => Ok(Some(frame)),
         Some(Ok(Message::Text(_))) => Err(End::Close(close::TEXT_MESSAGE, "frames are binary messages")),
-        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(None),
+        Some(Ok(Message::Ping(_))) => {
+            // The socket has an answer to it, which is to leave even if nothing else does.
+            outbox.flush();
+            Ok(None)
+        }
+        Some(Ok(Message::Pong(_) | Message::Frame(_))) => Ok(None),
         Some(Ok(Message::Close(_))) | None => Err(End::Gone),
         Some(Err(SocketError::Capacity(_))) => {
             Err(End::Close(close::FRAME_TOO_LARGE, "the frame is above the limit"))

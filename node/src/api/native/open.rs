@@ -9,9 +9,6 @@ use crate::api::Api;
 use crate::api::answer::Failure;
 use crate::api::upgrade::upgrade;
 
-/// What is read from the socket at once; small, because there is one such buffer per connection, and so much of it is zeroed
-/// before each read.
-const READ_BUFFER_BYTES: usize = 4 << 10;
 /// Above so many buffered bytes the socket is written to before the flush.
 const WRITE_BUFFER_BYTES: usize = 128 << 10;
 
@@ -23,7 +20,6 @@ pub async fn open(State(api): State<Api>, request: Request) -> Result<Response, 
 
 fn config(bounds: &SessionBounds) -> WebSocketConfig {
     WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(2 * WRITE_BUFFER_BYTES + ANSWER_BYTES_MAX)
         .max_message_size(Some(bounds.frame_bytes_max))

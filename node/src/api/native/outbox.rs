@@ -67,6 +67,11 @@ impl Outbox {
         self.put(Message::Ping(Vec::new().into()), None);
     }
 
+    /// Sees to it that what the socket itself has to say leaves.
+    pub fn flush(&mut self) {
+        self.is_unflushed = true;
+    }
+
     /// Says goodbye; nothing may follow.
     pub fn close(&mut self, code: u16, reason: &'static str) {
         let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
