@@ -82,6 +82,15 @@ impl Client {
         tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("the node answers in time")
     }
 
+    /// Sends a ping and waits for its answer, which is all that the node says.
+    async fn ping(&mut self, payload: &'static [u8]) {
+        self.socket.send(Message::Ping(payload.into())).await.expect("sent");
+        match self.message().await {
+            Some(Ok(Message::Pong(answer))) => assert_eq!(answer, payload),
+            other => panic!("a pong was expected: {other:?}"),
+        }
+    }
+
     async fn frame(&mut self) -> Frame {
         loop {
             match self.message().await {
@@ -429,6 +438,19 @@ async fn garbage_of_every_kind_closes_the_connection_and_changes_nothing() {
         assert_eq!(client.close_code().await, close::BAD_FRAME, "{frame:?}");
     }
     assert_eq!(watcher.digest().await, before);
+}
+
+/// Story: a client asks now and then whether the node is there, and says nothing else, not even hello yet.
+#[tokio::test]
+async fn a_ping_is_answered_at_once_by_a_node_that_has_nothing_else_to_say() {
+    let node = Node::start("").await;
+    let mut client = node.raw().await;
+    client.ping(b"before hello").await;
+    client.ping(b"").await;
+    client.ask(hello()).await.expect("a common version");
+    client.ping(b"after hello").await;
+    client.ask(add("n", 1)).await.expect("done");
+    client.ping(b"after a request").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
