@@ -80,6 +80,8 @@ mod tests {
 
     use super::*;
 
+    type Pieces<'p> = &'p [&'p [u8]];
+
     /// A client's final frame, masked with zeros, whose length stands in as many bytes as `wide` says.
     fn frame(opcode: u8, payload: &[u8], wide: bool) -> Vec<u8> {
         let len = u16::try_from(payload.len()).expect("short");
@@ -106,7 +108,7 @@ mod tests {
         let cut = frame(binary, b"in pieces", false);
         let fragments = [frame(more, b"frag", false), frame(rest, b"ment", false)].concat();
         // The pieces that come, the messages that they make, and whether the inbox knows that there are no others.
-        let story: [(&[&[u8]], &[&[u8]], bool); 8] = [
+        let story: [(Pieces<'_>, Pieces<'_>, bool); 8] = [
             (&[&frame(binary, b"a", false)], &[b"a"], true),
             (&[&two], &[b"b", b"c"], true),
             (&[&cut[..4], &cut[4..9], &cut[9..]], &[b"in pieces"], true),
