@@ -113,7 +113,7 @@ pub fn to_vec(value: &Value) -> Vec<u8> {
 
 /// Reads a value that is all of `bytes`.
 pub fn from_slice(bytes: &[u8]) -> Result<Value, ApiError> {
-    borrow(bytes).map(Borrowed::into_owned)
+    read(bytes, VALUES_MAX).map(Borrowed::into_owned)
 }
 
 /// Reads a value that is all of `bytes`, of as many values as it likes: what a node answers was in its state, and the
@@ -122,12 +122,8 @@ pub fn from_node(bytes: &[u8]) -> Result<Value, ApiError> {
     read(bytes, usize::MAX).map(Borrowed::into_owned)
 }
 
-/// Reads a value that is all of `bytes` and leaves its texts and bytes where they are.
-pub fn borrow(bytes: &[u8]) -> Result<Borrowed<'_>, ApiError> {
-    read(bytes, VALUES_MAX)
-}
-
-/// Reads what [`borrow`] does if it is an array of `N` values, which then need no place of their own; nothing if it is not.
+/// Reads an array of `N` values that is all of `bytes`, and leaves their texts and bytes where they are; nothing if it is
+/// another value.
 pub fn borrow_array<const N: usize>(bytes: &[u8]) -> Result<Option<[Borrowed<'_>; N]>, ApiError> {
     let mut input = Input { bytes, values_left: VALUES_MAX };
     let mut read = || {

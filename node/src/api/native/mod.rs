@@ -1,10 +1,9 @@
 //! The native protocol, `GET /v1/session`: a WebSocket that carries frames of MessagePack, many requests in flight.
 //!
 //! [`open`] is the handshake; [`connection`] reads frames and starts requests, [`verbs`] does them through the same
-//! [`super::calls`] as HTTP, [`inbox`] knows when the socket need not be asked,
-//! [`outbox`] gathers what is ready into few writes, and by [`turns`] all connections that are
-//! ready read before the first is answered. Every queue is bounded: a client that sends faster than it is served is read
-//! more slowly, and one that takes nothing is cut off.
+//! [`super::calls`] as HTTP, [`inbox`] knows when the socket need not be asked, [`outbox`] gathers what is ready into few
+//! writes, and by [`turns`] all connections that are ready read before the first is answered. Every queue is bounded: a
+//! client that sends faster than it is served is read more slowly, and one that takes nothing is cut off.
 
 mod connection;
 mod inbox;
