@@ -25,7 +25,7 @@ pub struct Cli {
 pub struct ClientOptions {
     /// A node's client address; repeat it to name others to ask when one cannot be reached [default: MERIDIAN_SERVER,
     /// else the first node of ./meridian-dev/cluster.json, else 127.0.0.1:7400]
-    #[arg(long, global = true, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_address)]
     pub server: Vec<String>,
     /// The space that keys are in
     #[arg(long, global = true, default_value = "default")]
@@ -274,7 +274,7 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=200))]
     pub pipeline: u64,
     /// Further servers, so that `--server a b c` works
-    #[arg(hide = true)]
+    #[arg(hide = true, value_name = "HOST:PORT", value_parser = parse_address)]
     pub more_servers: Vec<String>,
 }
 
@@ -310,6 +310,15 @@ pub enum Transport {
     Http,
     /// The session WebSocket.
     Native,
+}
+
+/// An address that can be dialled, whether anybody is there or not.
+fn parse_address(text: &str) -> Result<String, String> {
+    let is_host = |host: &str| !host.is_empty() && !host.contains('/');
+    match text.trim().rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(text.trim().to_string()),
+        _ => Err("write HOST:PORT, such as 127.0.0.1:7400".into()),
+    }
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
@@ -360,5 +369,24 @@ mod tests {
         assert_eq!(cli.client.server, ["a:1"]);
         let Command::Task(Task::Bench(bench)) = cli.command else { panic!("not bench") };
         assert_eq!((bench.more_servers, bench.workload), (vec!["b:2".to_string()], Workload::Mix));
+    }
+
+    /// Story: `bench load` took the stray word for one more server, and half of all operations failed.
+    #[test]
+    fn what_is_no_address_is_refused_before_anything_is_asked() {
+        for words in [
+            &["meridian", "bench", "load"][..],
+            &["meridian", "bench", "--server", "a:1", "b"],
+            &["meridian", "get", "k", "--server", "localhost"],
+            &["meridian", "get", "k", "--server", "http://localhost:7400"],
+            &["meridian", "get", "k", "--server", ":7400"],
+        ] {
+            let error = Cli::try_parse_from(words).expect_err("refused").to_string();
+            assert!(error.contains("HOST:PORT"), "{error}");
+        }
+        for server in ["localhost:7400", "10.0.0.1:7400", "[::1]:7400"] {
+            let cli = Cli::try_parse_from(["meridian", "--server", server, "get", "k"]).expect("parsed");
+            assert_eq!(cli.client.server, [server]);
+        }
     }
 }
