@@ -14,8 +14,10 @@ use crate::system::System;
 
 /// Warm-up as a part of the measured time.
 const WARM_UP_PART: f64 = 0.2;
-/// Connections and requests in flight of each while data is filled in.
-const FILL: (usize, usize) = (16, 8);
+/// Connections while data is filled in.
+const FILL_CLIENTS: usize = 16;
+/// Requests that each of them has in flight.
+const FILL_IN_FLIGHT: usize = 8;
 /// How long filling data in may take.
 const FILL_PATIENCE: Duration = Duration::from_secs(600);
 /// Connections of the workloads that read.
@@ -195,14 +197,18 @@ pub async fn fill(target: &Target, keys: u64) -> Result<Measured, String> {
         // The last one may write some of the first keys again.
         (first < keys).then(|| Op::Txn(std::array::from_fn(|i| (first + i as u64) % keys)))
     };
-    fill_from(target, Arc::new(source)).await
+    fill_from(target, FILL_IN_FLIGHT, Arc::new(source)).await
 }
 
-/// Does everything that a source has, and fails if anything of it does.
-pub async fn fill_from(target: &Target, source: Arc<dyn Source>) -> Result<Measured, String> {
+/// Does everything that a source has, `in_flight` operations of each connection at a time, and fails if anything of it does.
+pub async fn fill_from(
+    target: &Target,
+    in_flight: usize,
+    source: Arc<dyn Source>,
+) -> Result<Measured, String> {
     let load = Load {
-        clients: FILL.0,
-        in_flight: FILL.1,
+        clients: FILL_CLIENTS,
+        in_flight,
         warm_up: Duration::ZERO,
         length: FILL_PATIENCE,
         rate: None,

@@ -26,6 +26,9 @@ const ADDED: u64 = 200_000;
 const GAINED_MAX: u64 = 5;
 /// Elements that one operation adds while sets are filled.
 const BATCH: u64 = 1_000;
+/// So many of them of each connection at once: with eight, a slow machine had more to do than it can in the ten seconds after
+/// which a node answers that it does not know the outcome.
+const FILL_IN_FLIGHT: usize = 2;
 /// Connections while it is measured.
 const CLIENTS: usize = 16;
 /// Changed rows in memory below which a node counts as settled: it always has some of its own housekeeping.
@@ -152,5 +155,5 @@ async fn fill(target: &Target, first_set: u64, sets: u64, size: u64) -> Result<(
         let count = BATCH.min(size - first);
         (n < sets * batches).then(|| Op::SetAdd { set: first_set + n / batches, first, count })
     };
-    fill_from(target, Arc::new(source)).await.map(drop)
+    fill_from(target, FILL_IN_FLIGHT, Arc::new(source)).await.map(drop)
 }
