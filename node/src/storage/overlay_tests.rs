@@ -87,8 +87,9 @@ fn check(view: &impl ReadCells, model: &Model, rng: &mut SmallRng) {
         let to = rng.random_bool(0.8).then_some(to.as_slice());
         assert_eq!(scanned(view, table, &from, to, max), expected(model, table, &from, to, max));
         let key = [rng.random_range(0..40)];
-        let row = view.get(table, &key).unwrap();
-        assert_eq!(row.as_deref(), model.get(&(table.0, key.to_vec())).map(Vec::as_slice));
+        let row = model.get(&(table.0, key.to_vec())).map(Vec::as_slice);
+        assert_eq!(view.get(table, &key).unwrap().as_deref(), row);
+        view.look(table, &key, |seen| assert_eq!(seen.map(|seen| &**seen), row)).unwrap();
     }
 }
 
