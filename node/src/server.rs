@@ -32,6 +32,7 @@ use crate::shard::machine::ShardMachine;
 use crate::shard::open::{TransactionBounds, Transactions};
 use crate::shard::proposer::{Proposer, ProposerBounds};
 use crate::shard::published::Publisher;
+use crate::shard::write_room::WriteRoom;
 use crate::storage::{Folder, FolderConfig, Identity, Opened, StorageError};
 use crate::txn::InteractiveBounds;
 use crate::watch::{WatchBounds, Watches};
@@ -170,6 +171,7 @@ impl Node {
             folder,
             publisher,
             proposer,
+            write_room: WriteRoom::new(config.limits.writing_max.as_usize()),
             peers,
             seams: seams.clone(),
             gossip,
@@ -282,8 +284,8 @@ fn raft_config(config: &Config) -> RaftConfig {
         keep_entries: config.raft.snapshot_every / 2,
         checkpoint_interval: config.storage.checkpoint_interval,
         checkpoint_log_bytes: config.storage.checkpoint_log.0,
+        propose_limit: config.raft.propose_timeout,
         snapshot_stall: config.raft.snapshot_timeout,
-        ..RaftConfig::default()
     }
 }
 

@@ -219,6 +219,12 @@ fn render_state(shard: &Shard, page: &mut Page) {
         "Changed rows in memory that no checkpoint has put into the file yet, estimated.",
         shard.store.bytes_in_memory() as u64,
     );
+    page.single(
+        "meridian_writing_bytes",
+        "gauge",
+        "Bytes of the writes that this node works on.",
+        shard.write_room.taken() as u64,
+    );
     let durable = shard.store.durable().index();
     page.single("meridian_checkpoint_index", "gauge", "The log entry up to which the file goes.", durable);
     let remembered = state.requests_end - state.requests_first;

@@ -91,6 +91,10 @@ section! {
         /// Entries proposed and not yet applied. 1 to 1024, default 16: it keeps the disk busy while the network is
         /// under way; more adds only waiting.
         entries_in_flight_max: u64 = 16, 1 => 1024;
+        /// How long an entry may take from its proposal until it is applied, before its requests are answered with
+        /// `outcome_unknown`. 1 s to 10 min, default 10 s: above an election. Raise it, with `limits.request_timeout`, where large
+        /// requests come faster than the disk takes them; what was proposed is done all the same.
+        propose_timeout: Duration = secs(10), secs(1) => secs(600);
         /// Entries after which the log may go behind the next checkpoint; half as many stay, for followers that were away. 100 to
         /// 10,000,000, default 20,000. Raise it when followers need snapshots too often.
         snapshot_every: u64 = 20_000, 100 => 10_000_000;
@@ -195,6 +199,9 @@ section! {
         connections_max: u64 = 10_000, 1 => 1_000_000;
         /// Most requests that a node works on at once; more are `overloaded`. 1 to 1,000,000, default 4096.
         in_flight_max: u64 = 4096, 1 => 1_000_000;
+        /// Most bytes of the writes that a node works on at once, its own clients' and those that other nodes forward to it; more
+        /// are `overloaded`, but one, however large it is. 2 MiB to 2 GiB, default 64 MiB: a disk takes as much in a second.
+        writing_max: ByteSize = ByteSize::mib(64), ByteSize::mib(2) => ByteSize::gib(2);
         /// How long a request may take, waiting included. 100 ms to 10 min, default 40 s: above the longest
         /// `Meridian-Wait`.
         request_timeout: Duration = secs(40), ms(100) => secs(600);

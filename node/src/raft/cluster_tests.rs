@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::test_machine::{TestMachine, all_rows, count};
+use super::test_machine::{Gate, TestMachine, all_rows, count};
 use super::{KnownPeers, Parts, ProposeError, RaftConfig, RaftGroup};
 use crate::peer::{PeerClient, PeerConfig, PeerHandler, PeerIdentity, PeerServer, Secret, serve};
 use crate::seams::{BoxStream, Seams};
@@ -51,6 +51,8 @@ struct Cluster {
     addrs: Addrs,
     members: u64,
     config: RaftConfig,
+    /// What all nodes apply passes it.
+    gate: Arc<Gate>,
     nodes: BTreeMap<u64, Node>,
 }
 
@@ -58,7 +60,7 @@ impl Cluster {
     async fn start(members: u64, config: RaftConfig) -> Self {
         let addrs = Addrs::default();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { dir, addrs, members, config, nodes: BTreeMap::new() };
+        let mut cluster = Self { dir, addrs, members, config, gate: Arc::default(), nodes: BTreeMap::new() };
         for id in 1..=members {
             cluster.start_node(id).await;
         }
@@ -101,8 +103,8 @@ impl Cluster {
         let peers = PeerClient::new(config.clone(), seams.clone(), resolver);
         let listener = seams.net.listen("127.0.0.1:0").await.unwrap();
         self.addrs.lock().unwrap().insert(id, listener.local_addr().unwrap().to_string());
-        let parts =
-            Parts { opened, machine: TestMachine::default(), peers: peers.clone(), seams: seams.clone() };
+        let machine = TestMachine::behind(self.gate.clone());
+        let parts = Parts { opened, machine, peers: peers.clone(), seams: seams.clone() };
         let members = (1..=self.members).map(|id| (id, ())).collect();
         let group = RaftGroup::start(self.config.clone(), id, members, parts).await.unwrap();
         let server = serve(listener, config, &seams, Arc::new(NoForward), Arc::new(group.clone()));
@@ -264,6 +266,21 @@ async fn a_leader_without_a_majority_refuses_and_never_hangs() {
     let second = group.propose(Bytes::from_static(b"lost")).await;
     assert!(matches!(second, Err(ProposeError::NoQuorum | ProposeError::NotLeader { .. })), "{second:?}");
     assert!(group.read_index(Duration::from_secs(1)).await.is_err());
+}
+
+/// Story: more is proposed than can be applied in time. Whoever waits is told that the outcome is not known, and the write is
+/// done all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_applied_in_time_has_an_unknown_outcome_and_stands() {
+    let limit = Duration::from_millis(100);
+    let cluster = Cluster::start(1, RaftConfig { propose_limit: limit, ..quick() }).await;
+    cluster.put("before").await;
+    cluster.gate.close();
+    let group = &cluster.nodes[&1].group;
+    let late = timeout(LIMIT, group.propose(Bytes::from_static(b"late"))).await.unwrap();
+    assert!(matches!(late, Err(ProposeError::Unknown)), "{late:?}");
+    cluster.gate.open();
+    cluster.wait_equal(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

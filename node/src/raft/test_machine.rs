@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use meridian_crdt::{Cells, ReadCells, Table};
 
@@ -21,10 +21,41 @@ pub(crate) struct TestMachine {
     /// The count, as a cache that must be reset with a snapshot.
     count: u64,
     pub(crate) seen: Arc<Mutex<Vec<u64>>>,
+    gate: Arc<Gate>,
+}
+
+/// Holds up what is to be applied while it is closed.
+#[derive(Default)]
+pub(crate) struct Gate {
+    is_closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        *self.is_closed.lock().unwrap() = true;
+    }
+
+    pub(crate) fn open(&self) {
+        *self.is_closed.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.opened.wait_while(self.is_closed.lock().unwrap(), |is_closed| *is_closed).unwrap());
+    }
+}
+
+impl TestMachine {
+    /// One whose entries pass a gate.
+    pub(crate) fn behind(gate: Arc<Gate>) -> Self {
+        Self { gate, ..Self::default() }
+    }
 }
 
 impl Machine for TestMachine {
     fn apply(&mut self, rows: &mut StateWrite, at: LogPosition, entry: &[u8]) -> Result<Reply, StorageError> {
+        self.gate.pass();
         rows.put(ROWS, entry, at.index.to_be_bytes().to_vec().into())?;
         self.count += 1;
         rows.put(COUNT, b"count", self.count.to_be_bytes().to_vec().into())?;

@@ -8,6 +8,7 @@ use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{CounterOp, Key, Mutation, Query, ReadValue, RegisterOp, Value, Vector};
 
 use super::*;
+use crate::shard::WriteRequest;
 use crate::shard::open::CommitRequest;
 use crate::shard::transactions::Begin;
 use crate::txn::{Answer, Isolation, Numbered, RequestId};
@@ -182,5 +183,31 @@ async fn an_abandoned_transaction_ends_by_itself_and_a_full_node_says_so() {
     }
     let ended = shard.txn_read(b, &key("a"), &Query::default()).expect_err("its life is over");
     assert_eq!((ended.code, ended.details["reason"].as_str()), (ErrorCode::Conflict, Some("expired")));
+    dc.stop().await;
+}
+
+/// Story: clients send large writes faster than the disk takes them. What a node works on is bounded in bytes, where the client is
+/// and where the leader is; beyond that nothing is done, and the client is told when to come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_beyond_the_memory_for_them_are_refused_before_anything_is_done() {
+    const ALL: usize = 2 << 20;
+    let dc = Dc::start("[limits]\nwriting_max = \"2MiB\"").await;
+    let shards = dc.shards();
+    let (leader, follower) = (&shards[0], &shards[1]);
+    let write = |shard: Arc<Shard>| async move {
+        let request =
+            WriteRequest { ops: set("k", 1), bytes: 100, wait_ms: 1_000, ..WriteRequest::default() };
+        shard.write(Box::new(request)).await
+    };
+    let end = leader.publisher.applied().borrow().state.oplog_end;
+    for full in [leader, follower] {
+        let others = full.write_room.take(ALL).expect("nobody writes");
+        let error = write(follower.clone()).await.expect_err("there is no room");
+        assert_eq!((error.code, error.retry_after_ms), (ErrorCode::Overloaded, Some(100)));
+        assert_eq!(leader.publisher.applied().borrow().state.oplog_end, end);
+        drop(others);
+    }
+    done(write(follower.clone()).await);
+    assert_eq!((leader.write_room.taken(), follower.write_room.taken()), (0, 0));
     dc.stop().await;
 }

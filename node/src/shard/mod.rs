@@ -18,6 +18,7 @@ pub mod proposer;
 pub mod published;
 mod scrubber;
 pub mod transactions;
+pub mod write_room;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ use health::Health;
 use open::Transactions;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
+use tokio::sync::SemaphorePermit;
+use write_room::WriteRoom;
 
 use crate::peer::{ForwardError, PeerClient, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
@@ -69,6 +72,8 @@ pub struct Shard {
     pub publisher: Arc<Publisher>,
     /// The way into the Raft group.
     pub proposer: Proposer,
+    /// Room for the writes that this node works on, its own clients' and those that are forwarded to it.
+    pub write_room: WriteRoom,
     /// Connections to the other nodes.
     pub peers: Arc<PeerClient>,
     /// Clocks and randomness.
@@ -103,6 +108,7 @@ impl Shard {
     //
     // A request that waits is all of this future and of those around it, so what is large or rare in them is in a box.
     pub async fn write(&self, mut request: Box<WriteRequest>) -> Result<Answer, ApiError> {
+        let _room = self.room_for(&request)?;
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + FORWARD_MARGIN;
         let caught_up_by = Instant::now() + Duration::from_millis(request.wait_ms);
         let mut last = LastError::default();
@@ -131,6 +137,16 @@ impl Shard {
             Box::pin(self.leader_may_change(&leadership, deadline)).await;
         }
         Err(last.take())
+    }
+
+    /// Room for a write, which is to be kept until the write is done.
+    fn room_for(&self, request: &WriteRequest) -> Result<SemaphorePermit<'_>, ApiError> {
+        let overloaded = || {
+            let message =
+                "this node has as many bytes of writes waiting as it takes; nothing changed, repeat soon";
+            ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(100)
+        };
+        self.write_room.take(request.bytes).ok_or_else(overloaded)
     }
 
     /// Waits a moment for another leader than the one that has just refused.
@@ -213,6 +229,12 @@ impl Shard {
             }
             Err(SubmitError::Propose(ProposeError::Unknown)) => Err(Attempt::Unknown(outcome_unknown())),
         }
+    }
+
+    /// The leader's part of a write that another node has forwarded.
+    async fn write_forwarded(&self, request: &WriteRequest) -> Result<Answer, Attempt> {
+        let _room = self.room_for(request).map_err(Attempt::Final)?;
+        self.write_here(request).await
     }
 
     /// Waits until what is applied here covers what a session depends on.
@@ -441,7 +463,7 @@ fn stopping() -> ApiError {
 fn outcome_unknown() -> ApiError {
     ApiError::new(
         ErrorCode::OutcomeUnknown,
-        "the leader was lost before it answered; if the request had an id, repeat it in this datacenter with the same one; else only a read tells",
+        "no outcome came in time: the leader was lost, or has more to write than it can keep up with; if the request had an id, repeat it in this datacenter with the same one; else only a read tells",
     )
     .retry_after_ms(200)
 }
@@ -475,7 +497,7 @@ impl Shard {
             self.until_leading().await;
         }
         match request {
-            Request::Write(write) => match self.write_here(&write).await {
+            Request::Write(write) => match self.write_forwarded(&write).await {
                 Ok(answer) => Response::Write(answer),
                 Err(Attempt::Final(error) | Attempt::NotDone(error) | Attempt::Unknown(error)) => {
                     Response::Failed(error)
