@@ -38,8 +38,7 @@ use health::Health;
 use open::Transactions;
 use proposer::{Proposer, SubmitError};
 use published::{Published, Publisher, wait_for_dots};
-use tokio::sync::SemaphorePermit;
-use write_room::WriteRoom;
+use write_room::{Taken, WriteRoom};
 
 use crate::peer::{ForwardError, PeerClient, PeerIdentity};
 use crate::raft::{ENTRY_BYTES_MAX, Leadership, ProposeError, RaftGroup};
@@ -108,7 +107,7 @@ impl Shard {
     //
     // A request that waits is all of this future and of those around it, so what is large or rare in them is in a box.
     pub async fn write(&self, mut request: Box<WriteRequest>) -> Result<Answer, ApiError> {
-        let _room = self.room_for(&request)?;
+        let room = self.room_for(&request)?;
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms) + FORWARD_MARGIN;
         let caught_up_by = Instant::now() + Duration::from_millis(request.wait_ms);
         let mut last = LastError::default();
@@ -123,7 +122,7 @@ impl Shard {
             let left = caught_up_by.saturating_duration_since(Instant::now());
             request.wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             let attempt = if leadership.leader == Some(self.node) {
-                self.write_here(&request).await
+                self.write_here(&request, &room).await
             } else {
                 Box::pin(self.write_there(leadership.leader.unwrap_or_default(), &request, deadline)).await
             };
@@ -139,8 +138,8 @@ impl Shard {
         Err(last.take())
     }
 
-    /// Room for a write, which is to be kept until the write is done.
-    fn room_for(&self, request: &WriteRequest) -> Result<SemaphorePermit<'_>, ApiError> {
+    /// Room for a write, to be kept as long as the write takes memory.
+    fn room_for(&self, request: &WriteRequest) -> Result<Taken, ApiError> {
         let overloaded = || {
             let message =
                 "this node has as many bytes of writes waiting as it takes; nothing changed, repeat soon";
@@ -189,7 +188,7 @@ impl Shard {
     }
 
     /// The leader's own part of a write.
-    async fn write_here(&self, request: &WriteRequest) -> Result<Answer, Attempt> {
+    async fn write_here(&self, request: &WriteRequest, room: &Taken) -> Result<Answer, Attempt> {
         if !*self.room.borrow() {
             let message = "the disk is down to its headroom; free some space";
             return Err(Attempt::Final(ApiError::new(ErrorCode::StorageFull, message).retry_after_ms(5_000)));
@@ -204,7 +203,7 @@ impl Shard {
         if !self.publisher.now().state.vector.covers_all(&request.session) {
             Box::pin(self.caught_up(&request.session, wait)).await.map_err(Attempt::Final)?;
         }
-        match self.proposer.submit(Item::Client(request.to_txn()), request.bytes).await {
+        match self.proposer.submit_in(room.clone(), Item::Client(request.to_txn()), request.bytes).await {
             Ok(Outcome::Client(answer)) => Ok(answer),
             Ok(other) => {
                 tracing::error!(?other, "a write got the outcome of something else");
@@ -233,8 +232,8 @@ impl Shard {
 
     /// The leader's part of a write that another node has forwarded.
     async fn write_forwarded(&self, request: &WriteRequest) -> Result<Answer, Attempt> {
-        let _room = self.room_for(request).map_err(Attempt::Final)?;
-        self.write_here(request).await
+        let room = self.room_for(request).map_err(Attempt::Final)?;
+        self.write_here(request, &room).await
     }
 
     /// Waits until what is applied here covers what a session depends on.

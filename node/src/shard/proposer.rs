@@ -1,8 +1,9 @@
 //! Group commit: everything that waits goes into one log entry, and a few entries are under way at a time.
 //!
-//! Bounds: the queue (`limits.in_flight_max`; full answers `overloaded`), the bytes and items of an entry, the entries
-//! in flight. What waits while all entries are in flight becomes the next entry, so groups grow with the load; where
-//! threads are busy, an entry waits for others before (`shard::gather`).
+//! Bounds: the queue (`limits.in_flight_max`; full answers `overloaded`), the bytes of clients' writes in it
+//! (`limits.writing_max`), the bytes and items of an entry, the entries in flight. What waits while all entries are in
+//! flight becomes the next entry, so groups grow with the load; where threads are busy, an entry waits for others before
+//! (`shard::gather`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use meridian_crdt::hlc::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::gather::Gather;
+use super::write_room::Taken;
 use crate::raft::{ProposeError, RaftGroup};
 use crate::seams::{self, Seams};
 use crate::txn::{Entry, Item, Outcome};
@@ -33,7 +35,26 @@ pub struct ProposerBounds {
 struct Waiting {
     item: Item,
     bytes: usize,
+    asker: Asker,
+}
+
+/// Who waits for an outcome, and the room that the item takes until it is there.
+struct Asker {
     reply: oneshot::Sender<Result<Outcome, ProposeError>>,
+    room: Option<Taken>,
+}
+
+impl Asker {
+    fn new(room: Option<Taken>) -> (Self, Settling) {
+        let (reply, outcome) = oneshot::channel();
+        (Self { reply, room }, outcome)
+    }
+
+    fn answer(self, outcome: Result<Outcome, ProposeError>) {
+        drop(self.room);
+        // Whoever asked may have given up waiting; the outcome stands all the same.
+        let _ = self.reply.send(outcome);
+    }
 }
 
 /// The way into the Raft group for everything that this node proposes as a leader.
@@ -87,13 +108,24 @@ impl Proposer {
         item: Item,
         bytes: usize,
     ) -> impl Future<Output = Result<Outcome, SubmitError>> + use<> {
-        let queued = self.enqueue(item, bytes);
+        let queued = self.enqueue(item, bytes, None);
         async move { settled(queued?).await }
     }
 
-    fn enqueue(&self, item: Item, bytes: usize) -> Result<Settling, SubmitError> {
-        let (reply, outcome) = oneshot::channel();
-        match self.queue.try_send(Waiting { item, bytes, reply }) {
+    /// The same for an item that takes room until it has an outcome, whether anybody waits for that or not.
+    pub fn submit_in(
+        &self,
+        room: Taken,
+        item: Item,
+        bytes: usize,
+    ) -> impl Future<Output = Result<Outcome, SubmitError>> + use<> {
+        let queued = self.enqueue(item, bytes, Some(room));
+        async move { settled(queued?).await }
+    }
+
+    fn enqueue(&self, item: Item, bytes: usize, room: Option<Taken>) -> Result<Settling, SubmitError> {
+        let (asker, outcome) = Asker::new(room);
+        match self.queue.try_send(Waiting { item, bytes, asker }) {
             Ok(()) => Ok(outcome),
             Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopped),
@@ -105,8 +137,8 @@ impl Proposer {
     pub async fn submit_all(&self, items: Vec<(Item, usize)>) -> Result<Vec<Outcome>, SubmitError> {
         let mut outcomes = Vec::with_capacity(items.len());
         for (item, bytes) in items {
-            let (reply, outcome) = oneshot::channel();
-            self.queue.send(Waiting { item, bytes, reply }).await.map_err(|_| SubmitError::Stopped)?;
+            let (asker, outcome) = Asker::new(None);
+            self.queue.send(Waiting { item, bytes, asker }).await.map_err(|_| SubmitError::Stopped)?;
             outcomes.push(outcome);
         }
         let mut applied = Vec::with_capacity(outcomes.len());
@@ -138,7 +170,7 @@ struct Packer {
 }
 
 /// What becomes an entry: its items, and who waits for each.
-type Packed = (Vec<Item>, Vec<oneshot::Sender<Result<Outcome, ProposeError>>>);
+type Packed = (Vec<Item>, Vec<Asker>);
 
 impl Packer {
     /// The next entry, which waits for an item at least; nothing once nobody can ask any more. The caller has a place in flight.
@@ -153,7 +185,7 @@ impl Packer {
                 first
             }
         };
-        let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut items, mut askers, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);
         while let Some(one) = next.take() {
             if !items.is_empty() && bytes + one.bytes > self.bounds.entry_bytes_max {
@@ -162,12 +194,12 @@ impl Packer {
             }
             bytes += one.bytes;
             items.push(one.item);
-            replies.push(one.reply);
+            askers.push(one.asker);
             if items.len() < self.bounds.entry_items_max {
                 next = self.another(items.len()).await;
             }
         }
-        Some((items, replies))
+        Some((items, askers))
     }
 
     /// Another item for an entry that has `here`, if one waits or is worth waiting for.
@@ -194,13 +226,13 @@ async fn run(
 ) {
     loop {
         let Ok(permit) = packer.in_flight.clone().acquire_owned().await else { return };
-        let Some((mut items, replies)) = packer.next_entry().await else { return };
+        let Some((mut items, askers)) = packer.next_entry().await else { return };
         let now_ms = wall.unix_ms();
         stamp(&clock, now_ms, &mut items);
         let (raft, items_under_way, count) = (raft.clone(), packer.items_under_way.clone(), items.len());
         items_under_way.fetch_add(count, Ordering::Relaxed);
         tokio::spawn(async move {
-            propose(&raft, Entry { now_ms, items }, replies).await;
+            propose(&raft, Entry { now_ms, items }, askers).await;
             items_under_way.fetch_sub(count, Ordering::Relaxed);
             drop(permit);
         });
@@ -218,11 +250,7 @@ fn stamp(clock: &Mutex<Clock>, now_ms: u64, items: &mut [Item]) {
     }
 }
 
-async fn propose(
-    raft: &RaftGroup,
-    entry: Entry,
-    replies: Vec<oneshot::Sender<Result<Outcome, ProposeError>>>,
-) {
+async fn propose(raft: &RaftGroup, entry: Entry, askers: Vec<Asker>) {
     let result = match entry.encode() {
         Ok(bytes) => raft.propose(bytes).await,
         Err(e) => {
@@ -232,15 +260,8 @@ async fn propose(
     };
     match result {
         Ok(reply) => {
-            for (waiting, outcome) in replies.into_iter().zip(reply.outcomes) {
-                // Whoever asked may have given up waiting; the outcome stands all the same.
-                let _ = waiting.send(Ok(outcome));
-            }
+            askers.into_iter().zip(reply.outcomes).for_each(|(asker, outcome)| asker.answer(Ok(outcome)));
         }
-        Err(error) => {
-            for waiting in replies {
-                let _ = waiting.send(Err(error.clone()));
-            }
-        }
+        Err(error) => askers.into_iter().for_each(|asker| asker.answer(Err(error.clone()))),
     }
 }

@@ -1,24 +1,34 @@
 //! How much memory the writes may take that a node works on.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::sync::Arc;
 
-/// Room for the writes that are under way, in bytes. What they take of it is theirs until their permit is dropped.
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Room for the writes that are under way, in bytes.
 #[derive(Debug)]
 pub struct WriteRoom {
-    free: Semaphore,
+    free: Arc<Semaphore>,
     bytes_max: usize,
+}
+
+/// What a write has of the room. It is given back when the last copy is dropped: that of whoever waits, who may give up, or that
+/// of what waits to be proposed and goes on without them.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl WriteRoom {
     /// Room for so many bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { free: Semaphore::new(bytes_max), bytes_max }
+        Self { free: Arc::new(Semaphore::new(bytes_max)), bytes_max }
     }
 
     /// Room for a write of about so many bytes, if there is that much. One that is larger than all of it has all of it.
-    pub fn take(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+    pub fn take(&self, bytes: usize) -> Option<Taken> {
         let bytes = u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX);
-        self.free.try_acquire_many(bytes).ok()
+        let permit = self.free.clone().try_acquire_many_owned(bytes).ok()?;
+        Some(Taken { _permit: Arc::new(permit) })
     }
 
     /// How many bytes are taken.
@@ -37,7 +47,10 @@ mod tests {
         let (small, rest) = (room.take(60), room.take(40));
         assert!(small.is_some() && rest.is_some());
         assert_eq!((room.taken(), room.take(1).is_none(), room.take(0).is_some()), (100, true, true));
+        let copy = small.clone();
         drop(small);
+        assert_eq!(room.taken(), 100);
+        drop(copy);
         assert_eq!((room.taken(), room.take(61).is_none()), (40, true));
         drop(rest);
         let large = room.take(1000);
