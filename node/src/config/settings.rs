@@ -93,7 +93,8 @@ section! {
         entries_in_flight_max: u64 = 16, 1 => 1024;
         /// How long an entry may take from its proposal until it is applied, before its requests are answered with
         /// `outcome_unknown`. 1 s to 10 min, default 10 s: above an election. Raise it, with `limits.request_timeout`, where large
-        /// requests come faster than the disk takes them; what was proposed is done all the same.
+        /// requests come faster than the disk takes them; what was proposed is done all the same. A node that does not lead
+        /// answers 5 s after the request's own wait in any case.
         propose_timeout: Duration = secs(10), secs(1) => secs(600);
         /// Entries after which the log may go behind the next checkpoint; half as many stay, for followers that were away. 100 to
         /// 10,000,000, default 20,000. Raise it when followers need snapshots too often.
