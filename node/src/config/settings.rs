@@ -201,7 +201,7 @@ section! {
         /// Most requests that a node works on at once; more are `overloaded`. 1 to 1,000,000, default 4096.
         in_flight_max: u64 = 4096, 1 => 1_000_000;
         /// Most bytes of the writes that a node works on at once, its own clients' and those that other nodes forward to it; more
-        /// are `overloaded`, but one, however large it is. 2 MiB to 2 GiB, default 64 MiB: a disk takes as much in a second.
+        /// are `overloaded`, but one, however large it is. 2 MiB to 2 GiB, default 64 MiB.
         writing_max: ByteSize = ByteSize::mib(64), ByteSize::mib(2) => ByteSize::gib(2);
         /// How long a request may take, waiting included. 100 ms to 10 min, default 40 s: above the longest
         /// `Meridian-Wait`.
