@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meridian_client::wire::AccessToken;
 
-use crate::config::parse_duration;
+use crate::config::{parse_duration, split_address};
 
 /// An active-active, geo-replicated store with CRDT types and causal sessions.
 #[derive(Debug, Parser)]
@@ -314,10 +314,10 @@ pub enum Transport {
 
 /// An address that can be dialled, whether anybody is there or not.
 fn parse_address(text: &str) -> Result<String, String> {
-    let is_host = |host: &str| !host.is_empty() && !host.contains('/');
-    match text.trim().rsplit_once(':') {
-        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => Ok(text.trim().to_string()),
-        _ => Err("write HOST:PORT, such as 127.0.0.1:7400".into()),
+    let address = text.trim();
+    match split_address(address) {
+        Ok(_) => Ok(address.to_string()),
+        Err(wrong) => Err(format!("{wrong}; write HOST:PORT, such as 127.0.0.1:7400")),
     }
 }
 
