@@ -22,6 +22,11 @@ pub(crate) struct Item {
 }
 
 impl Item {
+    /// What it takes on a page.
+    fn bytes(&self) -> usize {
+        self.path.len() + self.cell.dots.iter().map(|held| held.payload.len()).sum::<usize>()
+    }
+
     /// Whether two neighbours are parts of one value: the cells of one counter.
     pub fn same_value(&self, next: &Item) -> bool {
         next.leaf.ty == Type::Counter && self.path[..self.leaf.base] == next.path[..next.leaf.base]
@@ -35,16 +40,25 @@ pub(crate) struct Page {
     pub stopped: Option<Vec<u8>>,
 }
 
-/// Collects the cells that are `wanted` from `from` up to `to`: at most `limit` values, never a part of a counter.
+/// How much a page may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageBounds {
+    /// Values; at least one goes.
+    pub values: usize,
+    /// Bytes of paths and payloads, after which it takes no other value.
+    pub bytes: usize,
+}
+
+/// Collects the cells that are `wanted` from `from` up to `to`, within `bounds`, never a part of a counter.
 pub(crate) fn collect<C: ReadCells>(
     view: &KeyView<'_, C>,
     from: &[u8],
     to: Option<&[u8]>,
-    limit: usize,
+    bounds: PageBounds,
     wanted: &mut dyn FnMut(&Item) -> bool,
 ) -> Result<Page, StoreError<C::Error>> {
     let mut items: Vec<Item> = Vec::new();
-    let (mut values, mut looked) = (0, 0);
+    let (mut values, mut bytes, mut looked) = (0, 0, 0);
     let mut last = Vec::new();
     let mut stopped = false;
     let mut failed = None;
@@ -64,7 +78,8 @@ pub(crate) fn collect<C: ReadCells>(
         }
         let item = Item { path: path.to_vec(), leaf, cell: stored.cell, floor: Cell::default() };
         let continues = items.last().is_some_and(|last| last.same_value(&item));
-        if !continues && (values >= limit.max(1) || looked >= limit.saturating_add(LOOKED_BEYOND_MAX)) {
+        let is_full = values >= bounds.values.max(1) || (values > 0 && bytes >= bounds.bytes);
+        if !continues && (is_full || looked >= bounds.values.saturating_add(LOOKED_BEYOND_MAX)) {
             stopped = true;
             return ControlFlow::Break(());
         }
@@ -73,6 +88,7 @@ pub(crate) fn collect<C: ReadCells>(
         last.extend_from_slice(path);
         if wanted(&item) {
             values += usize::from(!continues);
+            bytes += item.bytes();
             items.push(item);
         }
         ControlFlow::Continue(())

@@ -57,7 +57,8 @@ pub fn check<C: ReadCells>(
 }
 
 fn reads_as<C: ReadCells>(cells: &C, key: &Key, value: &Value) -> Result<bool, StoreError<C::Error>> {
-    let query = Query { limit: count(value).saturating_add(1), ..Query::default() };
+    let limit = count(value).saturating_add(1);
+    let query = Query { limit, bytes_max: usize::MAX, ..Query::default() };
     let content = read(cells, key, &query)?.content;
     Ok(content.is_some_and(|c| c.cursor.is_none() && same(&c.value.to_value(), value)))
 }

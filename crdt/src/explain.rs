@@ -3,11 +3,12 @@
 use crate::cell::{Held, PLUS};
 use crate::cells::{ReadCells, Table};
 use crate::codec::DecodeError;
-use crate::collect::{Chosen, Item, Page, collect};
+use crate::collect::{Chosen, Item, Page, PageBounds, collect};
 use crate::error::StoreError;
 use crate::id::Dot;
 use crate::keys::Key;
 use crate::path;
+use crate::read::PAGE_BYTES_MAX;
 use crate::types::{Type, counter, doc};
 use crate::value::Value;
 use crate::view::KeyView;
@@ -60,7 +61,8 @@ pub fn explain<C: ReadCells>(
     let view = KeyView::open(cells, key)?;
     // What a document has is told by itself: of compacted updates there is no single one.
     let documents = path::of_type(&[], Type::Doc);
-    let Page { items, stopped } = collect(&view, &[], Some(&documents), limit, &mut |_| true)?;
+    let bounds = PageBounds { values: limit, bytes: PAGE_BYTES_MAX };
+    let Page { items, stopped } = collect(&view, &[], Some(&documents), bounds, &mut |_| true)?;
     let ty = view.header.shown();
     if items.is_empty() && ty.is_none() {
         return Ok(None);

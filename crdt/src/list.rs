@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cells::{ReadCells, Table, prefix_end};
@@ -59,8 +58,8 @@ pub fn list<C: ReadCells>(
             listing.more = true;
             return ControlFlow::Break(());
         }
-        let decoded = Key::from_header_row(row)
-            .and_then(|key| Ok((key.key, Header::decode(&Bytes::copy_from_slice(value))?)));
+        let decoded =
+            Key::from_header_row(row).and_then(|key| Ok((key.key, Header::decode_without_cells(value)?)));
         let (key, header) = match decoded {
             Ok(decoded) => decoded,
             Err(why) => {
@@ -128,7 +127,7 @@ pub fn fingerprint<C: ReadCells>(
             return ControlFlow::Break(());
         }
         rows += 1;
-        match Header::decode(&Bytes::copy_from_slice(value)) {
+        match Header::decode_without_cells(value) {
             Ok(header) => {
                 if let Some(ty) = header.shown() {
                     hash.update(&(row.len() as u64).to_be_bytes());

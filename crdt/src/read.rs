@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::cell::Cell;
 use crate::cells::{ReadCells, Table, prefix_end};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::collect::{Chosen, Item, Page, collect};
+use crate::collect::{Chosen, Item, Page, PageBounds, collect};
 use crate::document;
 use crate::error::StoreError;
 use crate::header::{Header, LoneRegister, Version};
@@ -20,11 +20,16 @@ use crate::value::Value;
 use crate::vector::Vector;
 use crate::view::KeyView;
 
+/// How many bytes of paths and values a page comes to, but for its last value.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+
 /// How much to read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     /// How many elements of a set, or values below a map, a page may have; at least 1.
     pub limit: usize,
+    /// After how many bytes of paths and values a page of a set or a map takes no other value.
+    pub bytes_max: usize,
     /// Where to go on: the cursor of the page before. Check one that comes from outside with [`check_cursor`].
     pub cursor: Option<Vec<u8>>,
     /// Ask only whether this element (of a set) or field (of a map) is there.
@@ -33,7 +38,7 @@ pub struct Query {
 
 impl Default for Query {
     fn default() -> Self {
-        Self { limit: 10_000, cursor: None, element: None }
+        Self { limit: 10_000, bytes_max: PAGE_BYTES_MAX, cursor: None, element: None }
     }
 }
 
@@ -226,8 +231,8 @@ fn read_page<C: ReadCells>(
     }
     // What a shown type hides takes no room on the page.
     let mut shown = |item: &Item| item.cell.is_visible(item.leaf.ty) && chosen.admit(&item.path);
-    let Page { items, stopped } =
-        collect(view, &from, prefix_end(&base).as_deref(), query.limit, &mut shown)?;
+    let bounds = PageBounds { values: query.limit, bytes: query.bytes_max };
+    let Page { items, stopped } = collect(view, &from, prefix_end(&base).as_deref(), bounds, &mut shown)?;
     let mut value = ReadValue::empty(ty);
     for group in items.chunk_by(Item::same_value) {
         put_leaf(&mut value, group)?;
@@ -354,6 +359,32 @@ mod tests {
                 }
                 None => return pages,
             }
+        }
+    }
+
+    /// The bound is for whoever asks, not for the state: what a page leaves for the next is all there.
+    #[test]
+    fn a_page_ends_after_so_many_bytes_but_has_one_value_at_least() {
+        let mut a = Replica::new(1);
+        for n in 0..20u64 {
+            let large = Mutation::Register(RegisterOp::Set(text(&"x".repeat(1000))));
+            a.write(n + 1, update(&format!("f{n:02}"), large));
+        }
+        for (bytes_max, of_page) in [(0, 1), (1, 1), (3500, 4), (1 << 20, 20)] {
+            let mut query = Query { bytes_max, ..Query::default() };
+            let mut fields = 0;
+            loop {
+                let content = read(&a.cells, &key(), &query).expect("memory").content.expect("is there");
+                let ReadValue::Map(page) = content.value else { panic!("a map") };
+                assert!(page.len() <= of_page, "{bytes_max}: {}", page.len());
+                fields += page.len();
+                query.cursor = content.cursor;
+                if query.cursor.is_none() {
+                    break;
+                }
+                assert_eq!(page.len(), of_page);
+            }
+            assert_eq!(fields, 20);
         }
     }
 

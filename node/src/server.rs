@@ -285,6 +285,7 @@ fn raft_config(config: &Config) -> RaftConfig {
         checkpoint_interval: config.storage.checkpoint_interval,
         checkpoint_log_bytes: config.storage.checkpoint_log.0,
         propose_limit: config.raft.propose_timeout,
+        log_backlog_max: config.storage.log_backlog.0,
         snapshot_stall: config.raft.snapshot_timeout,
     }
 }

@@ -606,6 +606,31 @@ async fn a_transaction_reads_its_snapshot_and_its_own_writes_and_commits_once() 
     assert_eq!(other.ask(read("c")).await.expect("there")["value"], Value::Int(1));
 }
 
+/// A client moves 10 from one account to another, loses its connection before the node has the first half, and repeats the
+/// commit on another. The node, which does not know that the first connection is lost, must not do the second half alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_from_another_connection_does_not_do_half_of_a_transaction() {
+    let node = Node::start("").await;
+    let (mut client, mut other) = (node.client().await, node.client().await);
+    let txn = client.begin(Isolation::Snapshot).await;
+    let outcome = other.ask(commit(txn, vec![adding("to", 10)])).await;
+    assert_eq!(code(&outcome), ErrorCode::Conflict, "nor without a request id");
+    let mut request = other.request(commit(txn, vec![adding("to", 10)]));
+    request.request_id = Some(RequestId::Number { client: [4; 16], number: 1 });
+    assert_eq!(code(&other.ask_with(request.clone()).await.outcome), ErrorCode::Conflict);
+    // What was under way arrives after all.
+    client.ask(read_in(txn, "from", vec![adding("from", -10)])).await.expect("there");
+    request.id = client.request(Verb::Status).id;
+    assert_eq!(
+        code(&client.ask_with(request).await.outcome),
+        ErrorCode::Conflict,
+        "what the log has said stays"
+    );
+    for account in ["from", "to"] {
+        assert_eq!(code(&client.ask(read(account)).await), ErrorCode::NotFound, "{account}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_of_one_transaction_are_done_in_the_order_of_their_arrival() {
     let node = Node::start("").await;

@@ -74,12 +74,34 @@ impl Fleet {
     pub async fn start_prepared(
         prepare: impl FnOnce(&Path) -> Result<ClusterOptions, String>,
     ) -> Result<Self, String> {
+        let fleet = Self::begin_prepared(prepare).await?;
+        fleet.ready().await;
+        Ok(fleet)
+    }
+
+    /// The same, not waiting until it is ready.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    ///
+    /// # Panics
+    /// When the cluster does not start.
+    pub async fn begin_prepared(
+        prepare: impl FnOnce(&Path) -> Result<ClusterOptions, String>,
+    ) -> Result<Self, String> {
         let turn = TURN.lock().await;
         let folder = tempfile::tempdir().expect("a folder for the cluster");
         let options = prepare(folder.path())?;
         let cluster = Cluster::start(options).await.expect("the cluster starts");
-        cluster.wait_ready(READY_LIMIT).await.expect("the cluster becomes ready");
         Ok(Self { cluster, http: HttpClient::new(), folder, keep: AtomicBool::new(false), _turn: turn })
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn ready(&self) {
+        self.cluster.wait_ready(READY_LIMIT).await.expect("the cluster becomes ready");
     }
 
     /// The cluster, to cut, heal, kill and restart.

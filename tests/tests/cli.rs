@@ -151,6 +151,14 @@ async fn mistakes_have_their_exit_codes(folder: &Path) {
     let variable =
         run_in(folder, BINARY, &["get", "visits"], &[("MERIDIAN_SERVER", &server(folder, 1))], "").await;
     assert_eq!(variable.code, Some(0), "{variable:?}");
+    for line in [&["get", "visits"][..], &["status"], &["bench", "--seconds", "1"]] {
+        let wrong = run_in(folder, BINARY, line, &[("MERIDIAN_SERVER", "nonsense")], "").await;
+        assert_eq!(wrong.code, Some(2), "{line:?}: {wrong:?}");
+        assert!(
+            wrong.stderr.contains("MERIDIAN_SERVER: ") && wrong.stderr.contains("HOST:PORT"),
+            "{wrong:?}"
+        );
+    }
 }
 
 async fn sessions_and_request_ids_work_from_files_and_flags(folder: &Path) {

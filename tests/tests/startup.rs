@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meridian::cli::http::HttpClient;
-use meridian_tests::client::{Ask, Client, add, outcome, set};
+use meridian::dev::ClusterOptions;
+use meridian_tests::client::{Ask, Client, Outcome, add, outcome, set};
+use meridian_tests::fleet::Fleet;
 use meridian_tests::program::{self, Port, Running, SmallDisk, skipped};
 use meridian_tests::wait;
 use redb::{Database, ReadableDatabase, TableDefinition};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_meridian-under-test");
@@ -297,9 +300,9 @@ async fn a_disk_that_is_full_stops_the_node_and_loses_nothing_acknowledged() {
         let ask = Ask::mutate(&format!("large/{number:03}"), &set("v".repeat(20_000)))
             .within(Duration::from_secs(5));
         match outcome(&node.send(&ask).await) {
-            meridian_tests::client::Outcome::Acked => acked += 1,
-            meridian_tests::client::Outcome::Unknown(_) => unknown += 1,
-            meridian_tests::client::Outcome::NotDone(_) => break,
+            Outcome::Acked => acked += 1,
+            Outcome::Unknown(_) => unknown += 1,
+            Outcome::NotDone(_) => break,
         }
     }
     let said = running.said();
@@ -315,4 +318,55 @@ async fn a_disk_that_is_full_stops_the_node_and_loses_nothing_acknowledged() {
         assert_eq!(node.value(&format!("large/{number:03}")).await, json!("v".repeat(20_000)));
     }
     assert_eq!(running.stop().await, Some(0));
+}
+
+/// Adds one to a counter of its own again and again until it is told to stop; says how often that was acknowledged, and how often
+/// it may have been done.
+async fn count_from_the_start(node: Client, key: String, stop: watch::Receiver<bool>) -> (i64, i64) {
+    let (mut acked, mut unknown) = (0, 0);
+    while !*stop.borrow() {
+        match outcome(&node.send(&Ask::mutate(&key, &add(1)).within(Duration::from_secs(5))).await) {
+            Outcome::Acked => acked += 1,
+            Outcome::Unknown(_) => unknown += 1,
+            // Nobody listens yet, or nobody leads: the pause leaves the processors to those who start.
+            Outcome::NotDone(_) => tokio::time::sleep(Duration::from_millis(3)).await,
+        }
+    }
+    (acked, unknown)
+}
+
+/// Story: an application writes to two datacenters while they start for the first time. What they take before they have met
+/// reaches both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_of_the_first_moment_reach_every_datacenter() {
+    let prepare = |folder: &Path| {
+        let latency = Duration::from_millis(20);
+        let options = ClusterOptions::new(BINARY, folder);
+        Ok(ClusterOptions { dcs: Some(2), nodes: Some(3), latency, ..options })
+    };
+    let fleet = Fleet::begin_prepared(prepare).await.expect("nothing is prepared");
+    let (stop, stopped) = watch::channel(false);
+    let mut writers = Vec::new();
+    for name in fleet.node_names() {
+        for writer in 0..4 {
+            let key = format!("{}-{writer}", name.replace('/', "-"));
+            let counting = count_from_the_start(fleet.node(&name), key.clone(), stopped.clone());
+            writers.push((key, tokio::spawn(counting)));
+        }
+    }
+    fleet.ready().await;
+    stop.send_replace(true);
+    let mut counted = BTreeMap::new();
+    for (key, writer) in writers {
+        counted.insert(key, writer.await.expect("a writer ends"));
+    }
+    fleet.agreed(PATIENCE).await;
+    let node = fleet.node("us-east/1");
+    for (key, (acked, unknown)) in &counted {
+        let value = node.ask(Ask::read(key)).await.value().as_i64().unwrap_or(0);
+        assert!((*acked..=acked + unknown).contains(&value), "{key}: {value} of {acked} and {unknown} more");
+    }
+    let acked: i64 = counted.values().map(|(acked, _)| acked).sum();
+    assert!(acked > 0, "{counted:?}");
+    println!("writes from the start: {acked} acknowledged");
 }

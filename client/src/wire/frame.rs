@@ -516,7 +516,7 @@ fn take_read(fields: &mut Fields<'_, Borrowed<'_>>) -> Result<Verb, ApiError> {
         }
     };
     let element = fields.take_optional("element").map(Document::into_value).transpose()?;
-    let query = Query { limit: take_limit(fields)?, cursor, element };
+    let query = Query { limit: take_limit(fields)?, cursor, element, ..Query::default() };
     let (txn, ops) = take_in_txn(&key.space, fields)?;
     Ok(Verb::Read { key, query, txn, ops })
 }

@@ -87,7 +87,7 @@ fn pages(who: &str, replica: &Replica, key: &Key, whole: &Content) {
         let mut sum: Option<ReadValue> = None;
         let mut cursor = None;
         loop {
-            let page = reading(replica, key, &Query { limit, cursor, element: None });
+            let page = reading(replica, key, &Query { limit, cursor, ..Query::default() });
             let page = page.content.expect("it is there");
             assert_eq!((page.ty, page.version, page.size), (whole.ty, whole.version, whole.size), "{who}");
             let value = told(page.value);

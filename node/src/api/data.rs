@@ -25,6 +25,7 @@ pub async fn read(
         limit: query.take_limit("limit", api.bounds.page_max)?,
         cursor: query.take("cursor").map(|text| value_cursor(&text)).transpose()?,
         element: query.take("element").map(|text| element(&text)).transpose()?,
+        ..ReadQuery::default()
     };
     query.finish()?;
     let outcome = calls::read(&api, &session, &key, &wanted).await;

@@ -184,6 +184,8 @@ fn render_raft(shard: &Shard, page: &mut Page) {
         page.single(name, "counter", help, count);
     }
     page.single("meridian_log_segments", "gauge", "Files that the Raft log consists of.", log.segments);
+    let help = "Bytes of entries of the Raft log that wait for this node's disk.";
+    page.single("meridian_log_backlog_bytes", "gauge", help, log.backlog);
     page.single(
         "meridian_ready",
         "gauge",

@@ -313,7 +313,7 @@ pub enum Transport {
 }
 
 /// An address that can be dialled, whether anybody is there or not.
-fn parse_address(text: &str) -> Result<String, String> {
+pub(super) fn parse_address(text: &str) -> Result<String, String> {
     let address = text.trim();
     match split_address(address) {
         Ok(_) => Ok(address.to_string()),

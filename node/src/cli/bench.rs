@@ -103,7 +103,10 @@ pub(super) async fn run(options: &ClientOptions, args: &BenchArgs) -> ExitCode {
     if args.transport == Transport::Http && args.pipeline > 1 {
         return usage("--pipeline needs --transport native: HTTP answers one request after the other");
     }
-    let mut servers = request::servers(options);
+    let mut servers = match request::servers(options) {
+        Ok(servers) => servers,
+        Err(wrong) => return wrong.report(options.json),
+    };
     servers.extend(args.more_servers.iter().cloned());
     let place = (options.space.clone(), options.token.clone());
     let Some(run) = Run::new(args.workload, args.keys, place, args.value_size) else {

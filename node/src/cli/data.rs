@@ -169,7 +169,7 @@ fn show(
 ) -> ExitCode {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(e) => return failure(options.json, &e.to_string()),
+        Err(e) => return e.report(options.json),
     };
     let Some(body) = answer.json() else {
         return failure(options.json, &format!("the server answered {} without JSON", answer.status));

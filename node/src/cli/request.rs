@@ -4,7 +4,9 @@
 //! is of the same DC, where the request id makes the repetition exact. Across DCs nothing is deduplicated, so after an
 //! unknown outcome no server of another DC is asked.
 
+use std::env::VarError;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +14,15 @@ use hyper::Method;
 use meridian_client::wire::AccessToken;
 use serde_json::Value;
 
-use super::args::ClientOptions;
+use super::args::{ClientOptions, parse_address};
 use super::http::{Answer, Call, HttpClient, HttpError};
+use super::{failure, usage};
 use crate::dev::description;
 
 /// Where a cluster of `dev` describes itself, relative to the working directory.
 const DEV_CLUSTER_FILE: &str = "meridian-dev/cluster.json";
+/// The variable of the environment that names servers where no option does.
+const SERVER_VARIABLE: &str = "MERIDIAN_SERVER";
 /// The address of a node with default ports on this machine.
 const DEFAULT_SERVER: &str = "127.0.0.1:7400";
 /// How long finding out a server's DC may take.
@@ -28,6 +33,9 @@ const SESSION_BYTES_MAX: u64 = 64 * 1024;
 /// Why a command has no answer to show.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
+    /// The variable that names servers is wrong. Nothing was sent.
+    #[error("{SERVER_VARIABLE}: {0}")]
+    Variable(String),
     /// No server answered; the text says what each said.
     #[error("{0}")]
     NoAnswer(String),
@@ -42,31 +50,64 @@ pub enum RequestError {
     SessionLost(String, std::io::Error),
 }
 
-/// The servers to ask, in order.
-pub fn servers(options: &ClientOptions) -> Vec<String> {
-    if !options.server.is_empty() {
-        return options.server.clone();
-    }
-    if let Ok(server) = std::env::var("MERIDIAN_SERVER")
-        && !server.is_empty()
-    {
-        return server.split(',').map(|s| s.trim().to_string()).collect();
-    }
-    match description::read(Path::new(DEV_CLUSTER_FILE)).ok().and_then(|cluster| cluster.first_client()) {
-        Some(server) => vec![server],
-        None => vec![DEFAULT_SERVER.into()],
+impl RequestError {
+    /// Says it, and the exit code: a wrong variable is as a wrong option.
+    pub fn report(&self, json: bool) -> ExitCode {
+        match self {
+            RequestError::Variable(_) => usage(&self.to_string()),
+            _ => failure(json, &self.to_string()),
+        }
     }
 }
 
+/// The servers to ask, in order.
+///
+/// # Errors
+/// [`RequestError::Variable`].
+pub fn servers(options: &ClientOptions) -> Result<Vec<String>, RequestError> {
+    if let Some(named) = named_servers(options)? {
+        return Ok(named);
+    }
+    let first =
+        description::read(Path::new(DEV_CLUSTER_FILE)).ok().and_then(|cluster| cluster.first_client());
+    Ok(vec![first.unwrap_or_else(|| DEFAULT_SERVER.into())])
+}
+
 /// The servers that `status` shows: those that were named, else all of the cluster of `dev` in this folder.
-pub fn all_servers(options: &ClientOptions) -> Vec<String> {
-    if options.server.is_empty()
-        && std::env::var_os("MERIDIAN_SERVER").is_none()
+///
+/// # Errors
+/// [`RequestError::Variable`].
+pub fn all_servers(options: &ClientOptions) -> Result<Vec<String>, RequestError> {
+    if named_servers(options)?.is_none()
         && let Ok(cluster) = description::read(Path::new(DEV_CLUSTER_FILE))
     {
-        return cluster.dcs.iter().flat_map(|dc| dc.nodes.iter().map(|node| node.client.clone())).collect();
+        return Ok(cluster
+            .dcs
+            .iter()
+            .flat_map(|dc| dc.nodes.iter().map(|node| node.client.clone()))
+            .collect());
     }
     servers(options)
+}
+
+/// The servers that an option names, or else the variable, which names none when it is empty.
+fn named_servers(options: &ClientOptions) -> Result<Option<Vec<String>>, RequestError> {
+    if !options.server.is_empty() {
+        return Ok(Some(options.server.clone()));
+    }
+    match std::env::var(SERVER_VARIABLE) {
+        Ok(list) => addresses(&list),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(wrong @ VarError::NotUnicode(_)) => Err(RequestError::Variable(wrong.to_string())),
+    }
+}
+
+/// The addresses of a list that commas part; nothing if it is empty.
+fn addresses(list: &str) -> Result<Option<Vec<String>>, RequestError> {
+    if list.trim().is_empty() {
+        return Ok(None);
+    }
+    list.split(',').map(parse_address).collect::<Result<_, _>>().map(Some).map_err(RequestError::Variable)
 }
 
 /// Asks about data. `write` marks a mutation, which then carries a request id.
@@ -103,7 +144,7 @@ pub async fn ask(
     }
     let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
     let call = Call { method, server: "", path, headers: &headers, body, deadline: options.timeout };
-    let answer = ask_in_turn(&servers(options), call, write, &request_id).await?;
+    let answer = ask_in_turn(&servers(options)?, call, write, &request_id).await?;
     if let (Some(file), Some(token)) = (&options.session, answer.header("Meridian-Session")) {
         write_token(file, token).map_err(|e| RequestError::SessionLost(file.display().to_string(), e))?;
     }
@@ -284,6 +325,17 @@ mod tests {
         assert_eq!(times(&asked), 0);
         let (no_leader, _) = server("eu", NO_LEADER).await;
         assert_eq!(write_to(&[&no_leader, &other]).await.expect("answered").status, 200);
+    }
+
+    #[test]
+    fn a_list_of_servers_is_addresses_or_nothing() {
+        let read = |list: &str| addresses(list).map_err(|e| e.to_string());
+        assert_eq!(read(" "), Ok(None));
+        assert_eq!(read("a:1, [::1]:2"), Ok(Some(vec!["a:1".into(), "[::1]:2".into()])));
+        for wrong in ["a", "a:1,", "a:1,,b:2", "http://a:1"] {
+            let error = read(wrong).expect_err(wrong);
+            assert!(error.starts_with("MERIDIAN_SERVER: ") && error.contains("HOST:PORT"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -37,7 +37,11 @@ pub async fn collect(client: &HttpClient, servers: &[String]) -> Vec<NodeStatus>
 
 /// `status`.
 pub(super) async fn run(options: &ClientOptions) -> ExitCode {
-    let nodes = collect(&HttpClient::new(), &all_servers(options)).await;
+    let servers = match all_servers(options) {
+        Ok(servers) => servers,
+        Err(wrong) => return wrong.report(options.json),
+    };
+    let nodes = collect(&HttpClient::new(), &servers).await;
     let any = nodes.iter().any(|node| node.answer.is_ok());
     if options.json {
         let list: Vec<Value> = nodes

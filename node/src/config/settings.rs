@@ -128,6 +128,10 @@ section! {
         /// its entries are no longer needed. 16 KiB to 1 GiB, default 16 MiB: the node starts at once, and a file lasts
         /// some seconds under full load. Raise it on a disk that is slow to make files; there are at least two or three.
         log_segment: ByteSize = ByteSize::mib(16), ByteSize::kib(16) => ByteSize::gib(1);
+        /// Bytes of log entries that may wait for the disk of a node that leads. 1 MiB to 16 GiB, default 64 MiB. The others may have
+        /// them on their disks, and then they are committed; beyond this, writes wait, and after `raft.propose_timeout` they are
+        /// `overloaded`.
+        log_backlog: ByteSize = ByteSize::mib(64), ByteSize::mib(1) => ByteSize::gib(16);
         /// About how long the scrubber takes to read every row once and verify its checksum; a rotten one stops the
         /// node. 1 min to 365 d, default 7 d. Shorter finds rot sooner and reads more.
         scrub_interval: Duration = secs(7 * 86_400), secs(60) => secs(365 * 86_400);

@@ -236,7 +236,7 @@ impl Inner {
         };
         let applied = codec::to_applied(meta.last_log_id, &meta.last_membership);
         let mut machine = self.machine();
-        incoming.install(&applied, &self.folder, &self.state)?;
+        incoming.install(&applied, &self.state)?;
         machine.reset(&self.state.view())
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::test_machine::{Gate, TestMachine, all_rows, count};
 use super::{KnownPeers, Parts, ProposeError, RaftConfig, RaftGroup};
 use crate::peer::{PeerClient, PeerConfig, PeerHandler, PeerIdentity, PeerServer, Secret, serve};
-use crate::seams::{BoxStream, Seams};
+use crate::seams::{BoxStream, Executor, Job, Seams, ThreadExecutor, Urgency, Worker, WorkerStopped};
 use crate::storage::{Folder, FolderConfig, Identity, StorageError};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -46,6 +46,31 @@ impl Node {
     }
 }
 
+/// Threads as in production, but what is written to the log passes a gate.
+struct GatedLog(Arc<Gate>);
+
+struct GatedWorker {
+    worker: Box<dyn Worker>,
+    gate: Arc<Gate>,
+}
+
+impl Executor for GatedLog {
+    fn worker(&self, name: &str, urgency: Urgency) -> Box<dyn Worker> {
+        let worker = ThreadExecutor.worker(name, urgency);
+        if name == "log" { Box::new(GatedWorker { worker, gate: self.0.clone() }) } else { worker }
+    }
+}
+
+impl Worker for GatedWorker {
+    fn submit(&self, job: Job) -> Result<(), WorkerStopped> {
+        let gate = self.gate.clone();
+        self.worker.submit(Box::new(move || {
+            gate.pass();
+            job();
+        }))
+    }
+}
+
 struct Cluster {
     dir: tempfile::TempDir,
     addrs: Addrs,
@@ -53,6 +78,8 @@ struct Cluster {
     config: RaftConfig,
     /// What all nodes apply passes it.
     gate: Arc<Gate>,
+    /// What each writes to its log passes its own.
+    disks: BTreeMap<u64, Arc<Gate>>,
     nodes: BTreeMap<u64, Node>,
 }
 
@@ -60,7 +87,9 @@ impl Cluster {
     async fn start(members: u64, config: RaftConfig) -> Self {
         let addrs = Addrs::default();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Self { dir, addrs, members, config, gate: Arc::default(), nodes: BTreeMap::new() };
+        let disks = (1..=members).map(|id| (id, Arc::default())).collect();
+        let mut cluster =
+            Self { dir, addrs, members, config, gate: Arc::default(), disks, nodes: BTreeMap::new() };
         for id in 1..=members {
             cluster.start_node(id).await;
         }
@@ -72,7 +101,8 @@ impl Cluster {
     }
 
     async fn start_node(&mut self, id: u64) {
-        let seams = Seams::production();
+        let executor = Arc::new(GatedLog(self.disks[&id].clone()));
+        let seams = Seams { executor, ..Seams::production() };
         let identity = Identity { cluster: "c".into(), dc: "eu".into(), node: id };
         let config = FolderConfig::new(self.folder(id), identity);
         // The last of a stopped node's tasks may still hold its folder for a moment.
@@ -281,6 +311,38 @@ async fn what_is_not_applied_in_time_has_an_unknown_outcome_and_stands() {
     assert!(matches!(late, Err(ProposeError::Unknown)), "{late:?}");
     cluster.gate.open();
     cluster.wait_equal(2).await;
+}
+
+/// Story: the leader's disk hangs. What the others have on theirs is committed and answered, but the leader takes no more than a
+/// bounded number of bytes that it has not on its own; and it goes on when its disk does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_hangs_takes_only_so_much() {
+    const ROW_BYTES: usize = 50_000;
+    const BACKLOG_MAX: u64 = 1 << 20;
+    let limit = Duration::from_millis(500);
+    let config = RaftConfig { propose_limit: limit, log_backlog_max: BACKLOG_MAX, ..quick() };
+    let cluster = Cluster::start(3, config).await;
+    cluster.put("before").await;
+    let leader = cluster.leader().await;
+    let group = &cluster.nodes[&leader].group;
+    cluster.disks[&leader].close();
+    let row = |n: u64| Bytes::from(format!("{n:0ROW_BYTES$}"));
+    let mut done = 0;
+    let refused = loop {
+        match timeout(LIMIT, group.propose(row(done))).await.unwrap() {
+            Ok(_) => done += 1,
+            Err(error) => break error,
+        }
+        assert!(done < 100, "nothing holds it up");
+    };
+    assert!(matches!(refused, ProposeError::DiskBehind), "{refused:?}");
+    let backlog = group.log_counts().backlog;
+    assert!((BACKLOG_MAX..BACKLOG_MAX + 2 * ROW_BYTES as u64).contains(&backlog), "{backlog}");
+    assert!(done >= BACKLOG_MAX / ROW_BYTES as u64, "{done}");
+    cluster.disks[&leader].open();
+    timeout(LIMIT, group.propose(row(done))).await.unwrap().unwrap();
+    cluster.wait_equal(done as usize + 2).await;
+    timeout(LIMIT, group.log().room(0)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

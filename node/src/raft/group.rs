@@ -57,8 +57,8 @@ struct Inner {
     peers: PeerClient,
     leadership: watch::Receiver<Leadership>,
     snapshot_worker: Box<dyn Worker>,
-    // One snapshot at a time: they share the name of the incoming file.
-    snapshot_room: Semaphore,
+    // One snapshot at a time: each takes as much of the disk as the state.
+    snapshot_room: Arc<Semaphore>,
     tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
@@ -142,7 +142,7 @@ impl RaftGroup {
             peers,
             leadership,
             snapshot_worker: seams.executor.worker("snapshot", Urgency::Background),
-            snapshot_room: Semaphore::new(1),
+            snapshot_room: Arc::new(Semaphore::new(1)),
             tasks: std::sync::Mutex::default(),
             config: config.clone(),
         }));
@@ -157,12 +157,15 @@ impl RaftGroup {
         self.0.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).spawn(task);
     }
 
-    /// Proposes an entry and waits until it is applied here. Bounded by the configuration's `propose_limit`, and by
-    /// the loss of the majority.
+    /// Proposes an entry once the log has room for it, and waits until it is applied here. Each is bounded by the
+    /// configuration's `propose_limit`, the second also by the loss of the majority.
     pub async fn propose(&self, entry: Bytes) -> Result<Reply, ProposeError> {
         if entry.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge);
         }
+        // Others may have on disk what this node's does not take: nothing else would hold up what comes.
+        let room = self.0.log.room(self.0.config.log_backlog_max);
+        timeout(self.0.config.propose_limit, room).await.map_err(|_| ProposeError::DiskBehind)?;
         self.can_propose()?;
         let writing = self.0.raft.client_write(EntryData(entry));
         tokio::select! {
@@ -327,11 +330,12 @@ impl RaftGroup {
     }
 
     async fn receive_snapshot(&self, stream: &mut BoxStream) -> std::io::Result<()> {
-        let Ok(_room) = self.0.snapshot_room.try_acquire() else {
+        let Ok(room) = self.0.snapshot_room.clone().try_acquire_owned() else {
             return Err(std::io::Error::other("another snapshot is being received"));
         };
         let (stall, worker) = (self.0.config.snapshot_stall, self.0.snapshot_worker.as_ref());
-        let incoming = self.0.folder.incoming()?;
+        // The connection may end while the snapshot is being installed: the room is that one's until then.
+        let incoming = self.0.folder.incoming()?.holding(room);
         let snapshot::Received { vote, meta, rows } =
             snapshot::receive(stream, incoming, worker, stall).await?;
         let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(Box::new(rows)) };

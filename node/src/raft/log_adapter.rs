@@ -96,7 +96,10 @@ impl RaftLogStorage<TypeConfig> for LogAdapter {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.0.row(COMMITTED)?.map(|row| codec::decode_id(&row)).transpose()?)
+        let committed = self.0.row(COMMITTED)?.map(|row| codec::decode_id(&row)).transpose()?;
+        // Earlier programs could write it before its entry, and die between the two. The leader tells again.
+        let last = self.get_log_state().await?.last_log_id;
+        Ok(committed.filter(|id: &LogId| Some(id.index) <= last.map(|last| last.index)))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>

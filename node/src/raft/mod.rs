@@ -61,6 +61,8 @@ pub struct RaftConfig {
     pub election_max: Duration,
     /// How long a proposal may take before its outcome is reported as unknown (default 10 s).
     pub propose_limit: Duration,
+    /// Bytes of entries that may wait for this node's own disk before nothing more is proposed here (default 64 MiB).
+    pub log_backlog_max: u64,
     /// Log entries between two Raft snapshots, each a durable checkpoint after which the log is purged (default
     /// 20,000). It is the first checkpoint that covers as many.
     pub snapshot_entries: u64,
@@ -84,6 +86,7 @@ impl Default for RaftConfig {
             election_min: Duration::from_millis(600),
             election_max: Duration::from_millis(1200),
             propose_limit: Duration::from_secs(10),
+            log_backlog_max: 64 << 20,
             snapshot_entries: 20_000,
             keep_entries: 10_000,
             checkpoint_interval: Duration::from_secs(60),
@@ -121,6 +124,9 @@ pub enum ProposeError {
     /// This node leads, but no majority is there; nothing was proposed.
     #[error("no majority of the datacenter's nodes is reachable")]
     NoQuorum,
+    /// This node leads, but its own disk has not caught up in time; nothing was proposed.
+    #[error("the leader's disk has not caught up")]
+    DiskBehind,
     /// The entry is larger than [`ENTRY_BYTES_MAX`]; nothing was proposed.
     #[error("the entry is larger than an entry may be")]
     TooLarge,

@@ -270,7 +270,7 @@ mod tests {
         let incoming = copy(&opened.state.view(), opened.folder.incoming().unwrap()).unwrap();
         assert_eq!(incoming.rows(), 2 * Table::COUNT as u64);
         let applied = opened.state.applied();
-        incoming.install(&applied, &opened.folder, &opened.state).unwrap();
+        incoming.install(&applied, &opened.state).unwrap();
         let view = opened.state.view();
         for table in tables() {
             assert_eq!(view.get(table, b"a").unwrap().as_deref(), Some(&[table.0][..]), "{table:?}");

@@ -24,7 +24,7 @@ pub(crate) struct TestMachine {
     gate: Arc<Gate>,
 }
 
-/// Holds up what is to be applied while it is closed.
+/// Holds up what has to pass it while it is closed.
 #[derive(Default)]
 pub(crate) struct Gate {
     is_closed: Mutex<bool>,
@@ -41,7 +41,8 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    fn pass(&self) {
+    /// Waits until it is open.
+    pub(crate) fn pass(&self) {
         drop(self.opened.wait_while(self.is_closed.lock().unwrap(), |is_closed| *is_closed).unwrap());
     }
 }

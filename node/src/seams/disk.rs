@@ -122,11 +122,23 @@ impl FolderLock for LockedFolder {}
 
 impl Disk for FileDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)?;
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
-            _ => Ok(()),
+        // The name of each that is made stands in the one above. That of `path` may be there and not be durable yet.
+        let mut made = vec![path];
+        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            if above.try_exists()? {
+                break;
+            }
+            made.push(above);
         }
+        std::fs::create_dir_all(path)?;
+        for folder in made {
+            match folder.parent() {
+                Some(above) if above.as_os_str().is_empty() => self.sync_dir(Path::new("."))?,
+                Some(above) => self.sync_dir(above)?,
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn FolderLock>> {

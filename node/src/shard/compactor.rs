@@ -161,12 +161,12 @@ async fn propose(
         let (of, number) = (compaction.of.clone(), compaction.number);
         let size = bytes.len() + FRAME_BYTES;
         let staged = StagedPart { key: key.clone(), of, number, part, bytes };
-        match shard.proposer.submit(Item::Stage(staged), size).await? {
+        match shard.proposer.submit(Item::Stage(staged), size, None).await? {
             Outcome::Done => {}
             refused => return Ok(refused),
         }
     }
-    shard.proposer.submit(Item::Compact { key: key.clone(), compaction }, FRAME_BYTES).await
+    shard.proposer.submit(Item::Compact { key: key.clone(), compaction }, FRAME_BYTES, None).await
 }
 
 #[cfg(test)]

@@ -49,7 +49,9 @@ pub struct ShardHost {
 
 fn host_error(error: SubmitError) -> HostError {
     match error {
-        SubmitError::Propose(ProposeError::NoQuorum) | SubmitError::Overloaded => HostError::NoQuorum,
+        SubmitError::Propose(ProposeError::NoQuorum | ProposeError::DiskBehind) | SubmitError::Overloaded => {
+            HostError::NoQuorum
+        }
         SubmitError::Propose(ProposeError::Stopped) | SubmitError::Stopped => HostError::ShuttingDown,
         SubmitError::Propose(_) => HostError::NotLeading,
     }

@@ -16,6 +16,7 @@ use super::clock::ClockGuard;
 use super::forward::{Lag, Request, Response};
 use super::{LagSeen, Shard, compactor, digests, scrubber, transactions};
 use crate::storage::StorageError;
+use crate::txn::peers::Founding;
 use crate::txn::{Item, ShardState, compaction, oplog};
 
 /// How often housekeeping looks whether there is anything to do.
@@ -118,18 +119,15 @@ async fn lead(shard: &Shard, clock: &Mutex<Clock>, members: &[String]) {
     }
 }
 
-/// Proposes the first epoch and the list of members, as long as either is missing.
+/// Proposes the list of members and the first life, as long as either is missing.
 async fn found(shard: &Shard, members: &[String]) {
     loop {
-        let state = shard.publisher.applied().borrow().state.clone();
-        let item = if state.own.is_none() {
-            Item::Mint { name: new_life(shard), lost: None, ends: None }
-        } else if !state.members.keys().eq(members) {
-            Item::Members(members.to_vec())
-        } else {
-            return;
+        let item = match shard.publisher.applied().borrow().state.lacks(members) {
+            Some(Founding::Members) => Item::Members(members.to_vec()),
+            Some(Founding::Life) => Item::Mint { name: new_life(shard), lost: None, ends: None },
+            None => return,
         };
-        if let Err(error) = shard.proposer.submit(item, 256).await {
+        if let Err(error) = shard.proposer.submit(item, 256, None).await {
             tracing::info!(%error, "the shard's first entries could not be proposed yet");
             tokio::time::sleep(RETRY).await;
         }
@@ -193,7 +191,7 @@ async fn tidy_once(
     match something_to_tidy(shard, state, swept_at) {
         Ok(false) => false,
         Ok(true) => {
-            let tidied = shard.proposer.submit(Item::Tidy { rows_max }, 16).await;
+            let tidied = shard.proposer.submit(Item::Tidy { rows_max }, 16, None).await;
             tidied.inspect_err(|error| tracing::debug!(%error, "housekeeping waits")).is_ok()
         }
         Err(error) => {
@@ -286,7 +284,7 @@ async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<Dot>) {
         let name = new_life(shard);
         tracing::error!(%lost, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
         let mint = Item::Mint { name, lost: Some(lost), ends: Some(own) };
-        match shard.proposer.submit(mint, 256).await {
+        match shard.proposer.submit(mint, 256, None).await {
             Ok(outcome) => tracing::warn!(?outcome, "the new life was proposed"),
             Err(error) => {
                 tracing::warn!(%error, "the new life could not be proposed; replication will report again");

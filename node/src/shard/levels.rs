@@ -26,8 +26,14 @@ pub fn holders(own: &str, links: &[LinkStatus], dot: Dot) -> Vec<String> {
 }
 
 impl Shard {
-    /// How many datacenters `level` asks for, this one included; refuses more than there are.
+    /// How many datacenters `level` asks for, this one included; refuses more than there are. How many there are stands in the
+    /// log: a node that has not caught up with that yet does not know.
     pub fn level_count(&self, level: Commit) -> Result<usize, ApiError> {
+        if level != Commit::Local && !*self.ready.borrow() {
+            let message =
+                "this node has started and does not know yet how many datacenters there are; nothing changed";
+            return Err(ApiError::new(ErrorCode::NotCaughtUp, message).retry_after_ms(500));
+        }
         let all = || self.publisher.now().state.members.len() + 1;
         match level {
             Commit::Local => Ok(1),

@@ -203,7 +203,7 @@ impl Shard {
         if !self.publisher.now().state.vector.covers_all(&request.session) {
             Box::pin(self.caught_up(&request.session, wait)).await.map_err(Attempt::Final)?;
         }
-        match self.proposer.submit_in(room.clone(), Item::Client(request.to_txn()), request.bytes).await {
+        match self.proposer.submit(Item::Client(request.to_txn()), request.bytes, Some(room.clone())).await {
             Ok(Outcome::Client(answer)) => Ok(answer),
             Ok(other) => {
                 tracing::error!(?other, "a write got the outcome of something else");
@@ -220,6 +220,11 @@ impl Shard {
                 Err(Attempt::NotDone(no_leader("the leader has just changed; nothing changed, repeat soon")))
             }
             Err(SubmitError::Propose(ProposeError::NoQuorum)) => Err(Attempt::Final(no_quorum())),
+            Err(SubmitError::Propose(ProposeError::DiskBehind)) => {
+                let message =
+                    "the disk of this datacenter's leader has fallen behind; nothing changed, repeat later";
+                Err(Attempt::Final(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(1_000)))
+            }
             Err(SubmitError::Propose(ProposeError::TooLarge)) => {
                 let message = "the transaction does not fit into one log entry; split it";
                 Err(Attempt::Final(

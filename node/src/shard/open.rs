@@ -311,8 +311,8 @@ impl<V: ReadCells> Transactions<V> {
         Ok(Submission::Write(Box::new(request), Box::new(Submitted { taken: Some(taken), touched })))
     }
 
-    /// What is to be written about a commit of a transaction that is not open here.
-    fn settle(&self, commit: CommitRequest) -> Result<Submission<V>, ApiError> {
+    /// What is to be written about a commit of a transaction that is not open, or not open to whoever asks.
+    pub fn settle(&self, commit: CommitRequest) -> Result<Submission<V>, ApiError> {
         if commit.id.is_some() {
             let (id, session) = (commit.id, commit.session);
             let request =
@@ -338,8 +338,10 @@ impl<V: ReadCells> Transactions<V> {
         let Submitted { taken, touched } = submitted;
         let Some(taken) = taken else { return written };
         match written {
-            Ok(Answer::Refused { error, .. }) if error.code == ErrorCode::NotCaughtUp => {
-                // The datacenter takes no writes for now: nothing was decided.
+            Ok(Answer::Refused { error, .. })
+                if matches!(error.code, ErrorCode::NotCaughtUp | ErrorCode::NoLeader) =>
+            {
+                // The datacenter takes no writes for now, or not yet: nothing was decided.
                 self.put_back(taken);
                 Err(error)
             }

@@ -100,26 +100,17 @@ impl Proposer {
     }
 
     /// Proposes `item`, which takes about `bytes`; what is returned waits until it is applied. The Raft group bounds the
-    /// wait. A full queue refuses at once.
+    /// wait. A full queue refuses at once. An item keeps the `room` that it takes until it has an outcome, whether anybody
+    /// waits for that or not.
     //
     // Not an async function, so that who waits does not carry along the room that the item had.
     pub fn submit(
         &self,
         item: Item,
         bytes: usize,
+        room: Option<Taken>,
     ) -> impl Future<Output = Result<Outcome, SubmitError>> + use<> {
-        let queued = self.enqueue(item, bytes, None);
-        async move { settled(queued?).await }
-    }
-
-    /// The same for an item that takes room until it has an outcome, whether anybody waits for that or not.
-    pub fn submit_in(
-        &self,
-        room: Taken,
-        item: Item,
-        bytes: usize,
-    ) -> impl Future<Output = Result<Outcome, SubmitError>> + use<> {
-        let queued = self.enqueue(item, bytes, Some(room));
+        let queued = self.enqueue(item, bytes, room);
         async move { settled(queued?).await }
     }
 

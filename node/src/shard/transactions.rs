@@ -15,6 +15,7 @@ use meridian_crdt::{Key, Listing, Mutation, Query, Reading, Vector};
 
 use super::Shard;
 use super::open::{Begun, CommitRequest, Seen, Submission};
+use crate::storage::StateView;
 use crate::txn::{Answer, Isolation};
 
 /// How often transactions whose life is over are looked for.
@@ -75,7 +76,17 @@ impl Shard {
     /// Commits an open transaction, or asks the log what became of one that is not open. Any answer ends it; an error that
     /// says that nothing was done leaves it open, so that it may be committed once more while it lives.
     pub async fn commit(&self, commit: CommitRequest) -> Result<Answer, ApiError> {
-        match self.transactions.submit(commit, self.seams.clock.monotonic_ms())? {
+        self.conclude(self.transactions.submit(commit, self.seams.clock.monotonic_ms())?).await
+    }
+
+    /// Asks the log what became of a commit, for whoever does not know whether all that was sent before it has arrived: it is
+    /// not done now, and never once the log has said so.
+    pub async fn settle(&self, commit: CommitRequest) -> Result<Answer, ApiError> {
+        self.conclude(self.transactions.settle(commit)?).await
+    }
+
+    async fn conclude(&self, submission: Submission<StateView>) -> Result<Answer, ApiError> {
+        match submission {
             Submission::Answered(answer) => Ok(answer),
             Submission::Write(request, submitted) => {
                 let written = self.write(request).await;

@@ -248,6 +248,43 @@ fn nothing_acknowledged_is_lost_when_a_process_dies_and_then_the_power_is_cut() 
     }
 }
 
+/// Story: an entry is committed by two other nodes while this one still writes what came before it, and then the power fails.
+/// A node that knew of it and did not have it could never start again.
+#[test]
+fn what_is_committed_is_never_known_without_its_entry() {
+    // All in one batch, and in several.
+    for (entries, bytes) in [(4, 700), (5, 3 << 20)] {
+        let run = |disk: &SimDisk| {
+            let held = Held::of("log");
+            let opened = open_on(&Seams { executor: Arc::new(held.clone()), ..seams(disk) })?;
+            for index in 1..=entries {
+                opened.log.append(vec![(index, vec![index as u8; bytes].into())], |_| {});
+            }
+            opened.log.put_lazily(b"committed", entries.to_be_bytes().to_vec());
+            held.let_go();
+            Ok::<_, StorageError>(())
+        };
+        let known = |disk: &SimDisk| {
+            let opened = open(disk).unwrap();
+            (number(&opened, b"committed"), opened.log.last().unwrap().map_or(0, |(index, _)| index))
+        };
+        let whole = SimDisk::new();
+        run(&whole).unwrap();
+        assert_eq!(known(&whole.restart(0)), (entries, entries));
+        for (cut, seed) in (0..whole.changes()).flat_map(|cut| (0..20).map(move |seed| (cut, seed))) {
+            let disk = SimDisk::new();
+            disk.cut_after(cut);
+            // What is cut off early does not even open.
+            let _ = run(&disk);
+            let (committed, last) = known(&disk.restart(seed));
+            assert!(
+                committed <= last,
+                "cut {cut}, seed {seed}: {committed} is committed, the log ends at {last}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_half_installed_snapshot_never_survives_a_power_cut() {
     let seed = 7;
@@ -265,7 +302,7 @@ fn a_half_installed_snapshot_never_survives_a_power_cut() {
         let rows = model(seed, 9);
         incoming.put_all(rows.iter().map(|(key, value)| (ROWS, key.as_slice(), value.as_slice())))?;
         let position = Some(LogPosition { term: 2, index: 9 });
-        incoming.install(&Applied { position, membership: None }, &opened.folder, &opened.state)
+        incoming.install(&Applied { position, membership: None }, &opened.state)
     };
     let (disk, opened) = prepare();
     let before = disk.changes();

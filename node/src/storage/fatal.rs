@@ -26,6 +26,11 @@ impl Fatal {
         });
     }
 
+    /// Tells `what` if this thread panics before what is returned is dropped.
+    pub fn alarm(&self, what: &'static str) -> PanicAlarm<'_> {
+        PanicAlarm { fatal: self, what }
+    }
+
     /// What was told, if anything.
     pub fn told(&self) -> Option<String> {
         self.0.borrow().clone()
@@ -46,8 +51,41 @@ impl Fatal {
     }
 }
 
+/// Tells `what` if the thread panics while this is there: whoever waits for its work would wait for ever.
+#[derive(Debug)]
+pub struct PanicAlarm<'f> {
+    fatal: &'f Fatal,
+    what: &'static str,
+}
+
+impl Drop for PanicAlarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fatal.report(self.what);
+        }
+    }
+}
+
 impl Default for Fatal {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_and_the_end_of_the_work_is_not() {
+        let fatal = Fatal::new();
+        drop(fatal.alarm("nothing"));
+        assert_eq!(fatal.told(), None);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _alarm = fatal.alarm("the work panicked");
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(fatal.told().as_deref(), Some("the work panicked"));
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use redb::Database;
 use uuid::Uuid;
 
+use super::incoming;
 use super::log::{self, Files};
 use super::state_backend::StateBackend;
 use super::tables::{self, Owner, OwnerError};
@@ -27,6 +28,7 @@ const STATE: &str = "state.redb";
 /// The log of format 1.
 const LOG_OF_1: &str = "log.redb";
 const NEW_SUFFIX: &str = ".new";
+/// What the names of state files that are not whole yet begin with.
 const INCOMING: &str = "state.incoming";
 
 /// Whose data it is.
@@ -87,6 +89,8 @@ pub struct Folder {
     config: FolderConfig,
     store_id: Uuid,
     state_written: Arc<AtomicU64>,
+    /// How many state files were begun to be received since it was opened.
+    incoming_begun: AtomicU64,
     _lock: Box<dyn FolderLock>,
 }
 
@@ -139,7 +143,9 @@ impl Folder {
                 true
             }
         };
-        disk.remove(&path.join(INCOMING))?;
+        for name in disk.list(&path)?.iter().filter(|name| name.starts_with(INCOMING)) {
+            disk.remove(&path.join(name))?;
+        }
         let fatal = Fatal::new();
         let state_written = Arc::<AtomicU64>::default();
         let (state, state_owner) = open_state(disk.as_ref(), &config, state_written.clone())?;
@@ -158,8 +164,14 @@ impl Folder {
             headroom_bytes: config.headroom_bytes,
         };
         let cache_bytes = config.entry_cache_bytes;
-        let folder =
-            Arc::new(Self { disk, config, store_id: state_owner.store_id, state_written, _lock: lock });
+        let folder = Arc::new(Self {
+            disk,
+            config,
+            store_id: state_owner.store_id,
+            state_written,
+            incoming_begun: AtomicU64::new(0),
+            _lock: lock,
+        });
         let executor = seams.executor.as_ref();
         let log = LogStore::open(read, &files, site, cache_bytes, executor, folder.clone(), fatal.clone())?;
         let state = StateStore::new(
@@ -195,21 +207,35 @@ impl Folder {
     }
 
     /// Starts a state file that is received from elsewhere. Blocking.
-    pub fn incoming(&self) -> Result<Incoming, StorageError> {
+    pub fn incoming(self: &Arc<Self>) -> Result<Incoming, StorageError> {
         self.check_headroom()?;
-        let backend = self.disk.open(&self.config.path.join(INCOMING), true)?;
-        let backend = StateBackend::new(backend, self.state_written.clone());
+        let number = self.incoming_begun.fetch_add(1, Ordering::Relaxed);
+        let path = self.config.path.join(format!("{INCOMING}.{number}"));
+        let name = incoming::Name { path, folder: self.clone() };
+        let backend = StateBackend::new(self.disk.open(&name.path, true)?, self.state_written.clone());
         let db = tables::open_database(backend, self.config.state_cache_bytes)?;
         let owner = owner_of(&self.config, self.store_id);
         tables::initialise(&db, &owner, &tables::state_tables())?;
-        Ok(Incoming::new(db))
+        Ok(Incoming::new(name, db))
+    }
+
+    /// Removes a received file that did not become the state. One that cannot be removed is when the folder is opened again.
+    pub(super) fn remove_incoming(&self, path: &Path) {
+        if let Err(error) = self.disk.remove(path) {
+            tracing::warn!(path = %path.display(), %error, "a received file that is not used cannot be removed");
+        }
     }
 
     /// Puts a complete received state file, already durable, in the place of the state. Blocking.
     ///
     /// After a crash in here the folder holds either the old state or the whole new one.
-    pub(super) fn swap(&self, incoming: Database, state: &StateStore) -> Result<(), StorageError> {
-        self.disk.rename(&self.config.path.join(INCOMING), &self.config.path.join(STATE))?;
+    pub(super) fn swap(
+        &self,
+        path: &Path,
+        incoming: Database,
+        state: &StateStore,
+    ) -> Result<(), StorageError> {
+        self.disk.rename(path, &self.config.path.join(STATE))?;
         self.disk.sync_dir(&self.config.path)?;
         state.replace(incoming)
     }

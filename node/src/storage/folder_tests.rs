@@ -7,7 +7,7 @@ use meridian_crdt::{Cells, ReadCells, Table};
 use redb::StorageBackend;
 
 use super::tables::{self, Owner};
-use super::{FORMAT_VERSION, Folder, FolderConfig, Identity, ScrubCursor, StorageError};
+use super::{Applied, FORMAT_VERSION, Folder, FolderConfig, Identity, ScrubCursor, StorageError};
 use crate::seams::{Disk, InlineExecutor, Seams, SimDisk};
 
 fn identity(node: u64) -> Identity {
@@ -49,6 +49,33 @@ fn a_folder_in_use_is_refused() {
     assert!(matches!(refused, StorageError::Locked { .. }), "{refused}");
     drop(opened);
     Folder::open(config(1), &on(&disk)).unwrap();
+}
+
+/// Story: a follower is installing a snapshot when its connection is lost, and the leader sends another one at once.
+#[test]
+fn a_state_that_is_received_leaves_alone_the_one_before_and_nothing_behind() {
+    const ROWS: Table = Table(7);
+    let disk = SimDisk::new();
+    let opened = Folder::open(config(1), &on(&disk)).unwrap();
+    let received = |value: &[u8]| {
+        let mut incoming = opened.folder.incoming().unwrap();
+        incoming.put_all([(ROWS, b"key".as_slice(), value)]).unwrap();
+        incoming
+    };
+    let (first, second) = (received(b"first"), received(b"second"));
+    first.install(&Applied::default(), &opened.state).unwrap();
+    assert_eq!(opened.state.view().get(ROWS, b"key").unwrap().as_deref(), Some(b"first".as_slice()));
+    let left = || disk.list(Path::new("/data")).unwrap().iter().filter(|n| n.contains("incoming")).count();
+    assert_eq!(left(), 1);
+    drop(second);
+    assert_eq!(left(), 0);
+
+    let mut third = received(b"third");
+    disk.set_free_bytes(0);
+    let refused = third.put_all([(ROWS, b"more".as_slice(), b"".as_slice())]).unwrap_err();
+    assert!(matches!(refused, StorageError::Full { .. }), "the disk fills while it is received: {refused}");
+    drop(third);
+    assert_eq!(left(), 0, "its space is given back");
 }
 
 #[test]

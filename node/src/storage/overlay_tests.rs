@@ -15,11 +15,25 @@ use crate::seams::{Executor, InlineExecutor, Job, Seams, SimDisk, Urgency, Worke
 const ROWS: Table = Table(9);
 const OTHER: Table = Table(10);
 
-/// Runs everything at once but checkpoints, which wait until they are let go.
-#[derive(Clone, Default)]
-pub(super) struct Held(Arc<Mutex<VecDeque<Job>>>);
+/// Runs everything at once but the jobs of one worker, which wait until they are let go.
+#[derive(Clone)]
+pub(super) struct Held {
+    worker: &'static str,
+    jobs: Arc<Mutex<VecDeque<Job>>>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::of("checkpoint")
+    }
+}
 
 impl Held {
+    /// Holds the jobs of this worker.
+    pub(super) fn of(worker: &'static str) -> Self {
+        Self { worker, jobs: Arc::default() }
+    }
+
     /// Does what waits; says whether anything did.
     pub(super) fn let_go(&self) -> bool {
         let mut any = false;
@@ -31,19 +45,19 @@ impl Held {
     }
 
     fn next(&self) -> Option<Job> {
-        self.0.lock().unwrap().pop_front()
+        self.jobs.lock().unwrap().pop_front()
     }
 }
 
 impl Executor for Held {
     fn worker(&self, name: &str, urgency: Urgency) -> Box<dyn Worker> {
-        if name == "checkpoint" { Box::new(self.clone()) } else { InlineExecutor.worker(name, urgency) }
+        if name == self.worker { Box::new(self.clone()) } else { InlineExecutor.worker(name, urgency) }
     }
 }
 
 impl Worker for Held {
     fn submit(&self, job: Job) -> Result<(), WorkerStopped> {
-        self.0.lock().unwrap().push_back(job);
+        self.jobs.lock().unwrap().push_back(job);
         Ok(())
     }
 }
@@ -121,7 +135,7 @@ fn run(seed: u64) {
             3 if !kept.is_empty() => drop(kept.swap_remove(rng.random_range(0..kept.len()))),
             4 if rng.random_bool(0.1) => {
                 kept.clear();
-                held.0.lock().unwrap().clear();
+                held.jobs.lock().unwrap().clear();
                 drop(opened);
                 opened = open(&disk.restart(seed ^ index), &held, 1 << 20);
                 model = durable.clone();
@@ -261,7 +275,7 @@ fn a_checkpoint_of_a_file_that_was_exchanged_meanwhile_changes_nothing() {
     let mut incoming = opened.folder.incoming().unwrap();
     incoming.put_all([(ROWS, b"b".as_slice(), b"new".as_slice())]).unwrap();
     let applied = Applied { position: Some(LogPosition { term: 2, index: 9 }), membership: None };
-    incoming.install(&applied, &opened.folder, &opened.state).unwrap();
+    incoming.install(&applied, &opened.state).unwrap();
     put(&opened, b"c", b"newer");
     assert!(opened.state.start_checkpoint().unwrap());
     late();

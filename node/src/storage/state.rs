@@ -306,7 +306,9 @@ impl Inner {
             let Some(frozen) = now.frozen.clone() else { return };
             (frozen, now.db.clone(), now.exchanges)
         };
-        let _alarm = Alarm(self);
+        // Dropped in the other order: what woke somebody is told by then.
+        let _woken = Woken(self);
+        let _alarm = self.fatal.alarm("the state file: writing a checkpoint panicked");
         let before = self.folder.state_written();
         let written = commit(&db, Durability::Immediate, |file| {
             file.put_layer(&frozen.rows)?;
@@ -341,13 +343,12 @@ impl Inner {
     }
 }
 
-/// Tells that a checkpoint has panicked, so that nobody waits for it.
-struct Alarm<'i>(&'i Inner);
+/// Wakes whoever waits for a checkpoint that has panicked.
+struct Woken<'i>(&'i Inner);
 
-impl Drop for Alarm<'_> {
+impl Drop for Woken<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fatal.report("the state file: writing a checkpoint panicked");
             self.0.changed.send_replace(());
         }
     }

@@ -40,7 +40,25 @@ impl Peer {
     }
 }
 
+/// What a datacenter begins with, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Founding {
+    /// The list of the other datacenters.
+    Members,
+    /// Its first life.
+    Life,
+}
+
 impl ShardState {
+    /// What the leader has to propose before anything else, if the others are `members`. From its first life on a datacenter
+    /// takes writes, and one that knows no members holds all that it has to be stable: so they come first.
+    pub fn lacks(&self, members: &[String]) -> Option<Founding> {
+        if !self.members.keys().eq(members) {
+            return Some(Founding::Members);
+        }
+        self.own.is_none().then_some(Founding::Life)
+    }
+
     /// Takes the list of the other datacenters. A member that is gone no longer holds anything back; a new one holds
     /// everything that it may still need.
     pub fn set_members(&mut self, names: Vec<String>) {

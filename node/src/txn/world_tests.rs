@@ -76,7 +76,7 @@ impl TestDc {
         };
         let members = members.iter().filter(|m| **m != dc).map(|m| (*m).to_owned()).collect();
         let mint = Item::Mint { name: new.name.clone(), lost: None, ends: None };
-        assert_eq!(new.apply(vec![mint, Item::Members(members)]), vec![Outcome::Done, Outcome::Done]);
+        assert_eq!(new.apply(vec![Item::Members(members), mint]), vec![Outcome::Done, Outcome::Done]);
         new
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use meridian::txn::oplog::{self, READ_TXNS_MAX, ReadBounds};
+use meridian::txn::peers::Founding;
 use meridian::txn::{Answer as CommitAnswer, Item, Outcome, RemoteOutcome};
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::hlc::Clock;
@@ -166,11 +167,11 @@ impl Cluster {
             }
         }
         for session in 0..self.options.sessions {
-            let delay = 400 + env.rng.below(400);
+            let delay = env.rng.below(800);
             env.after(delay, Ev::Think { session });
         }
         for session in 0..self.options.txn_sessions {
-            let delay = 400 + env.rng.below(400);
+            let delay = env.rng.below(800);
             env.after(delay, Ev::Step { session });
         }
         for watcher in 0..self.options.watchers {
@@ -337,16 +338,15 @@ impl Cluster {
             node.reign.as_ref().is_some_and(|r| r.speaks && r.in_flight.is_empty() && r.queue.is_empty());
         let members: Vec<String> =
             self.dcs.iter().filter(|dc| dc.id != at.dc).map(|dc| dc.name.clone()).collect();
-        let item = if node.state.own.is_none() {
-            Item::Mint { name: self.new_life(at.dc), lost: None, ends: None }
-        } else if !self.node(at).state.members.keys().eq(&members) {
-            Item::Members(members)
-        } else {
+        if !idle {
             return;
-        };
-        if idle {
-            self.submit(at, vec![Queued { item, ticket: Ticket::Nobody }], env);
         }
+        let item = match node.state.lacks(&members) {
+            Some(Founding::Members) => Item::Members(members),
+            Some(Founding::Life) => Item::Mint { name: self.new_life(at.dc), lost: None, ends: None },
+            None => return,
+        };
+        self.submit(at, vec![Queued { item, ticket: Ticket::Nobody }], env);
     }
 
     fn new_life(&mut self, dc: usize) -> OriginName {

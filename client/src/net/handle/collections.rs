@@ -75,7 +75,7 @@ impl<S: Source> At<S> {
             let elements = self.value(ty).await?.0.map_or(Ok(Vec::new()), |value| self.typed(value))?;
             return Ok((elements, Next::Done));
         }
-        let query = Query { limit: PAGE, cursor, element: None };
+        let query = Query { limit: PAGE, cursor, ..Query::default() };
         match self.page(ty, query).await? {
             None => Ok((Vec::new(), Next::Done)),
             Some(page) => Ok((self.typed(page.value)?, page.cursor.map_or(Next::Done, Next::Page))),

@@ -17,7 +17,7 @@ fn ops() -> Vec<(Key, Mutation)> {
 }
 
 fn verbs() -> Vec<Verb> {
-    let query = Query { limit: 7, cursor: None, element: Some(Value::Int(3)) };
+    let query = Query { limit: 7, element: Some(Value::Int(3)), ..Query::default() };
     let conditions = vec![
         (key("a"), Condition::Absent),
         (key("b"), Condition::Version(Version(77))),

@@ -159,7 +159,7 @@ pub fn doc_long_tails<C: ReadCells>(
             return ControlFlow::Break(());
         }
         looked += 1;
-        let is_long = Header::decode(&Bytes::copy_from_slice(value))
+        let is_long = Header::decode_without_cells(value)
             .map(|header| header.collection(Type::Doc).rows >= rows_min)
             .and_then(|is_long| Ok((is_long, Key::from_header_row(row)?)));
         match is_long {

@@ -1,8 +1,8 @@
 //! The interactive transactions of one connection.
 //!
-//! They belong to the connection that began them: they end with it, and only it reads in them. Requests of one
-//! transaction are done in the order of their arrival, whatever else is under way. A commit alone may come from another
-//! connection: a client that has lost its connection repeats it there, with its request id.
+//! They belong to the connection that began them: they end with it, and only it reads, writes and commits in them.
+//! Requests of one transaction are done in the order of their arrival, whatever else is under way. A client that has lost its
+//! connection repeats a commit on another one, with its request id, and is told what became of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -141,11 +141,10 @@ impl Owned {
         Ok(Done { body: calls::listing_body(&listed.seen, prefix), touched: listed.touched })
     }
 
-    /// Commits one, after adding operations to it.
+    /// Commits one, after adding operations to it. Of one that this connection has not begun, or no longer has, the answer says
+    /// what became of it: what its own connection was sent may still be under way, and without that it must not be done.
     pub async fn commit(&self, api: &Api, session: &Session, id: u64, mut ops: Ops) -> calls::Result {
         api.bounds.request.admit(&[], &mut ops)?;
-        let lane = self.lane(id).unwrap_or_default();
-        let _turn = lane.lock().await;
         let commit = CommitRequest {
             txn: id,
             ops,
@@ -153,8 +152,16 @@ impl Owned {
             session: session.dots.clone(),
             wait: session.wait,
         };
-        let calls::Written { results, touched, .. } =
-            calls::committed(api, session, api.shard.commit(commit).await?).await?;
+        let lane = self.lane(id);
+        let _turn = match &lane {
+            Some(lane) => Some(lane.lock().await),
+            None => None,
+        };
+        let answer = match lane {
+            Some(_) => api.shard.commit(commit).await?,
+            None => api.shard.settle(commit).await?,
+        };
+        let calls::Written { results, touched, .. } = calls::committed(api, session, answer).await?;
         self.forget(id);
         Ok(Done { body: calls::results_body(&results), touched })
     }

@@ -28,11 +28,12 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use redb::StorageBackend;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use self::contents::Bounds;
@@ -58,6 +59,7 @@ struct Inner {
     shared: Mutex<Shared>,
     writer: Mutex<Writer>,
     spares: Spares,
+    backlog: Backlog,
     fatal: Fatal,
     // Declared last: the folder stays locked until the segments are closed.
     _folder: Arc<Folder>,
@@ -131,6 +133,36 @@ impl Tail {
     }
 }
 
+/// The entries that are not on disk yet.
+#[derive(Default)]
+struct Backlog {
+    bytes: AtomicU64,
+    /// Told when there are fewer.
+    written: Notify,
+}
+
+impl Backlog {
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.written.notify_waiters();
+    }
+
+    /// Returns once there are at most so many bytes.
+    async fn at_most(&self, bytes: u64) {
+        loop {
+            let written = self.written.notified();
+            if self.bytes.load(Ordering::Relaxed) <= bytes {
+                return;
+            }
+            written.await;
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded is whole between statements; a panic elsewhere must not spread.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -173,6 +205,7 @@ impl LogStore {
             tail: Mutex::new(tail),
             writer: Mutex::new(Writer::new(site.clone(), store_id, life + 1, current, at)?),
             spares: Spares::new(site),
+            backlog: Backlog::default(),
             shared: Mutex::new(Shared { contents, segments, counts: LogCounts::default() }),
             fatal,
             _folder: folder,
@@ -191,7 +224,14 @@ impl LogStore {
                 tail.put(*index, entry.clone());
             }
         }
+        self.0.backlog.add(queue::bytes_of(&entries));
         self.submit(Op::Append(entries), Box::new(done));
+    }
+
+    /// Returns once at most so many bytes of entries wait to be on disk. What others have on disk can be committed and applied
+    /// before it is on this one, so that nothing else holds up a leader whose own disk has fallen behind.
+    pub async fn room(&self, bytes_max: u64) {
+        self.0.backlog.at_most(bytes_max).await;
     }
 
     /// Puts a row beside the entries and returns when it is on disk.
@@ -199,7 +239,7 @@ impl LogStore {
         self.durably(Op::Put(key.to_vec(), value)).await
     }
 
-    /// Puts a row with the next durable commit, whenever that is. A read sees it at once.
+    /// Puts a row with a later batch, never before what was submitted until now. A read sees it at once.
     pub fn put_lazily(&self, key: &[u8], value: Vec<u8>) {
         lock(&self.0.queue).lazy.insert(key.to_vec(), value);
     }
@@ -297,7 +337,8 @@ impl LogStore {
     /// What has been written since the log was opened.
     pub fn counts(&self) -> LogCounts {
         let shared = lock(&self.0.shared);
-        LogCounts { segments: shared.segments.len() as u64, ..shared.counts }
+        let backlog = self.0.backlog.bytes.load(Ordering::Relaxed);
+        LogCounts { segments: shared.segments.len() as u64, backlog, ..shared.counts }
     }
 
     async fn durably(&self, op: Op) -> Result<(), StorageError> {
@@ -332,6 +373,7 @@ impl LogStore {
 impl Inner {
     /// Writes batch after batch until nothing waits.
     fn drain(self: &Arc<Self>) {
+        let _alarm = self.fatal.alarm("the log: writing panicked");
         let mut writer = lock(&self.writer);
         loop {
             let Some(mut batch) = lock(&self.queue).take() else {
@@ -342,6 +384,7 @@ impl Inner {
                 true => Err(StorageError::Stopped),
                 false => writer.write(&mut batch, &self.shared, &self.spares),
             };
+            self.backlog.remove(batch.entry_bytes);
             if let Err(error) = written {
                 // What is on disk is now unknown: nobody may be told that it is safe, and nothing more is written.
                 self.fatal.report(format!("the log: {error}"));

@@ -38,17 +38,30 @@ impl Op {
             Op::Flush => 0,
         }
     }
+
+    fn entry_bytes(&self) -> u64 {
+        match self {
+            Op::Append(entries) => bytes_of(entries),
+            _ => 0,
+        }
+    }
+}
+
+/// Bytes of these entries.
+pub(super) fn bytes_of(entries: &[(u64, Bytes)]) -> u64 {
+    entries.iter().map(|(_, entry)| entry.len() as u64).sum()
 }
 
 fn row_bytes_max(key: &[u8], value: &[u8]) -> u64 {
     record_len(ROW_OVERHEAD_BYTES + key.len() + value.len())
 }
 
-/// What waits. Its bound is the caller's: Raft keeps a bounded number of appends in flight.
+/// What waits. Its bound is the caller's: a leader keeps a bounded number of appends to a follower in flight, and asks for
+/// [`room`](super::LogStore::room) before it appends to its own log.
 #[derive(Default)]
 pub(super) struct Queue {
     ops: VecDeque<(Op, Done)>,
-    /// Rows that go with the next batch.
+    /// Rows that go with the next batch that leaves nothing waiting, behind all else in it.
     pub(super) lazy: Rows,
     /// Whether a worker's job is looking after the queue.
     pub(super) draining: bool,
@@ -65,17 +78,19 @@ impl Queue {
             self.draining = false;
             return None;
         }
-        let lazy = std::mem::take(&mut self.lazy);
-        let mut bytes = lazy.iter().map(|(key, value)| row_bytes_max(key, value)).sum();
-        let (mut ops, mut done) = (Vec::new(), Vec::new());
+        let (mut ops, mut done, mut bytes, mut entry_bytes) = (Vec::new(), Vec::new(), 0, 0);
         while bytes < BATCH_BYTES_MAX
             && let Some((op, called)) = self.ops.pop_front()
         {
             bytes += op.bytes_max();
+            entry_bytes += op.entry_bytes();
             ops.push(op);
             done.push(called);
         }
-        Some(Batch { ops, done, lazy, bytes_max: bytes })
+        // A row may speak of whatever was submitted before it, as what is committed does of its entry.
+        let lazy = if self.ops.is_empty() { std::mem::take(&mut self.lazy) } else { Rows::new() };
+        bytes += lazy.iter().map(|(key, value)| row_bytes_max(key, value)).sum::<u64>();
+        Some(Batch { entry_bytes, ops, done, lazy, bytes_max: bytes })
     }
 
     /// Fails everything that waits.
@@ -89,6 +104,8 @@ impl Queue {
 
 /// Operations that are written and synced together.
 pub(super) struct Batch {
+    /// Bytes of the entries that it appends.
+    pub(super) entry_bytes: u64,
     ops: Vec<Op>,
     done: Vec<Done>,
     lazy: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -110,10 +127,6 @@ impl Batch {
         out: &mut Encoder,
     ) -> Result<Vec<Change>, StorageError> {
         let mut changes = Vec::new();
-        for (key, value) in std::mem::take(&mut self.lazy) {
-            put_row(out, Kind::Row, 0, &key, &value);
-            changes.push(Change::Row(key, value));
-        }
         for op in self.ops.drain(..) {
             match op {
                 Op::Append(entries) => {
@@ -142,6 +155,10 @@ impl Batch {
                 }
                 Op::Flush => {}
             }
+        }
+        for (key, value) in std::mem::take(&mut self.lazy) {
+            put_row(out, Kind::Row, 0, &key, &value);
+            changes.push(Change::Row(key, value));
         }
         Ok(changes)
     }

@@ -422,6 +422,7 @@ fn records_take_what_they_are_measured_to_take() {
     append(&opened, 2..3);
     let written = record_len(entry(2).len());
     assert_eq!(write_position(&opened) - before, written as usize);
-    let expected = LogCounts { batches: 2, entries: 2, bytes: counts.bytes + written, segments: 1 };
+    let expected =
+        LogCounts { batches: 2, entries: 2, bytes: counts.bytes + written, segments: 1, backlog: 0 };
     assert_eq!(opened.log.counts(), expected);
 }

@@ -123,6 +123,8 @@ pub struct LogCounts {
     pub bytes: u64,
     /// Segments that the log consists of now.
     pub segments: u64,
+    /// Bytes of entries that wait to be on disk now.
+    pub backlog: u64,
 }
 
 /// The writing end of the log: one worker's job at a time holds it.
