@@ -371,8 +371,45 @@ fn a_txn_that_apply_refuses_stops_its_link_for_long() {
     a.out.clear();
     a.wait(5000);
     assert!(a.out.iter().all(|o| !matches!(o, Output::Dial { dc, .. } if dc == "b")));
+    // Nor is it listened to when it dials, unless it has begun another life.
+    say_hello(&mut a, 10, hello("b", 1));
+    assert!(a.closed(10));
+    assert!(
+        a.refusal("b").is_some_and(|r| r.contains("the chain is broken")),
+        "it still stands in the status"
+    );
     a.wait(6000);
     assert!(a.out.iter().any(|o| matches!(o, Output::Dial { dc, .. } if dc == "b")));
+}
+
+/// Story: a datacenter writes on in an old history, more than one txn of which is proposed at once. What follows the refused one
+/// is no more than early, and must not hide it.
+#[test]
+fn a_refused_txn_stops_its_link_whatever_follows_it() {
+    let refused = || RemoteOutcome::Refused { why: "the chain is broken".into() };
+    for (outcomes, stops, done) in [
+        (vec![refused(), RemoteOutcome::Early], true, 0),
+        (vec![RemoteOutcome::Applied, refused()], true, 1),
+        (vec![RemoteOutcome::Applied, RemoteOutcome::Early], false, 1),
+        (vec![RemoteOutcome::Early, RemoteOutcome::Early], false, 0),
+    ] {
+        let mut a = Bench::leader("a", 1, 0);
+        say_hello(&mut a, 9, hello("b", 1));
+        a.say(9, Message::Txns(vec![txn("b", 1, &[]), txn("b", 2, &[])]));
+        a.sent(9);
+        let (ticket, _) = proposal(&a).expect("both may pass");
+        a.out.clear();
+        a.give(Event::Proposed { ticket, result: Ok(outcomes.clone()) });
+        assert_eq!(a.closed(9), stops, "{outcomes:?}");
+        if !stops {
+            let b = name("b", 1).origin();
+            let wants = |m: &Message| {
+                matches!(m, Message::Want { have, upto }
+                if have.get(b) == done && upto.get(b) == 2)
+            };
+            assert!(a.sent(9).iter().any(wants), "{outcomes:?}: what is missing is asked for again");
+        }
+    }
 }
 
 #[test]

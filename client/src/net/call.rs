@@ -118,6 +118,10 @@ impl Call<'_> {
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
         while Instant::now() < deadline {
             for dc in self.places(&memory) {
+                // What has become unknown on the way may be done again in one of them alone.
+                if Instant::now() >= deadline || !self.places(&memory).contains(&dc) {
+                    break;
+                }
                 if let Some(end) = self.ask_dc(dc, &verb, id.as_ref(), deadline, &mut memory).await {
                     return end;
                 }

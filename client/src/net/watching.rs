@@ -143,6 +143,7 @@ impl Watch {
             values: options.values,
             cursor: Arc::clone(&cursor),
             running: None,
+            refusals: 0,
             backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
             over: false,
         };
@@ -195,6 +196,8 @@ struct Open {
     values: bool,
     cursor: Arc<Mutex<Option<String>>>,
     running: Option<(usize, Streaming)>,
+    /// How often nodes have refused it since the last item.
+    refusals: usize,
     backoff: Backoff,
     over: bool,
 }
@@ -228,11 +231,15 @@ impl Open {
                         let item = self.session.understood(dc, self.item(body))?;
                         self.running = Some((dc, streaming));
                         self.backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
+                        self.refusals = 0;
                         return Ok(item);
                     }
                     Some(Streamed::End(answer)) => match answer.outcome {
                         Ok(_) => Broken::Again(Duration::ZERO),
-                        Err(error) => broken(error),
+                        Err(error) => {
+                            self.refusals += 1;
+                            broken(error)
+                        }
                     },
                     None => Broken::Again(Duration::ZERO),
                 },
@@ -251,24 +258,31 @@ impl Open {
         }
     }
 
-    /// Opens the watch at the best node that can be reached; otherwise how long to wait.
+    /// Opens the watch at the best node that can be reached; otherwise how long to wait. A node that has refused it has its turn
+    /// again after all others: it may have as many watches as it takes, or its datacenter lack what the session has seen.
     async fn begin(&self) -> Result<(usize, Streaming), Duration> {
         let fleet = &self.session.fleet;
         let from = self.cursor.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let call = self.session.call(Kind::Read);
-        for dc in fleet.order() {
-            for node in fleet.nodes(dc, false) {
-                let Ok(connection) = node.connection() else { continue };
-                let verb = Verb::Watch {
-                    space: self.space.clone(),
-                    watched: self.watched.clone(),
-                    from: from.clone(),
-                    values: self.values,
-                };
-                let deadline = Instant::now() + fleet.settings.attempt_timeout;
-                if let Ok(streaming) = connection.stream(call.request(verb, None), deadline).await {
-                    return Ok((dc, streaming));
-                }
+        let of_dc = |dc| fleet.nodes(dc, false).into_iter().map(move |node| (dc, node));
+        let mut connections: Vec<_> = fleet
+            .order()
+            .into_iter()
+            .flat_map(of_dc)
+            .filter_map(|(dc, node)| Some((dc, node.connection().ok()?)))
+            .collect();
+        let turn = self.refusals % connections.len().max(1);
+        connections.rotate_left(turn);
+        for (dc, connection) in connections {
+            let verb = Verb::Watch {
+                space: self.space.clone(),
+                watched: self.watched.clone(),
+                from: from.clone(),
+                values: self.values,
+            };
+            let deadline = Instant::now() + fleet.settings.attempt_timeout;
+            if let Ok(streaming) = connection.stream(call.request(verb, None), deadline).await {
+                return Ok((dc, streaming));
             }
         }
         Err(PAUSE_FIRST)
@@ -291,11 +305,13 @@ impl Open {
             self.session.shared.merge(token).map_err(|e| e.to_string())?;
         }
         let cursor = cursor_of(body.remove("cursor")).ok_or("an event has no cursor")?;
+        let item = match body.remove("changes") {
+            None => WatchItem::Cursor(cursor.clone()),
+            Some(changes) => WatchItem::Txn(txn(body, changes, cursor.clone())?),
+        };
+        // What was not understood has not been told.
         self.stand(&cursor);
-        match body.remove("changes") {
-            None => Ok(WatchItem::Cursor(cursor)),
-            Some(changes) => txn(body, changes, cursor).map(WatchItem::Txn),
-        }
+        Ok(item)
     }
 }
 

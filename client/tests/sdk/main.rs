@@ -69,10 +69,13 @@ async fn what_certainly_changed_nothing_is_done_in_the_next_datacenter() {
 
 #[tokio::test(start_paused = true)]
 async fn what_may_have_been_done_is_never_repeated_in_another_datacenter() {
-    for fate in [Fate::LoseAnswer, Fate::Ignore, Fate::Refuse(ErrorCode::Internal)] {
+    let fates = [Fate::LoseAnswer, Fate::Ignore, Fate::Refuse(ErrorCode::Internal)];
+    // What refuses it from then on says of this attempt that nothing was done, and nothing of the first one.
+    let later = [ErrorCode::NoQuorum, ErrorCode::NotCaughtUp, ErrorCode::Overloaded];
+    for (fate, code) in fates.iter().flat_map(|fate| later.map(|code| (fate.clone(), code))) {
         let (net, client) = two().await;
         net.fate("a", [fate.clone()]);
-        net.always("a", Fate::Refuse(ErrorCode::NoQuorum));
+        net.always("a", Fate::Refuse(code));
         let error = client.counter("n").add(5).await.expect_err("not known");
         assert!(matches!(&error, Error::OutcomeUnknown { dc, .. } if dc == "a"), "{fate:?}: {error}");
         assert_eq!(error.advice(), Advice::GiveUp);
@@ -277,6 +280,43 @@ async fn a_transaction_whose_node_is_lost_before_the_commit_is_run_again() {
         .await
         .expect("blind writes need no snapshot");
     assert_eq!((net.sum("a", "n"), net.asked("a", "txn")), (6, 1));
+}
+
+/// Story: a read that carries mutations of its transaction is given up before its answer is there. Nobody knows whether the node
+/// has them, and the rest must not be committed alone.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_whose_read_was_given_up_does_not_commit_without_what_that_carried() {
+    let (net, client) = two().await;
+    client.counter("n").add(5).await.expect("done");
+    net.fate("a", [Fate::Do, Fate::Ignore]);
+    let mut runs = 0;
+    client
+        .transaction(|txn| {
+            runs += 1;
+            async move {
+                txn.counter("n").add(10);
+                let patience = Duration::from_millis(50);
+                // The caller does without it.
+                let _ = tokio::time::timeout(patience, txn.counter("n").value()).await;
+                txn.counter("m").add(1);
+                Ok::<_, Error>(())
+            }
+        })
+        .await
+        .expect("run again");
+    assert_eq!((runs, net.asked("a", "commit") + net.asked("b", "commit")), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_refused_begins_elsewhere() {
+    for code in [ErrorCode::Overloaded, ErrorCode::NotCaughtUp] {
+        let (net, client) = two().await;
+        net.always("a", Fate::Refuse(code));
+        net.with("b", |dc| dc.events = vec![mock::event(0, "cart")]);
+        let mut watch = client.session().watch_prefix("ca").from("0");
+        let item = tokio::time::timeout(Duration::from_secs(60), watch.next()).await;
+        assert!(matches!(item, Ok(Some(Ok(WatchItem::Txn(_))))), "{code}: {item:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -189,7 +189,7 @@ async fn answer(
         dc.log.push((address.to_owned(), request.clone()));
         dc.fates.pop_front().or_else(|| dc.always.clone()).unwrap_or(Fate::Do)
     });
-    if let Verb::Watch { from, .. } = &request.verb {
+    if let (Verb::Watch { from, .. }, false) = (&request.verb, matches!(fate, Fate::Refuse(_))) {
         return watch(net, dc, id, from.as_deref(), socket).await;
     }
     let token = |dc: &Dc, name: &str| {

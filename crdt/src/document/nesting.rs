@@ -384,7 +384,7 @@ impl<'n, 'u, F: FnMut(usize, usize)> Placing<'n, 'u, F> {
             Stand::Root => Ok(Ok(0)),
             Stand::In(parent) => match self.known(parent) {
                 Ok(Some((_, Kind::Other))) => Err(Unplaced::NoParent),
-                Ok(parent) => Ok(Ok(parent.map_or(0, |(depth, _)| depth + 1))),
+                Ok(parent) => Ok(Ok(parent.map_or(0, |(depth, _)| depth.saturating_add(1)))),
                 Err(needs) => Ok(Err(needs)),
             },
             Stand::Beside(left, right) => {

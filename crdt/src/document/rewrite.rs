@@ -78,7 +78,8 @@ pub enum RewriteError {
 pub struct Rewritten {
     /// Updates in encoding v1, each building on those before it; none if the document holds it already.
     pub updates: Vec<Bytes>,
-    /// Whether their author is the content itself: then they may be made and put in as often as one likes.
+    /// Whether nothing but these has ever been in the document. Then they may be put in one by one, and are gone on with when that
+    /// was broken off; those without formatting, whose author is the content itself, may be put in as often as one likes.
     pub is_import: bool,
 }
 
@@ -91,26 +92,41 @@ impl YrsDocument {
     pub fn rewritten(&self, content: &Content<'_>, author: u64) -> Result<Rewritten, RewriteError> {
         let wanted = Wanted::of(content)?;
         let own = wanted.author();
-        let authors: Vec<u64> =
-            self.doc.transact().state_vector().iter().map(|(client, _)| client.get()).collect();
-        // What such an import has left unfinished it goes on with.
-        let is_import = authors.iter().all(|known| *known == own);
+        let here = self.doc.transact().snapshot();
+        let is_empty = here.state_map.is_empty() && here.delete_set.is_empty();
+        // Whoever only deletes leaves no author behind, and what is put in again then is not what was put in at first.
+        let is_begun =
+            here.delete_set.is_empty() && here.state_map.iter().all(|(client, _)| client.get() == own);
+        let is_import = is_empty || (is_begun && wanted.sight == Sight::Json);
         let before = self.diff(FROM_NOTHING)?;
         let author = match (is_import, wanted.sight) {
-            (true, _) => own,
+            (true, Sight::Json) => own,
             (false, Sight::Json) => identity(&[&own.to_be_bytes()[..], &before].concat()),
-            (false, Sight::Whole) => author & AUTHOR_MASK,
+            (_, Sight::Whole) => author & AUTHOR_MASK,
         };
-        let mut options = Options::with_guid_and_client_id("".into(), ClientID::new(author));
-        options.offset_kind = OffsetKind::Utf16;
-        let doc = Doc::with_options(options);
-        let all = Update::decode_v1(&before).map_err(super::refused)?;
-        doc.transact_mut().apply_update(all).map_err(super::refused)?;
-        let mut edits = Edits { doc: &doc, txn: None, bytes: 0, edits: 0, updates: Vec::new() };
-        wanted.write(&mut edits)?;
-        edits.end();
-        Ok(Rewritten { updates: edits.updates, is_import })
+        let mut updates = edits(Some(&before), author, &wanted)?;
+        if is_import && !is_empty && !updates.is_empty() {
+            // An import that was broken off goes on as it began. What is missing, worked out from what is there, could be made in
+            // another order, and be other edits under the same identities.
+            updates = edits(None, author, &wanted)?;
+        }
+        Ok(Rewritten { updates, is_import })
     }
+}
+
+/// The edits of `author` that make what is `before`, or nothing, into what is wanted.
+fn edits(before: Option<&[u8]>, author: u64, wanted: &Wanted) -> Result<Vec<Bytes>, RewriteError> {
+    let mut options = Options::with_guid_and_client_id("".into(), ClientID::new(author));
+    options.offset_kind = OffsetKind::Utf16;
+    let doc = Doc::with_options(options);
+    if let Some(before) = before {
+        let all = Update::decode_v1(before).map_err(super::refused)?;
+        doc.transact_mut().apply_update(all).map_err(super::refused)?;
+    }
+    let mut edits = Edits { doc: &doc, txn: None, bytes: 0, edits: 0, updates: Vec::new() };
+    wanted.write(&mut edits)?;
+    edits.end();
+    Ok(edits.updates)
 }
 
 /// Identities of Yjs have 53 bits.
@@ -175,7 +191,7 @@ impl Wanted {
         identity(&out.finish())
     }
 
-    fn write(self, edits: &mut Edits<'_>) -> Result<(), RewriteError> {
+    fn write(&self, edits: &mut Edits<'_>) -> Result<(), RewriteError> {
         let sight = self.sight;
         let mut unnamed: Vec<String> = Vec::new();
         if self.is_all {

@@ -159,6 +159,11 @@ impl Machine {
             self.close(conn, "this datacenter lost its newest txns");
             return;
         }
+        let link = &self.links[id];
+        if self.now.ms < link.stopped_until_ms && link.stopped_life == Some(own) {
+            self.close(conn, "this link is stopped for a while, for what the peer sent");
+            return;
+        }
         if !self.survives(id, term, dialed.is_some(), dialed.map_or(hello.dial, |(_, attempt)| attempt)) {
             self.close(conn, "another connection of this link survives");
             return;
@@ -203,6 +208,7 @@ impl Machine {
         link.dial.succeeded(dialed.map(|(_, attempt)| attempt), hello.node);
         link.heard_ms = self.now.ms;
         link.stopped_until_ms = 0;
+        link.stopped_life = None;
         link.peer_vector = hello.vector.clone();
         link.behind.update(&link.peer_vector, &self.view.vector, self.now.ms);
         link.stats.refusal = None;

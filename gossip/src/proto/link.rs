@@ -82,6 +82,8 @@ pub(super) struct Link {
     pub behind: Behind,
     /// Until then nobody is dialed: a refusal or a bad txn.
     pub stopped_until_ms: u64,
+    /// The life of the peer that sent what was bad; until then it is not listened to either.
+    pub stopped_life: Option<Origin>,
     /// What was last given to the Raft group as the peer's vector, under which origin.
     pub reported: Option<(Origin, Vector)>,
     pub report_under_way: bool,
@@ -103,6 +105,7 @@ impl Link {
             peer_vector: Vector::new(),
             behind: Behind::default(),
             stopped_until_ms: 0,
+            stopped_life: None,
             reported: None,
             report_under_way: false,
             report_next_ms: 0,
@@ -119,6 +122,7 @@ impl Link {
         self.peer_vector = Vector::new();
         self.behind = Behind::default();
         self.stopped_until_ms = 0;
+        self.stopped_life = None;
         self.reported = None;
         self.report_under_way = false;
         self.report_next_ms = 0;

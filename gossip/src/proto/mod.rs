@@ -208,6 +208,8 @@ impl Machine {
         if reign.map(|r| r.own) != self.reign.map(|r| r.own) || reign.is_none() {
             self.lost_tail = None;
         }
+        // It may have come back between two reigns.
+        self.lost_tail = self.lost_tail.filter(|lost| !self.view.vector.covers(*lost));
         self.reign = reign;
         self.gate = Gate::new(self.view.vector.clone());
         self.proposals = Proposals::default();
@@ -315,6 +317,7 @@ impl Machine {
         let link = &mut self.links[id];
         link.stats.refusal = Some(why.to_owned());
         link.stopped_until_ms = self.now.ms + self.config.refusal_backoff_ms;
+        link.stopped_life = link.live.as_ref().map(|live| live.origin);
         let (dc, conn) = (link.dc.clone(), link.live.as_ref().map(|live| live.conn));
         if let Some(conn) = conn {
             self.close(conn, why);

@@ -122,7 +122,8 @@ impl Machine {
     pub(super) fn on_proposed(&mut self, ticket: u64, result: Result<Vec<RemoteOutcome>, String>) {
         // A ticket of an earlier reign is unknown: its txns were forgotten, the new vector says what became of them.
         let Some(under_way) = self.proposals.under_way.remove(&ticket) else { return };
-        if result.is_err() {
+        // What comes early does so again at once if nothing has changed.
+        if result.as_deref().map_or(true, |outcomes| outcomes.contains(&RemoteOutcome::Early)) {
             self.proposals.paused_until_ms = self.now.ms + self.config.propose_pause_ms;
         }
         match under_way {
@@ -162,7 +163,8 @@ impl Machine {
         }
     }
 
-    /// Outcomes that are missing count as unknown: those txns are forgotten, and asked for again if they are not applied.
+    /// Outcomes that are missing count as unknown: those txns are forgotten, and asked for again if they are not applied. So are
+    /// those that came early.
     fn txns_answered(&mut self, dots: &[(Dot, LinkId)], outcomes: &[RemoteOutcome]) {
         self.proposals.txns_under_way = false;
         let mut done = Vec::new();
@@ -170,7 +172,8 @@ impl Machine {
         for ((dot, link), outcome) in dots.iter().zip(outcomes) {
             match outcome {
                 RemoteOutcome::Applied | RemoteOutcome::Duplicate => done.push(*dot),
-                // What follows a refused txn is refused for its sake, so only the first one says what is wrong.
+                RemoteOutcome::Early => {}
+                // The first one says what is wrong.
                 RemoteOutcome::Refused { why } => {
                     refused.get_or_insert((*dot, *link, why.clone()));
                 }

@@ -98,7 +98,9 @@ pub enum RemoteOutcome {
     Applied,
     /// It was there already; nothing changed.
     Duplicate,
-    /// It was skipped: a gap, unmet deps, a broken chain, or bytes that cannot be decoded. The link it came from stops.
+    /// It was skipped because something that it follows is not there, or was skipped itself. It is asked for again.
+    Early,
+    /// It was skipped: a broken chain, or bytes that cannot be decoded. The link it came from stops.
     Refused {
         /// What was wrong with it.
         why: String,

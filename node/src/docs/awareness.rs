@@ -33,6 +33,9 @@ pub const ROOM_BYTES_MAX: usize = 2 << 20;
 /// The state of who has left.
 pub const GONE: &str = "null";
 
+/// Numbers from here on no editor can read: the frame that they are in is lost on each, with all who are told of in it.
+const NUMBER_END: u64 = 1 << 53;
+
 /// Why states are not taken. None of them was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AwarenessError {
@@ -144,7 +147,12 @@ impl Awareness {
             let known = self.states.get(client);
             let is_full = known.is_none() && self.states.len() >= CLIENTS_MAX;
             let bytes = self.bytes - known.map_or(0, |state| state.text.len()) + text.len();
-            if is_full || text.len() > STATE_BYTES_MAX || (bytes > ROOM_BYTES_MAX && bytes > self.bytes) {
+            let is_unreadable = *client >= NUMBER_END || *clock >= NUMBER_END;
+            if is_unreadable
+                || is_full
+                || text.len() > STATE_BYTES_MAX
+                || (bytes > ROOM_BYTES_MAX && bytes > self.bytes)
+            {
                 taken.dropped += 1;
                 continue;
             }
@@ -310,6 +318,9 @@ fn decode(states: &[u8]) -> Result<Vec<Entry<'_>>, AwarenessError> {
     let mut entries = Vec::new();
     for _ in 0..input.varint()? {
         let (client, clock, text) = (input.varint()?, input.varint()?, input.str()?);
+        if client >= NUMBER_END || clock >= NUMBER_END {
+            return Err(DecodeError::Malformed.into());
+        }
         if text.len() > STATE_BYTES_MAX {
             return Err(AwarenessError::TooLarge);
         }
@@ -347,6 +358,18 @@ mod tests {
 
     fn nothing() -> Taken {
         Taken::default()
+    }
+
+    #[test]
+    fn numbers_that_no_editor_can_read_are_not_taken() {
+        let mut present = Awareness::default();
+        for (client, clock) in [(1 << 53, 1), (7, 1 << 53), (7, u64::MAX)] {
+            let refused = present.take(1, false, &states(&[(client, clock, "{}")]), 0);
+            assert_eq!(refused, Err(AwarenessError::Malformed(DecodeError::Malformed)));
+            assert_eq!(present.hear(&source(2), &[said(client, clock, "{}")], 0).dropped, 1);
+        }
+        let last = (1 << 53) - 1;
+        assert_eq!(take(&mut present, 1, (last, last, "{}")).changed.len(), 1);
     }
 
     #[test]

@@ -66,18 +66,18 @@ fn too_large(txns: &[bytes::Bytes]) -> Option<Vec<GossipOutcome>> {
         .then(|| txns.iter().map(|_| GossipOutcome::Refused { why: why.clone() }).collect())
 }
 
-/// What replication learns of one item. A txn that came early is no fault of its link: the leader changed in the
-/// middle of a proposal, and replication asks again from the vector.
-fn outcome(outcome: Outcome) -> Result<GossipOutcome, HostError> {
-    Ok(match outcome {
-        Outcome::Done | Outcome::Remote(RemoteOutcome::Applied) => GossipOutcome::Applied,
-        Outcome::Remote(RemoteOutcome::Duplicate) => GossipOutcome::Duplicate,
-        Outcome::Remote(RemoteOutcome::Early) => return Err(HostError::NotLeading),
-        Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => {
-            GossipOutcome::Refused { why }
+impl From<Outcome> for GossipOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done | Outcome::Remote(RemoteOutcome::Applied) => GossipOutcome::Applied,
+            Outcome::Remote(RemoteOutcome::Duplicate) => GossipOutcome::Duplicate,
+            Outcome::Remote(RemoteOutcome::Early) => GossipOutcome::Early,
+            Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => {
+                GossipOutcome::Refused { why }
+            }
+            Outcome::Client(_) => GossipOutcome::Refused { why: "a client's answer to a remote txn".into() },
         }
-        Outcome::Client(_) => GossipOutcome::Refused { why: "a client's answer to a remote txn".into() },
-    })
+    }
 }
 
 impl ShardHost {
@@ -143,7 +143,7 @@ impl Host for ShardHost {
         };
         async move {
             let outcomes = self.proposer.submit_all(items).await.map_err(host_error)?;
-            outcomes.into_iter().map(outcome).collect()
+            Ok(outcomes.into_iter().map(GossipOutcome::from).collect())
         }
         .boxed()
     }

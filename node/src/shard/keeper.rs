@@ -17,7 +17,7 @@ use super::forward::{Lag, Request, Response};
 use super::{LagSeen, Shard, compactor, digests, scrubber, transactions};
 use crate::storage::StorageError;
 use crate::txn::peers::Founding;
-use crate::txn::{Item, ShardState, compaction, oplog};
+use crate::txn::{Item, Outcome, ShardState, compaction, oplog};
 
 /// How often housekeeping looks whether there is anything to do.
 const TIDY_ALL_EVERY: Duration = Duration::from_millis(500);
@@ -121,6 +121,13 @@ async fn lead(shard: &Shard, clock: &Mutex<Clock>, members: &[String]) {
 
 /// Proposes the list of members and the first life, as long as either is missing.
 async fn found(shard: &Shard, members: &[String]) {
+    if let Some(dc) = shard.publisher.applied().borrow().state.latecomer(members) {
+        tracing::error!(
+            dc,
+            "this datacenter was not told of {dc} before it had anything, and does not take it in: {dc} would lack what is stable \
+             here, and its writes would be refused; begin the cluster anew with all datacenters in every configuration"
+        );
+    }
     loop {
         let item = match shard.publisher.applied().borrow().state.lacks(members) {
             Some(Founding::Members) => Item::Members(members.to_vec()),
@@ -277,28 +284,38 @@ async fn watch_disk(shard: &Shard, every: Duration) {
 /// leadership is confirmed with a majority first, and apply checks once more that the txns are missing.
 async fn reincarnate(shard: &Shard, mut lost_tail: mpsc::Receiver<Dot>) {
     while let Some(lost) = lost_tail.recv().await {
-        let Some(own) = shard.publisher.applied().borrow().state.own else { continue };
-        if !confirmed_lost(shard, lost).await {
-            continue;
-        }
-        let name = new_life(shard);
-        tracing::error!(%lost, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
-        let mint = Item::Mint { name, lost: Some(lost), ends: Some(own) };
-        match shard.proposer.submit(mint, 256, None).await {
-            Ok(outcome) => tracing::warn!(?outcome, "the new life was proposed"),
-            Err(error) => {
-                tracing::warn!(%error, "the new life could not be proposed; replication will report again");
+        // Nobody may tell of it once more: until a life has begun no link is open.
+        while shard.publisher.view().borrow().leading.is_some() {
+            match begin_again(shard, lost).await {
+                Ok(None) => break,
+                Ok(Some(outcome)) => {
+                    tracing::warn!(?outcome, "the new life was proposed");
+                    // What others have told of meanwhile was lost by the life that has ended.
+                    while lost_tail.try_recv().is_ok() {}
+                    break;
+                }
+                Err(why) => {
+                    tracing::warn!(%lost, %why, "a new life could not be begun yet");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }
 }
 
-/// Whether `lost` is still missing once everything that a majority has is applied here.
-async fn confirmed_lost(shard: &Shard, lost: Dot) -> bool {
-    let Ok(index) = shard.raft.read_index(LAG_DEADLINE).await else { return false };
+/// Begins a new life if `lost` is still missing once everything that a majority has is applied here; says what became of it.
+async fn begin_again(shard: &Shard, lost: Dot) -> Result<Option<Outcome>, String> {
+    let Some(own) = shard.publisher.applied().borrow().state.own else { return Ok(None) };
+    let index = shard.raft.read_index(LAG_DEADLINE).await.map_err(|e| e.to_string())?;
     let mut applied = shard.publisher.applied();
     match tokio::time::timeout(LAG_DEADLINE, applied.wait_for(|now| now.index >= index)).await {
-        Ok(Ok(now)) => !now.state.vector.covers(lost),
-        _ => false,
+        Ok(Ok(now)) if now.state.vector.covers(lost) => return Ok(None),
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) => return Ok(None),
+        Err(_) => return Err("what a majority has is not applied yet".into()),
     }
+    let name = new_life(shard);
+    tracing::error!(%lost, epoch = %name.epoch, "this datacenter has lost its newest txns; it begins a new life");
+    let mint = Item::Mint { name, lost: Some(lost), ends: Some(own) };
+    shard.proposer.submit(mint, 256, None).await.map(Some).map_err(|e| e.to_string())
 }

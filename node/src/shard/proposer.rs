@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use futures_util::poll;
 use meridian_crdt::hlc::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -222,11 +223,16 @@ async fn run(
         stamp(&clock, now_ms, &mut items);
         let (raft, items_under_way, count) = (raft.clone(), packer.items_under_way.clone(), items.len());
         items_under_way.fetch_add(count, Ordering::Relaxed);
-        tokio::spawn(async move {
+        let mut proposing = Box::pin(async move {
             propose(&raft, Entry { now_ms, items }, askers).await;
             items_under_way.fetch_sub(count, Ordering::Relaxed);
             drop(permit);
         });
+        // It is handed to Raft here and now. Tasks begin in any order, the runtime runs what was spawned last first, and txns of
+        // other datacenters that come before those that they follow have to be sent once more.
+        if poll!(&mut proposing).is_pending() {
+            tokio::spawn(proposing);
+        }
     }
 }
 

@@ -20,15 +20,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 pub(super) async fn run(shard: &Shard, interval: Duration) {
     let worker = shard.seams.executor.worker("scrub", Urgency::Background);
     let mut cursor = ScrubCursor::default();
-    let mut was_exchanged = false;
     loop {
-        match step(shard, worker.as_ref(), cursor.clone()).await {
-            // An installed snapshot ends the views of the state before it: the step is done again, on the new one.
-            Err(StorageError::Stopped) if !was_exchanged && shard.raft.fatal().told().is_none() => {
-                was_exchanged = true;
-            }
+        match step(shard, worker.as_ref(), cursor).await {
             Ok((next, rows, total)) => {
-                was_exchanged = false;
                 Health::add(&shard.health.scrubbed_rows, rows);
                 if next.is_none() {
                     Health::add(&shard.health.scrub_laps, 1);

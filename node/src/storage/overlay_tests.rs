@@ -288,6 +288,36 @@ fn a_checkpoint_of_a_file_that_was_exchanged_meanwhile_changes_nothing() {
     }
 }
 
+/// Story: a transaction reads from its snapshot, and the scrubber takes a step, while a follower installs what its leader sent.
+#[test]
+fn a_view_goes_on_after_its_file_was_exchanged() {
+    let (disk, held) = (SimDisk::new(), Held::default());
+    let opened = open(&disk, &held, 8 << 20);
+    let checkpoint = || {
+        assert!(opened.state.start_checkpoint().unwrap());
+        held.let_go();
+    };
+    // More than the cache takes, so that what the view shows has to be read from the file.
+    for key in 0..2000u32 {
+        put(&opened, &key.to_be_bytes(), &[1; 1000]);
+    }
+    checkpoint();
+    let older = opened.state.view();
+    put(&opened, b"later", b"1");
+    checkpoint();
+    let views = [older, opened.state.view(), opened.state.durable_view()];
+    let incoming = opened.folder.incoming().unwrap();
+    incoming.install(&Applied::default(), &opened.state).unwrap();
+    assert_eq!(opened.state.view().get(ROWS, &7u32.to_be_bytes()).unwrap(), None);
+    for view in &views {
+        assert_eq!(scanned(view, ROWS, &[], Some(b"l"), usize::MAX).len(), 2000);
+    }
+    drop(views);
+    put(&opened, b"a", b"new");
+    checkpoint();
+    assert_eq!(opened.state.durable_view().get(ROWS, b"a").unwrap().unwrap(), &b"new"[..]);
+}
+
 #[test]
 fn who_waits_for_a_disk_that_fails_is_told() {
     let (disk, held) = (SimDisk::new(), Held::default());

@@ -17,7 +17,7 @@ use redb::{Database, Durability};
 use tokio::sync::watch;
 
 use super::overlay::{Changes, Layer};
-use super::state_file::{Base, commit};
+use super::state_file::{Base, Outlived, commit};
 use super::state_rows::{StateView, StateWrite};
 use super::{Applied, Fatal, Folder, StorageError};
 use crate::seams::Worker;
@@ -65,6 +65,7 @@ struct Now {
     /// down: that can take as long as many writes.
     written: Option<Layer>,
     db: Arc<Database>,
+    outlived: Outlived,
     /// How often the file was exchanged.
     exchanges: u64,
 }
@@ -84,7 +85,8 @@ impl StateStore {
         folder: Arc<Folder>,
         fatal: Fatal,
     ) -> Result<Self, StorageError> {
-        let base = Arc::new(Base::open(&db)?);
+        let outlived = Outlived::default();
+        let base = Arc::new(Base::open(&db, &outlived)?);
         let now = Now {
             applied: base.applied.clone(),
             writes: 0,
@@ -95,6 +97,7 @@ impl StateStore {
             view: None,
             written: None,
             db: Arc::new(db),
+            outlived,
             exchanges: 0,
         };
         Ok(Self(Arc::new(Inner {
@@ -221,13 +224,14 @@ impl StateStore {
         }
     }
 
-    /// Puts another file in the place of this one and of all that is in memory.
+    /// Puts another file in the place of this one and of all that is in memory. Views of what was there before go on.
     pub(super) fn replace(&self, db: Database) -> Result<(), StorageError> {
         let _writer = self.0.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let base = Arc::new(Base::open(&db)?);
+        let outlived = Outlived::default();
+        let base = Arc::new(Base::open(&db, &outlived)?);
         let mut now = self.0.now();
         let writes = now.writes + 1;
-        *now = Now {
+        let new = Now {
             applied: base.applied.clone(),
             writes,
             active: Layer::default(),
@@ -237,9 +241,12 @@ impl StateStore {
             view: None,
             written: None,
             db: Arc::new(db),
+            outlived,
             exchanges: now.exchanges + 1,
         };
+        let Now { db, outlived, .. } = std::mem::replace(&mut *now, new);
         drop(now);
+        outlived.get_or_init(|| db);
         self.0.changed.send_replace(());
         Ok(())
     }
@@ -300,11 +307,11 @@ impl Inner {
 
     /// Writes the frozen changes into the file, durably. Runs on the worker.
     fn write_frozen(&self) {
-        let (frozen, db, exchanges) = {
+        let (frozen, db, outlived, exchanges) = {
             let now = self.now();
             // If the file was exchanged meanwhile, there is nothing left to write.
             let Some(frozen) = now.frozen.clone() else { return };
-            (frozen, now.db.clone(), now.exchanges)
+            (frozen, now.db.clone(), now.outlived.clone(), now.exchanges)
         };
         // Dropped in the other order: what woke somebody is told by then.
         let _woken = Woken(self);
@@ -315,7 +322,7 @@ impl Inner {
             file.set_applied(&frozen.applied)
         });
         self.cost.store(self.folder.state_written().saturating_sub(before), Ordering::Relaxed);
-        match written.and_then(|()| Base::open(&db)) {
+        match written.and_then(|()| Base::open(&db, &outlived)) {
             Ok(base) => {
                 let mut now = self.now();
                 if now.exchanges == exchanges {

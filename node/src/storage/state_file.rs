@@ -3,7 +3,7 @@
 //! Every row carries a seal here, which reads verify; rows in memory have none.
 
 use std::ops::{Bound, ControlFlow};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use meridian_crdt::Table;
@@ -31,10 +31,16 @@ pub(super) struct Base {
     /// The last key of each table that has rows.
     last: [Option<Box<[u8]>>; Table::COUNT],
     pub(super) applied: Applied,
+    // Declared last: the file is closed behind all that reads it.
+    _outlived: Outlived,
 }
 
+/// Where a file is put that another one has taken the place of, until no view shows it any more: to close it would end these.
+/// All bases of a file share one.
+pub(super) type Outlived = Arc<OnceLock<Arc<Database>>>;
+
 impl Base {
-    pub(super) fn open(db: &Database) -> Result<Self, StorageError> {
+    pub(super) fn open(db: &Database, outlived: &Outlived) -> Result<Self, StorageError> {
         let txn = db.begin_read()?;
         let meta = txn.open_table(META)?;
         let applied =
@@ -43,7 +49,13 @@ impl Base {
         for (last, rows) in last.iter_mut().zip(state_tables()) {
             *last = txn.open_table(rows)?.last()?.map(|(key, _)| key.value().into());
         }
-        Ok(Self { txn, tables: std::array::from_fn(|_| OnceLock::new()), last, applied })
+        Ok(Self {
+            txn,
+            tables: std::array::from_fn(|_| OnceLock::new()),
+            last,
+            applied,
+            _outlived: outlived.clone(),
+        })
     }
 
     /// Whether there may be such a row: false for keys behind the last one, which is where those go that are numbered. It

@@ -53,10 +53,17 @@ impl ShardState {
     /// What the leader has to propose before anything else, if the others are `members`. From its first life on a datacenter
     /// takes writes, and one that knows no members holds all that it has to be stable: so they come first.
     pub fn lacks(&self, members: &[String]) -> Option<Founding> {
-        if !self.members.keys().eq(members) {
+        if !self.members.keys().eq(members) && self.latecomer(members).is_none() {
             return Some(Founding::Members);
         }
         self.own.is_none().then_some(Founding::Life)
+    }
+
+    /// One of `members` who cannot become one any more: something is stable, which it has never had, and what it writes without
+    /// that would be refused for ever.
+    pub fn latecomer<'m>(&self, members: &'m [String]) -> Option<&'m str> {
+        let new = members.iter().find(|dc| !self.members.contains_key(*dc));
+        new.filter(|_| !self.stable.is_empty()).map(String::as_str)
     }
 
     /// Takes the list of the other datacenters. A member that is gone no longer holds anything back; a new one holds
@@ -128,6 +135,25 @@ mod tests {
 
     fn vector(dots: &[(Origin, u64)]) -> Vector {
         dots.iter().map(|(o, s)| Dot::new(*o, *s)).collect()
+    }
+
+    /// Story: a datacenter begins alone, and a year later another one is written into its configuration.
+    #[test]
+    fn members_come_before_the_first_life_and_not_after_something_is_stable() {
+        let [b, c] = ["b", "c"].map(str::to_owned);
+        let mut state = ShardState::new();
+        assert_eq!(state.lacks(&[]), Some(Founding::Life));
+        assert_eq!(state.lacks(std::slice::from_ref(&b)), Some(Founding::Members));
+        state.set_members(vec![b.clone()]);
+        assert_eq!(state.lacks(std::slice::from_ref(&b)), Some(Founding::Life));
+        let own = state.register(name("a", 1)).expect("new");
+        state.own = Some(own);
+        assert_eq!(state.lacks(std::slice::from_ref(&b)), None);
+        let both = [b, c];
+        assert_eq!((state.lacks(&both), state.latecomer(&both)), (Some(Founding::Members), None));
+        state.stable = vector(&[(own, 1)]);
+        assert_eq!((state.lacks(&both), state.latecomer(&both)), (None, Some("c")));
+        assert_eq!(state.lacks(&[]), Some(Founding::Members), "one that is gone holds nothing back");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use meridian::txn::oplog::{self, READ_TXNS_MAX, ReadBounds};
 use meridian::txn::peers::Founding;
-use meridian::txn::{Answer as CommitAnswer, Item, Outcome, RemoteOutcome};
+use meridian::txn::{Answer as CommitAnswer, Item, Outcome};
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::hlc::Clock;
 use meridian_crdt::{Dot, OriginName, TxnHead, Vector, sweep_pending};
@@ -369,7 +369,7 @@ impl Cluster {
             Ticket::Gossip { ticket, part } => {
                 let life = self.node(at).life;
                 let result =
-                    match outcome.map_err(|_| "the leader changed".to_owned()).and_then(gossip_outcome) {
+                    match outcome.map_err(|_| "the leader changed".to_owned()).map(GossipOutcome::from) {
                         Ok(outcome) => {
                             let Some(proposal) = self.proposals.get_mut(&(at, life, ticket)) else { return };
                             proposal.outcomes[part] = Some(outcome);
@@ -444,19 +444,6 @@ impl Cluster {
         let item = Item::Mint { name, lost: Some(lost), ends: Some(own) };
         self.submit(at, vec![Queued { item, ticket: Ticket::Nobody }], env);
     }
-}
-
-/// As production tells replication: a txn that came early is no fault of its link.
-fn gossip_outcome(outcome: Outcome) -> Result<GossipOutcome, String> {
-    Ok(match outcome {
-        Outcome::Done | Outcome::Remote(RemoteOutcome::Applied) => GossipOutcome::Applied,
-        Outcome::Remote(RemoteOutcome::Duplicate) => GossipOutcome::Duplicate,
-        Outcome::Remote(RemoteOutcome::Early) => return Err("it came early".into()),
-        Outcome::Remote(RemoteOutcome::Refused(why)) | Outcome::Refused(why) => {
-            GossipOutcome::Refused { why }
-        }
-        Outcome::Client(_) => GossipOutcome::Refused { why: "a client's answer to a remote txn".into() },
-    })
 }
 
 impl World for Cluster {

@@ -71,6 +71,29 @@ impl Drop for Inner {
     }
 }
 
+/// A read whose answer is not there yet. Where it carries mutations and is given up, nobody knows whether the node has taken
+/// them, and the transaction must not be committed as if it had.
+struct Unheard<'t> {
+    txn: &'t Transaction,
+    carries_ops: bool,
+}
+
+impl Unheard<'_> {
+    /// The answer is there, or it is known that none will come: whoever asked is told.
+    fn heard(mut self) {
+        self.carries_ops = false;
+    }
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if self.carries_ops {
+            let reason = "a read was given up that carried mutations of the transaction".into();
+            self.txn.fail(Error::Unavailable { reason, error: None });
+        }
+    }
+}
+
 /// A transaction that runs, as the closure of [`Space::transaction`](super::Space::transaction) is given it. Handles
 /// that it makes read from its snapshot and see what it wrote; their mutations take place at its commit.
 ///
@@ -219,22 +242,27 @@ impl Transaction {
             state.wrote |= !ops.is_empty();
             ops
         };
+        let unheard = Unheard { txn: self, carries_ops: !ops.is_empty() };
         let session = &self.inner.session;
         let call = session.call(Kind::Read);
         let request = call.request(verb(Some(place.id), ops), None);
         let until = self.inner.deadline.min(Instant::now() + call.attempt_time());
-        let lost = |why| match why {
+        let asking = async {
+            let in_flight = place.connection.start(request, until).await?;
+            // The node does the requests of a transaction in the order in which they were written, so the next one need
+            // not wait for this one's answer.
+            drop(turn);
+            in_flight.answer(until).await
+        };
+        let answer = asking.await;
+        unheard.heard();
+        let answer = answer.map_err(|why| match why {
             Unanswered::TooLarge(limit) => too_large(limit),
             Unanswered::NotSent(reason) | Unanswered::Lost(reason) => {
                 let reason = format!("the transaction's node is lost: {reason}");
                 Error::Unavailable { reason, error: None }
             }
-        };
-        let in_flight = place.connection.start(request, until).await.map_err(lost)?;
-        // The node does the requests of a transaction in the order in which they were written, so the next one need
-        // not wait for this one's answer.
-        drop(turn);
-        let answer = in_flight.answer(until).await.map_err(lost)?;
+        })?;
         session.shared.learn(&answer)?;
         Ok(answer.outcome?)
     }

@@ -146,6 +146,56 @@ fn a_large_text_comes_in_several_updates_and_a_broken_off_import_goes_on() {
     assert!(all.text("t") == large);
 }
 
+/// Story: two datacenters are cut from each other. In each an editor deletes another word of an imported text, which leaves no
+/// author behind, and the text is imported once more. What each has put in again is not the same.
+#[test]
+fn what_is_imported_again_after_a_deletion_is_new() {
+    let words = "one two three four";
+    let empty = YrsDocument::default();
+    let import = empty.rewritten(&text(words), AUTHOR).expect("can be written");
+    let imported_again = |from: u32, len: u32| {
+        let document = with(&empty, &import.updates);
+        {
+            let mut txn = document.doc.transact_mut();
+            txn.get_or_insert_text("t").remove_range(&mut txn, from, len);
+        }
+        let again = document.rewritten(&text(words), AUTHOR).expect("can be written");
+        assert!(!again.is_import);
+        let whole = with(&document, &again.updates);
+        assert_eq!(whole.text("t"), words);
+        whole.diff(FROM_NOTHING).expect("a difference").into()
+    };
+    let (here, there): (Bytes, Bytes) = (imported_again(0, 4), imported_again(4, 4));
+    let merged =
+        [[&here, &there], [&there, &here]].map(|both| with(&empty, &both.map(Clone::clone)).text("t"));
+    assert_eq!(merged[0], merged[1], "whichever comes first");
+    assert!(merged[0].contains("one ") && merged[0].contains("two ") && merged[0].len() == words.len());
+}
+
+/// Story: an import comes in several txns and is broken off in the middle of an object. Whoever goes on makes what the first one
+/// would have made, wherever it was.
+#[test]
+fn an_import_of_nested_objects_goes_on_as_it_began() {
+    let row = |n: i64| (0..400).map(|f| (format!("f{f}"), Value::Int(n * 1000 + f))).collect();
+    let rows = (0..8).map(|n| Value::Map(row(n))).collect();
+    let wanted = object([("a", Value::Array(rows)), ("t", string("a title"))]);
+    let content = Content::Json(json(&wanted));
+    let empty = YrsDocument::default();
+    let import = empty.rewritten(&content, AUTHOR).expect("can be written");
+    assert!(import.updates.len() > 3, "{}", import.updates.len());
+    for parts in 1..import.updates.len() {
+        let begun = with(&empty, &import.updates[..parts]);
+        let rest = begun.rewritten(&content, AUTHOR).expect("can be written");
+        assert!(rest.is_import);
+        // Whoever goes on may be broken off in turn, and the first one not have been broken off at all.
+        for more in 1..=rest.updates.len() {
+            let all = with(&with(&begun, &rest.updates[..more]), &import.updates);
+            let left = all.rewritten(&content, AUTHOR).expect("can be written");
+            assert_eq!(left.updates, Vec::<Bytes>::new(), "broken off after {parts} and {more}");
+        }
+    }
+}
+
 #[test]
 fn json_is_compared_into_maps_arrays_and_texts() {
     let before = edited(1, |txn| {
