@@ -400,15 +400,15 @@ impl Inner {
             if let Err(error) = writer.reclaim(&self.shared, &self.spares) {
                 self.fatal.report(format!("the log: {error}"));
             }
-            if writer.wants_spare(&self.spares) {
-                self.make_spare();
+            if let Some(upto) = writer.spare_due(&self.spares) {
+                self.fill_spare(upto);
             }
         }
     }
 
-    fn make_spare(self: &Arc<Self>) {
+    fn fill_spare(self: &Arc<Self>, upto: u32) {
         let inner = self.clone();
-        if self.spare_worker.submit(Box::new(move || inner.spares.make())).is_err() {
+        if self.spare_worker.submit(Box::new(move || inner.spares.fill(upto))).is_err() {
             tracing::warn!("the worker that makes files for the log has died");
         }
     }

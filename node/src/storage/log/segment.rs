@@ -22,7 +22,7 @@ pub(super) const RECORDS_FROM: u32 = 512;
 
 const MAGIC: &[u8; 8] = b"meridlog";
 const HEADER_LEN: usize = 8 + 4 + 16 + 4 + 4 + 4 + 8;
-const ZEROS: usize = 1 << 20;
+const ZEROS: u32 = 1 << 20;
 
 const PREFIX: &str = "log.";
 const NUMBER_DIGITS: usize = 8;
@@ -88,21 +88,51 @@ pub(super) struct Blank {
     pub(super) capacity: u32,
 }
 
+/// A file that is being filled, to become a [`Blank`].
+pub(super) struct Filling {
+    pub(super) path: PathBuf,
+    file: Backend,
+    capacity: u32,
+    filled: u32,
+    zeros: Aligned,
+}
+
+impl Filling {
+    /// Begins a file of `capacity` bytes.
+    pub(super) fn begin(disk: &dyn Disk, path: PathBuf, capacity: u32) -> io::Result<Self> {
+        let file = disk.open_direct(&path, true)?;
+        file.set_len(capacity.into())?;
+        Ok(Self { path, file, capacity, filled: 0, zeros: Aligned::default() })
+    }
+
+    /// Fills it at least up to `upto`, or to its end.
+    pub(super) fn fill(&mut self, upto: u32) -> io::Result<()> {
+        while self.filled < upto.min(self.capacity) {
+            let len = (self.capacity - self.filled).min(upto - self.filled).min(ZEROS);
+            self.file.write(self.filled.into(), self.zeros.bytes(len as usize))?;
+            self.filled += len;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left to be filled.
+    pub(super) fn is_full(&self) -> bool {
+        self.filled == self.capacity
+    }
+
+    /// Sees to it that all of it is on disk.
+    pub(super) fn finish(self) -> io::Result<Blank> {
+        self.file.sync_data()?;
+        Ok(Blank { path: self.path, file: self.file, capacity: self.capacity })
+    }
+}
+
 impl Blank {
     /// Makes a file of `capacity` bytes under a name that is not a segment's.
     pub(super) fn make(disk: &dyn Disk, path: PathBuf, capacity: u32) -> io::Result<Self> {
-        let file = disk.open_direct(&path, true)?;
-        file.set_len(capacity.into())?;
-        let mut zeros = Aligned::default();
-        let zeros = zeros.bytes(ZEROS.min(capacity as usize));
-        let mut at = 0;
-        while at < u64::from(capacity) {
-            let len = (u64::from(capacity) - at).min(zeros.len() as u64);
-            file.write(at, &zeros[..len as usize])?;
-            at += len;
-        }
-        file.sync_data()?;
-        Ok(Self { path, file, capacity })
+        let mut filling = Filling::begin(disk, path, capacity)?;
+        filling.fill(capacity)?;
+        filling.finish()
     }
 
     /// The same under the name of a segment that is being made.

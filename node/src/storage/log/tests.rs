@@ -397,6 +397,36 @@ fn no_spare_is_made_when_the_disk_is_down_to_its_headroom() {
     assert_eq!(spares(256 << 20), 0);
 }
 
+/// Story: on all nodes of a datacenter 16 MiB of zeros went to the disk at the same moment, and every write of the log waited.
+#[test]
+fn a_spare_grows_piece_by_piece_with_the_segment_before_it() {
+    let disk = SimDisk::new();
+    let opened = open_of(&disk, 1 << 20).unwrap();
+    let has = |name: &str| names(&disk).iter().any(|known| known == name);
+    let mut pieces = 0;
+    for index in 1.. {
+        let before = disk.changes();
+        try_append(&opened, vec![(index, vec![1; 16 << 10].into())]).unwrap();
+        if has("log.00000002") {
+            break;
+        }
+        // A write and a sync are the batch's own.
+        pieces += u64::from(disk.changes() - before > 2);
+    }
+    assert_eq!(pieces, 4, "256 KiB each");
+    assert!(!has("log.spare.1") && !has("log.new"), "what was ready is used");
+    append_large(&opened, &disk);
+}
+
+/// Fills two more segments: each finds the one that was made for it.
+fn append_large(opened: &Opened, disk: &SimDisk) {
+    let from = opened.log.last().unwrap().map_or(0, |(index, _)| index) + 1;
+    for index in from..from + 140 {
+        try_append(opened, vec![(index, vec![2; 16 << 10].into())]).unwrap();
+    }
+    assert!(names(disk).iter().any(|name| name == "log.00000004"), "{:?}", names(disk));
+}
+
 #[test]
 fn a_segment_of_another_log_is_refused() {
     let (disk, other) = (SimDisk::new(), SimDisk::new());

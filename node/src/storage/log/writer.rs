@@ -4,6 +4,7 @@
 //! segments before it may go as soon as the entries in them have been purged; what goes is kept for the next segment.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -17,11 +18,13 @@ use super::pages::{BUFFER_BYTES_MAX, Pages};
 use super::queue::Batch;
 use super::record::{Encoder, Kind, record_len};
 use super::replay::encode_opening;
-use super::segment::{Blank, RECORDS_FROM, Segment, path_of, spare_path};
+use super::segment::{Blank, Filling, RECORDS_FROM, Segment, path_of, spare_path};
 use crate::seams::{DIRECT_ALIGN, Disk};
 
 /// Files kept for coming segments.
 const SPARES_MAX: usize = 2;
+/// How much of a spare is filled at once: a millisecond's worth.
+const SPARE_PIECE: u64 = 256 << 10;
 /// Files are made in whole pages.
 const PAGE: u64 = DIRECT_ALIGN as u64;
 
@@ -67,11 +70,13 @@ struct Ready {
 pub(super) struct Spares {
     site: Arc<Site>,
     ready: Mutex<Ready>,
+    /// The one that is being made.
+    filling: Mutex<Option<Filling>>,
 }
 
 impl Spares {
     pub(super) fn new(site: Arc<Site>) -> Self {
-        Self { site, ready: Mutex::default() }
+        Self { site, ready: Mutex::default(), filling: Mutex::default() }
     }
 
     fn is_empty(&self) -> bool {
@@ -90,25 +95,39 @@ impl Spares {
         Some(ready.blanks.swap_remove(at))
     }
 
-    /// Makes one ahead of its use, unless the disk is down to its headroom. Whoever begins a segment without one makes
-    /// it himself, so that a failure here delays nothing but that.
-    pub(super) fn make(&self) {
-        let Site { disk, folder, segment_bytes, headroom_bytes } = &*self.site;
-        let path = self.next_path();
-        let made = disk.free_bytes(folder).and_then(|free| {
-            if free < headroom_bytes.saturating_add((*segment_bytes).into()) {
-                return Ok(());
-            }
-            let blank = Blank::make(disk.as_ref(), path.clone(), *segment_bytes)?;
-            lock(&self.ready).blanks.push(blank);
-            Ok(())
-        });
-        if let Err(error) = made {
+    /// Fills one up to `upto` bytes ahead of its use, and has it ready when that is all of it, unless the disk is down to its
+    /// headroom. Whoever begins a segment without one makes it himself, so that a failure here delays nothing but that.
+    pub(super) fn fill(&self, upto: u32) {
+        let mut filling = lock(&self.filling);
+        if let Err(error) = self.fill_on(&mut filling, upto) {
             tracing::warn!(%error, "cannot make a file for the next segment of the log");
-            if let Err(error) = disk.remove(&path) {
+            if let Some(unfinished) = filling.take()
+                && let Err(error) = self.site.disk.remove(&unfinished.path)
+            {
                 tracing::warn!(%error, "cannot remove an unfinished file of the log");
             }
         }
+    }
+
+    fn fill_on(&self, filling: &mut Option<Filling>, upto: u32) -> io::Result<()> {
+        let Site { disk, folder, segment_bytes, headroom_bytes } = &*self.site;
+        let mut begun = match filling.take() {
+            Some(begun) => begun,
+            None => {
+                let needed = headroom_bytes.saturating_add((*segment_bytes).into());
+                if !self.is_empty() || disk.free_bytes(folder)? < needed {
+                    return Ok(());
+                }
+                Filling::begin(disk.as_ref(), self.next_path(), *segment_bytes)?
+            }
+        };
+        let filled = begun.fill(upto);
+        if filled.is_ok() && begun.is_full() {
+            lock(&self.ready).blanks.push(begun.finish()?);
+        } else {
+            *filling = Some(begun);
+        }
+        filled
     }
 }
 
@@ -135,8 +154,8 @@ pub(super) struct Writer {
     current: Arc<Segment>,
     pages: Pages,
     buffer: Vec<u8>,
-    /// The segment for whose successor a spare has been asked for.
-    asked: u32,
+    /// The segment for whose successor a spare has been asked for, and how much of that.
+    asked: (u32, u32),
 }
 
 impl Writer {
@@ -149,7 +168,7 @@ impl Writer {
         at: u32,
     ) -> Result<Self, StorageError> {
         let pages = Pages::open(&current.file, at)?;
-        Ok(Self { site, store_id, life, current, pages, buffer: Vec::new(), asked: 0 })
+        Ok(Self { site, store_id, life, current, pages, buffer: Vec::new(), asked: (0, 0) })
     }
 
     /// Where the next record goes in the last segment.
@@ -215,13 +234,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether it is time to make a file for the next segment; says so once for each.
-    pub(super) fn wants_spare(&mut self, spares: &Spares) -> bool {
-        let wants = self.at() > self.current.capacity / 2 && self.asked != self.current.number;
-        if wants {
-            self.asked = self.current.number;
+    /// How many bytes of a file for the next segment are to be there by now; says so once for each piece. It grows with the third
+    /// quarter of this one: filled in one go it would keep the disk from the log, on all nodes of a datacenter at the same time.
+    pub(super) fn spare_due(&mut self, spares: &Spares) -> Option<u32> {
+        let capacity = u64::from(self.current.capacity);
+        let beyond = u64::from(self.at()).checked_sub(capacity / 2).filter(|beyond| *beyond > 0)?;
+        let whole = u64::from(self.site.segment_bytes);
+        let due = (beyond * 4 * whole / capacity).next_multiple_of(SPARE_PIECE).min(whole);
+        let due = (self.current.number, u32::try_from(due).unwrap_or(u32::MAX));
+        if due <= self.asked || !spares.is_empty() {
+            return None;
         }
-        wants && spares.is_empty()
+        self.asked = due;
+        Some(due.1)
     }
 
     /// Lets the segments go whose entries have all been purged.
