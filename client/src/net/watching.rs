@@ -237,8 +237,9 @@ impl Open {
                     Some(Streamed::End(answer)) => match answer.outcome {
                         Ok(_) => Broken::Again(Duration::ZERO),
                         Err(error) => {
-                            self.refusals += 1;
-                            broken(error)
+                            let broken = broken(error);
+                            self.refusals += usize::from(matches!(broken, Broken::Again(_)));
+                            broken
                         }
                     },
                     None => Broken::Again(Duration::ZERO),

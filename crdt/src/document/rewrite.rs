@@ -93,11 +93,11 @@ impl YrsDocument {
         let wanted = Wanted::of(content)?;
         let own = wanted.author();
         let here = self.doc.transact().snapshot();
-        let is_empty = here.state_map.is_empty() && here.delete_set.is_empty();
+        let is_empty = here.state_map.is_empty();
         // Whoever only deletes leaves no author behind, and what is put in again then is not what was put in at first.
         let is_begun =
             here.delete_set.is_empty() && here.state_map.iter().all(|(client, _)| client.get() == own);
-        let is_import = is_empty || (is_begun && wanted.sight == Sight::Json);
+        let is_import = is_begun && (is_empty || wanted.sight == Sight::Json);
         let before = self.diff(FROM_NOTHING)?;
         let author = match (is_import, wanted.sight) {
             (true, Sight::Json) => own,

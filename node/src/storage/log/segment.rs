@@ -101,18 +101,20 @@ impl Filling {
     /// Begins a file of `capacity` bytes.
     pub(super) fn begin(disk: &dyn Disk, path: PathBuf, capacity: u32) -> io::Result<Self> {
         let file = disk.open_direct(&path, true)?;
-        file.set_len(capacity.into())?;
         Ok(Self { path, file, capacity, filled: 0, zeros: Aligned::default() })
     }
 
-    /// Fills it at least up to `upto`, or to its end.
+    /// Fills it at least up to `upto`, or to its end; then all of it is on disk.
     pub(super) fn fill(&mut self, upto: u32) -> io::Result<()> {
+        if self.filled == 0 {
+            self.file.set_len(self.capacity.into())?;
+        }
         while self.filled < upto.min(self.capacity) {
             let len = (self.capacity - self.filled).min(upto - self.filled).min(ZEROS);
             self.file.write(self.filled.into(), self.zeros.bytes(len as usize))?;
             self.filled += len;
         }
-        Ok(())
+        if self.is_full() { self.file.sync_data() } else { Ok(()) }
     }
 
     /// Whether nothing is left to be filled.
@@ -120,10 +122,9 @@ impl Filling {
         self.filled == self.capacity
     }
 
-    /// Sees to it that all of it is on disk.
-    pub(super) fn finish(self) -> io::Result<Blank> {
-        self.file.sync_data()?;
-        Ok(Blank { path: self.path, file: self.file, capacity: self.capacity })
+    /// What it is once it is full.
+    pub(super) fn into_blank(self) -> Blank {
+        Blank { path: self.path, file: self.file, capacity: self.capacity }
     }
 }
 
@@ -132,7 +133,7 @@ impl Blank {
     pub(super) fn make(disk: &dyn Disk, path: PathBuf, capacity: u32) -> io::Result<Self> {
         let mut filling = Filling::begin(disk, path, capacity)?;
         filling.fill(capacity)?;
-        filling.finish()
+        Ok(filling.into_blank())
     }
 
     /// The same under the name of a segment that is being made.

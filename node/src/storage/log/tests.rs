@@ -415,16 +415,11 @@ fn a_spare_grows_piece_by_piece_with_the_segment_before_it() {
     }
     assert_eq!(pieces, 4, "256 KiB each");
     assert!(!has("log.spare.1") && !has("log.new"), "what was ready is used");
-    append_large(&opened, &disk);
-}
-
-/// Fills two more segments: each finds the one that was made for it.
-fn append_large(opened: &Opened, disk: &SimDisk) {
     let from = opened.log.last().unwrap().map_or(0, |(index, _)| index) + 1;
     for index in from..from + 140 {
-        try_append(opened, vec![(index, vec![2; 16 << 10].into())]).unwrap();
+        try_append(&opened, vec![(index, vec![2; 16 << 10].into())]).unwrap();
     }
-    assert!(names(disk).iter().any(|name| name == "log.00000004"), "{:?}", names(disk));
+    assert!(has("log.00000004"), "and so it goes on: {:?}", names(&disk));
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Spares {
         };
         let filled = begun.fill(upto);
         if filled.is_ok() && begun.is_full() {
-            lock(&self.ready).blanks.push(begun.finish()?);
+            lock(&self.ready).blanks.push(begun.into_blank());
         } else {
             *filling = Some(begun);
         }
