@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::args::Suite;
 use crate::driver::Kind;
+use crate::system::process::TICKS_PER_SECOND;
 use crate::system::version_of;
 
 /// The program of a peer and Debian's package that has it.
@@ -89,6 +91,39 @@ pub async fn describe(suite: &Suite) -> Result<Value, String> {
     }))
 }
 
+/// Looks at how much processor time the host of a virtual machine keeps from it: while it stands still, so do all systems in it,
+/// and what they could not do is no fault of theirs.
+#[derive(Debug)]
+pub struct Stolen {
+    since: Instant,
+    ticks_before: f64,
+}
+
+impl Stolen {
+    /// Begins to look.
+    pub fn begin() -> Self {
+        Self { since: Instant::now(), ticks_before: stolen_ticks(&read_stat()) }
+    }
+
+    /// The part of all processors' time that was kept from them since, in percent.
+    pub fn percent(&self) -> f64 {
+        let seconds = (stolen_ticks(&read_stat()) - self.ticks_before) / TICKS_PER_SECOND;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        100.0 * seconds / (self.since.elapsed().as_secs_f64() * cores as f64)
+    }
+}
+
+fn read_stat() -> String {
+    std::fs::read_to_string("/proc/stat").unwrap_or_default()
+}
+
+/// Ticks stolen from all processors since the system started, in what /proc/stat says.
+fn stolen_ticks(stat: &str) -> f64 {
+    // "cpu", then user, nice, system, idle, iowait, irq, softirq, steal.
+    let of_all = stat.lines().next().unwrap_or_default();
+    of_all.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or(0.0)
+}
+
 /// How a program was built, as far as can be told: the folder that it stands in has the name of cargo's profile, or of what else
 /// has built it.
 fn profile(program: &Path) -> String {
@@ -97,4 +132,16 @@ fn profile(program: &Path) -> String {
     }
     let folder = program.parent().and_then(Path::file_name).unwrap_or_default();
     format!("a build of the profile `{}`", folder.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stolen_ticks_are_the_eighth_of_all_processors() {
+        let stat = "cpu  10 20 30 40 50 60 70 80 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n";
+        assert_eq!(stolen_ticks(stat), 80.0);
+        assert_eq!(stolen_ticks("cpu 1 2 3\n"), 0.0, "an old kernel");
+    }
 }

@@ -11,6 +11,9 @@ use crate::system::process::Usage;
 /// The value of workloads at a rate that says how many operations per second all systems were given.
 pub const ASKED: &str = "asked_per_s";
 
+/// The value that says how much of all processors' time the host kept from this machine meanwhile.
+pub const STOLEN: &str = "stolen_percent";
+
 /// What one system did under one workload in one round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {

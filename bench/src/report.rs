@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::driver::Kind;
-use crate::record::{ASKED, Record};
+use crate::record::{ASKED, Record, STOLEN};
 
 /// One result as a line for whoever watches.
 pub fn one_line(record: &Record) -> String {
@@ -57,11 +57,11 @@ fn has(of: &OfSystems, name: &str) -> bool {
 /// Reads the raw results and writes the report.
 pub fn write(report: &Path, raw: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(raw).map_err(|e| format!("{}: {e}", raw.display()))?;
-    let rendered = render(&text)?;
+    let rendered = render(&text, &raw.file_name().unwrap_or_default().to_string_lossy())?;
     std::fs::write(report, rendered).map_err(|e| format!("{}: {e}", report.display()))
 }
 
-fn render(raw: &str) -> Result<String, String> {
+fn render(raw: &str, name_of_raw: &str) -> Result<String, String> {
     let (mut abouts, mut results, mut errors) = (Vec::new(), Results::new(), Vec::new());
     for line in raw.lines().filter(|line| !line.is_empty()) {
         let value: Value = serde_json::from_str(line).map_err(|e| e.to_string())?;
@@ -85,12 +85,13 @@ fn render(raw: &str) -> Result<String, String> {
             of_system.entry(name).or_default().push(value);
         }
     }
-    let mut out = String::from(INTRODUCTION);
+    let mut out = INTRODUCTION.replace("RAW", name_of_raw);
     conditions(&mut out, &abouts);
     compared(&mut out, &results);
     at_equal_load(&mut out, &results);
     used(&mut out, &results);
     syncs(&mut out, &results);
+    stolen(&mut out, &results);
     others(&mut out, &results);
     if !errors.is_empty() {
         out.push_str("\n## Errors\n\nOperations that failed or were answered wrongly:\n\n");
@@ -100,9 +101,10 @@ fn render(raw: &str) -> Result<String, String> {
     Ok(out)
 }
 
+/// The report begins with this, `RAW` being the name of the file of raw results.
 const INTRODUCTION: &str = "# Benchmarks
 
-Written by `bench/run`, which anyone can repeat with that one command; raw results are in `BENCHMARKS.jsonl` beside. Numbers of
+Written by `bench/run`, which anyone can repeat with that one command; raw results are in `RAW` beside. Numbers of
 one machine say little; the ratios are of systems that ran in turn on the same machine, with three nodes each, files on the same disk,
 the same values and clients, and the same load generator: one thread, one connection per client, each client waiting for
 its answers (closed loop), answers checked, after a warm-up of a fifth of the measured time. Values are medians over the rounds.
@@ -253,13 +255,27 @@ fn syncs(out: &mut String, results: &Results) {
     by_system(out, results, ["syncs_per_s", "writes_per_sync"], &[Kind::Meridian, Kind::Etcd]);
 }
 
-/// A row for each workload that has the first of two values: both, for each of the systems.
-fn by_system(out: &mut String, results: &Results, names: [&str; 2], kinds: &[Kind]) {
-    for (workload, of) in results.iter().filter(|(_, of)| has(of, names[0])) {
+fn stolen(out: &mut String, results: &Results) {
+    let all = || results.iter().filter(|(_, of)| has(of, "ops_per_s"));
+    let any = all().any(|(_, of)| Kind::ALL.iter().any(|kind| found(of, *kind, STOLEN).unwrap_or(0.0) > 0.0));
+    if !any {
+        return;
+    }
+    out.push_str(
+        "\nWhat the host kept from this virtual machine meanwhile (steal), in percent of all processors' time: it stands still then, \
+         and so does everything in it.\n\n| Workload | Meridian | etcd | Redis |\n|---|--:|--:|--:|\n",
+    );
+    by_system(out, results, [STOLEN], &Kind::ALL);
+}
+
+/// A row for each workload with a throughput that has the first of some values: all of them, for each of the systems.
+fn by_system<const N: usize>(out: &mut String, results: &Results, names: [&str; N], kinds: &[Kind]) {
+    for (workload, of) in results.iter().filter(|(_, of)| has(of, "ops_per_s") && has(of, names[0])) {
         let _ = write!(out, "| `{workload}` |");
         for kind in kinds {
-            let [first, second] = names.map(|name| found(of, *kind, name).map(number).unwrap_or_default());
-            let _ = write!(out, " {first} | {second} |");
+            for value in names.map(|name| found(of, *kind, name).map(number).unwrap_or_default()) {
+                let _ = write!(out, " {value} |");
+            }
         }
         out.push('\n');
     }
@@ -304,7 +320,7 @@ mod tests {
             record(2, Kind::Meridian, 1000.0),
             record(2, Kind::Etcd, 1100.0),
         ];
-        let report = render(&raw.join("\n")).expect("rendered");
+        let report = render(&raw.join("\n"), "raw.jsonl").expect("rendered");
         let row = "| `put-64` | 2,000 | 1.00 / 2.00 | 1,000 | 1.00 / 2.00 | | | **2.00** | |";
         assert!(report.contains(row), "{report}");
     }
@@ -318,11 +334,25 @@ mod tests {
                 .expect("encodes")
         };
         let raw = [record(Kind::Meridian, 2.0), record(Kind::Etcd, 4.0)];
-        let report = render(&raw.join("\n")).expect("rendered");
+        let report = render(&raw.join("\n"), "raw.jsonl").expect("rendered");
         let row = "| `put-at-1000` | 1.00 / 2.00 / 9.00 | 1.00 / 4.00 / 9.00 |  /  /  | **0.50** | |";
         assert!(report.contains(row), "{report}");
         assert!(report.contains("| `put-at-1000` | 400 | 2.50 | 400 | 2.50 |"), "{report}");
         assert!(!report.contains("| `put-at-1000` | 1,000 |"), "no ratio of rates that were given: {report}");
+    }
+
+    #[test]
+    fn what_the_host_kept_is_shown_if_it_kept_anything() {
+        let report = |ours, theirs| {
+            let record = |kind, stolen| {
+                let record = Record::new(1, kind, "put-1").with("ops_per_s", 1000.0).with(STOLEN, stolen);
+                serde_json::to_string(&record).expect("encodes")
+            };
+            let raw = [record(Kind::Meridian, ours), record(Kind::Redis, theirs)];
+            render(&raw.join("\n"), "raw.jsonl").expect("rendered")
+        };
+        assert!(report(0.0, 12.5).contains("| `put-1` | 0 |  | 12.5 |"), "{}", report(0.0, 12.5));
+        assert!(!report(0.0, 0.0).contains("steal"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How many of something there are at the moment.
+//! How many of something there are at the moment, and how values of something are spread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,9 +31,59 @@ impl Drop for Counted {
     }
 }
 
+/// How values are spread over `N` buckets, as Prometheus counts them: each holds all values up to its bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Histogram<const N: usize> {
+    bounds: &'static [u64; N],
+    buckets: [u64; N],
+    sum: u64,
+    count: u64,
+}
+
+impl<const N: usize> Histogram<N> {
+    /// One without values, whose buckets have these upper bounds, in the unit of the values.
+    pub const fn new(bounds: &'static [u64; N]) -> Self {
+        Self { bounds, buckets: [0; N], sum: 0, count: 0 }
+    }
+
+    /// Counts a value.
+    pub fn record(&mut self, value: u64) {
+        self.count += 1;
+        self.sum = self.sum.saturating_add(value);
+        for (count, bound) in self.buckets.iter_mut().zip(self.bounds) {
+            *count += u64::from(value <= *bound);
+        }
+    }
+
+    /// The buckets: the upper bound of each, and how many values are no larger.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.bounds.iter().copied().zip(self.buckets)
+    }
+
+    /// All values added up.
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// How many values there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bucket_holds_all_values_up_to_its_bound() {
+        let mut histogram = Histogram::new(&[10, 20]);
+        for value in [0, 10, 11, 21] {
+            histogram.record(value);
+        }
+        assert_eq!(histogram.buckets().collect::<Vec<_>>(), [(10, 2), (20, 3)]);
+        assert_eq!((histogram.sum(), histogram.count()), (42, 4));
+    }
 
     #[test]
     fn what_was_dropped_is_not_counted_any_more() {

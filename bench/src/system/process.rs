@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 /// Bytes of a page of memory, as /proc counts it.
 const PAGE_BYTES: u64 = 4096;
 /// Ticks of processor time per second, as /proc counts it.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub const TICKS_PER_SECOND: f64 = 100.0;
 /// Bytes of a sector, as the kernel counts what a disk writes, whatever the disk itself has.
 const SECTOR_BYTES: u64 = 512;
 

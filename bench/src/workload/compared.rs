@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::Run;
 use crate::driver::{Kind, etcd, redis};
 use crate::load::{self, Load, Measured, Source, Target};
+use crate::machine::Stolen;
 use crate::op::{HOT_COUNTER, Level, Op, Random, TXN_KEYS};
-use crate::record::{ASKED, Record};
+use crate::record::{ASKED, Record, STOLEN};
 use crate::system::System;
 
 /// Warm-up as a part of the measured time.
@@ -110,15 +111,16 @@ pub async fn run(
     let mut added = 0;
     for workload in wanted {
         let (syncs_before, before) = (system.log_syncs().await?, system.usage());
-        let begun = Instant::now();
+        let (begun, stolen) = (Instant::now(), Stolen::begin());
         let measured = measure(run, &workload, &target).await?;
-        let (used, took) = (system.usage().since(&before), begun.elapsed());
+        let (used, took, stolen) = (system.usage().since(&before), begun.elapsed(), stolen.percent());
         let syncs = system.log_syncs().await?.zip(syncs_before).map(|(after, before)| after - before);
         let mut record = Record::new(run.round, kind, &workload.name)
             .with("clients", workload.clients as f64)
             .with("in_flight", workload.in_flight as f64)
             .with_load(&measured)
-            .with_usage(&used, measured.ops_ever);
+            .with_usage(&used, measured.ops_ever)
+            .with(STOLEN, stolen);
         if let Some(rate) = workload.rate {
             record = record.with(ASKED, f64::from(rate));
         }

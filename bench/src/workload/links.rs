@@ -10,8 +10,9 @@ use super::{Run, settled};
 use crate::driver::meridian::Connection;
 use crate::driver::{Done, Kind};
 use crate::load::{self, Load, Measured, Target};
+use crate::machine::Stolen;
 use crate::op::{Level, Op, Random, VALUE_BYTES, key_name};
-use crate::record::Record;
+use crate::record::{Record, STOLEN};
 use crate::system::meridian::Cluster;
 
 /// The datacenter that writes, and the one that reads.
@@ -105,7 +106,7 @@ async fn ask(connection: &mut Connection, op: Op) -> Result<(), String> {
 async fn visibility(run: Run<'_>, cluster: &Cluster, name: &str) -> Result<Record, String> {
     let (from, to) = (cluster.target(0).await?, cluster.target(AWAY).await?);
     let probers = (0..PROBERS).map(|n| probe(run, n, &from.addresses[0], &to.addresses[0]));
-    let mut latency_us = histogram()?;
+    let (mut latency_us, stolen) = (histogram()?, Stolen::begin());
     for of_one in futures_util::future::try_join_all(probers).await? {
         latency_us.add(of_one).map_err(|e| e.to_string())?;
     }
@@ -114,7 +115,8 @@ async fn visibility(run: Run<'_>, cluster: &Cluster, name: &str) -> Result<Recor
         .with("probes", latency_us.len() as f64)
         .with("visible_p50_ms", quantile(0.5))
         .with("visible_p99_ms", quantile(0.99))
-        .with("visible_max_ms", latency_us.max() as f64 / 1000.0))
+        .with("visible_max_ms", latency_us.max() as f64 / 1000.0)
+        .with(STOLEN, stolen.percent()))
 }
 
 /// Probes as the `n`-th of all: how long each took, in microseconds.

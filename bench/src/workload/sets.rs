@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::{Run, settled};
 use crate::driver::Kind;
 use crate::load::{self, Load, Target};
+use crate::machine::Stolen;
 use crate::op::{Op, Random};
-use crate::record::Record;
+use crate::record::{Record, STOLEN};
 use crate::system::System;
 use crate::system::meridian::Cluster;
 use crate::system::process::Usage;
@@ -127,7 +128,9 @@ pub async fn run(
             rate: None,
             threads: 1,
         };
+        let stolen = Stolen::begin();
         let measured = load::run(host.target().await?, load, Arc::new(source)).await?;
+        let stolen = stolen.percent();
         // Processor time and memory are of the adding alone, what is written is of all that it brings.
         let working = host.usage().since(&used);
         host.settled().await?;
@@ -135,7 +138,8 @@ pub async fn run(
         let mut record = Record::new(run.round, kind, &format!("set-add-{size}"))
             .with("clients", CLIENTS as f64)
             .with_load(&measured)
-            .with_usage(&used, measured.ops_ever);
+            .with_usage(&used, measured.ops_ever)
+            .with(STOLEN, stolen);
         if matches!(host, Host::Cluster(_)) {
             let shipped = host.shipped().await? - shipped;
             record = record.with("wan_bytes_per_op", shipped as f64 / measured.ops_ever.max(1) as f64);

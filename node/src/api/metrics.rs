@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::count::{Count, Counted};
+use crate::count::{Count, Counted, Histogram};
 use crate::docs::Docs;
 use crate::shard::Shard;
 use crate::txn::oplog;
@@ -13,12 +13,16 @@ use crate::txn::oplog;
 /// Upper bounds of the latency histogram, in milliseconds.
 const LATENCY_BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 250, 500, 1000, 2500, 10_000];
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Route {
     by_status: BTreeMap<u16, u64>,
-    buckets: [u64; LATENCY_BUCKETS_MS.len()],
-    sum_ms: u64,
-    count: u64,
+    took_ms: Histogram<{ LATENCY_BUCKETS_MS.len() }>,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self { by_status: BTreeMap::new(), took_ms: Histogram::new(&LATENCY_BUCKETS_MS) }
+    }
 }
 
 /// Counters of this process. Routes, methods and statuses are few, so the memory is bounded.
@@ -64,11 +68,7 @@ impl Metrics {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let route = routes.entry((route, known_method(method))).or_default();
         *route.by_status.entry(status).or_default() += 1;
-        route.count += 1;
-        route.sum_ms += took_ms;
-        for (count, bound) in route.buckets.iter_mut().zip(LATENCY_BUCKETS_MS) {
-            *count += u64::from(took_ms <= bound);
-        }
+        route.took_ms.record(took_ms);
     }
 
     /// Counts a connection of the native protocol.
@@ -121,12 +121,7 @@ impl Metrics {
         );
         for ((route, method), counts) in &routes {
             let labels = format!("route=\"{route}\",method=\"{method}\"");
-            for (bound, count) in LATENCY_BUCKETS_MS.iter().zip(counts.buckets) {
-                page.line("meridian_http_request_ms_bucket", &format!("{labels},le=\"{bound}\""), count);
-            }
-            page.line("meridian_http_request_ms_bucket", &format!("{labels},le=\"+Inf\""), counts.count);
-            page.line("meridian_http_request_ms_sum", &labels, counts.sum_ms);
-            page.line("meridian_http_request_ms_count", &labels, counts.count);
+            page.histogram("meridian_http_request_ms", &labels, &counts.took_ms, 1);
         }
     }
 }
@@ -146,6 +141,18 @@ impl Page {
         } else {
             writeln!(self.0, "{name}{{{labels}}} {value}")
         };
+    }
+
+    /// The lines of a histogram whose values are shown in a unit of `unit` of theirs.
+    fn histogram<const N: usize>(&mut self, name: &str, labels: &str, of: &Histogram<N>, unit: u64) {
+        let shown = |value: u64| value as f64 / unit as f64;
+        let (bucket, comma) = (format!("{name}_bucket"), if labels.is_empty() { "" } else { "," });
+        for (bound, count) in of.buckets() {
+            self.line(&bucket, &format!("{labels}{comma}le=\"{}\"", shown(bound)), count);
+        }
+        self.line(&bucket, &format!("{labels}{comma}le=\"+Inf\""), of.count());
+        self.line(&format!("{name}_sum"), labels, shown(of.sum()));
+        self.line(&format!("{name}_count"), labels, of.count());
     }
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
@@ -183,6 +190,9 @@ fn render_raft(shard: &Shard, page: &mut Page) {
     for (name, help, count) in counters {
         page.single(name, "counter", help, count);
     }
+    let help = "Time that a batch takes to be written to the Raft log and synced, in milliseconds.";
+    page.head("meridian_log_sync_ms", "histogram", help);
+    page.histogram("meridian_log_sync_ms", "", &shard.raft.log_sync_us(), 1000);
     page.single("meridian_log_segments", "gauge", "Files that the Raft log consists of.", log.segments);
     let help = "Bytes of entries of the Raft log that wait for this node's disk.";
     page.single("meridian_log_backlog_bytes", "gauge", help, log.backlog);

@@ -22,7 +22,7 @@ use super::types::{EntryData, TypeConfig};
 use super::{Machine, ProposeError, RaftConfig, StartError, bootstrap, network, runtime, snapshot};
 use crate::peer::{PeerClient, RaftHandler};
 use crate::seams::{BoxStream, Random, Seams, Urgency, Worker};
-use crate::storage::{Fatal, Folder, LogCounts, LogStore, Opened, StateStore};
+use crate::storage::{Fatal, Folder, LogCounts, LogStore, Opened, StateStore, SyncTimes};
 use crate::txn::{ENTRY_BYTES_MAX, Reply};
 
 /// How many entries openraft puts into one message: of the largest, they still fit a frame of the peer port.
@@ -267,6 +267,11 @@ impl RaftGroup {
     /// What this node has written to its log.
     pub fn log_counts(&self) -> LogCounts {
         self.0.log.counts()
+    }
+
+    /// How long its batches took to be written and synced, in microseconds.
+    pub fn log_sync_us(&self) -> SyncTimes {
+        self.0.log.sync_us()
     }
 
     /// Where a failure that must stop the process is told.

@@ -11,6 +11,11 @@ pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since some fixed moment; never falls, whatever happens to the wall clock.
     fn monotonic_ms(&self) -> u64;
 
+    /// The same moment in microseconds, as exactly as the clock knows it: for what is measured, never for what is decided.
+    fn monotonic_us(&self) -> u64 {
+        self.monotonic_ms().saturating_mul(1000)
+    }
+
     /// Shifts the wall clock from now on; the caller sees to it that faults are allowed.
     fn set_offset_ms(&self, offset_ms: i64);
 }
@@ -47,6 +52,10 @@ impl Clock for SystemClock {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    fn monotonic_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     fn set_offset_ms(&self, offset_ms: i64) {
         self.offset_ms.store(offset_ms, Ordering::Relaxed);
     }
@@ -65,5 +74,13 @@ mod tests {
         assert!(clock.monotonic_ms() < mono + 3_600_000);
         clock.set_offset_ms(-3_600_000);
         assert!(clock.unix_ms() < wall);
+    }
+
+    #[test]
+    fn microseconds_count_from_the_same_moment() {
+        let clock = SystemClock::new();
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let (before, exactly, after) = (clock.monotonic_ms(), clock.monotonic_us(), clock.monotonic_ms());
+        assert!((before..=after).contains(&(exactly / 1000)), "{before} {exactly} {after}");
     }
 }

@@ -65,6 +65,10 @@ impl Clock for SteadyClock {
         self.inner.monotonic_ms()
     }
 
+    fn monotonic_us(&self) -> u64 {
+        self.inner.monotonic_us()
+    }
+
     fn set_offset_ms(&self, offset_ms: i64) {
         self.inner.set_offset_ms(offset_ms);
     }

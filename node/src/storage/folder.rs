@@ -159,6 +159,7 @@ impl Folder {
         }
         let site = log::Site {
             disk: disk.clone(),
+            clock: seams.clock.clone(),
             folder: path,
             segment_bytes: config.log_segment_bytes,
             headroom_bytes: config.headroom_bytes,

@@ -32,7 +32,7 @@ pub use error::StorageError;
 pub use fatal::Fatal;
 pub use folder::{FORMAT_VERSION, Folder, FolderConfig, Identity, Opened};
 pub use incoming::Incoming;
-pub use log::{LogCounts, LogStore};
+pub use log::{LogCounts, LogStore, SyncTimes};
 pub use scrub::{ScrubCursor, ScrubStep};
 pub use state::StateStore;
 pub use state_rows::{StateView, StateWrite};

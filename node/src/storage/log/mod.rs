@@ -41,8 +41,8 @@ use self::queue::{Done, Op, Queue};
 use self::replay::Found;
 pub(super) use self::segment::Files;
 use self::segment::{Blank, RECORDS_FROM, Segment};
-pub use self::writer::LogCounts;
 pub(super) use self::writer::Site;
+pub use self::writer::{LogCounts, SyncTimes};
 use self::writer::{Shared, Spares, Writer};
 use super::{Fatal, Folder, StorageError};
 use crate::seams::{Disk, Executor, Urgency, Worker};
@@ -206,7 +206,7 @@ impl LogStore {
             writer: Mutex::new(Writer::new(site.clone(), store_id, life + 1, current, at)?),
             spares: Spares::new(site),
             backlog: Backlog::default(),
-            shared: Mutex::new(Shared { contents, segments, counts: LogCounts::default() }),
+            shared: Mutex::new(Shared::new(contents, segments)),
             fatal,
             _folder: folder,
         })))
@@ -339,6 +339,11 @@ impl LogStore {
         let shared = lock(&self.0.shared);
         let backlog = self.0.backlog.bytes.load(Ordering::Relaxed);
         LogCounts { segments: shared.segments.len() as u64, backlog, ..shared.counts }
+    }
+
+    /// How long its batches took to be written and synced, in microseconds, since the log was opened.
+    pub fn sync_us(&self) -> SyncTimes {
+        lock(&self.0.shared).sync_us
     }
 
     async fn durably(&self, op: Op) -> Result<(), StorageError> {

@@ -450,4 +450,5 @@ fn records_take_what_they_are_measured_to_take() {
     let expected =
         LogCounts { batches: 2, entries: 2, bytes: counts.bytes + written, segments: 1, backlog: 0 };
     assert_eq!(opened.log.counts(), expected);
+    assert_eq!(opened.log.sync_us().count(), expected.batches, "each batch is timed");
 }

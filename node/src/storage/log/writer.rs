@@ -19,12 +19,16 @@ use super::queue::Batch;
 use super::record::{Encoder, Kind, record_len};
 use super::replay::encode_opening;
 use super::segment::{Blank, Filling, RECORDS_FROM, Segment, path_of, spare_path};
-use crate::seams::{DIRECT_ALIGN, Disk};
+use crate::count::Histogram;
+use crate::seams::{Clock, DIRECT_ALIGN, Disk};
 
 /// Files kept for coming segments.
 const SPARES_MAX: usize = 2;
 /// How much of a spare is filled at once: a millisecond's worth.
 const SPARE_PIECE: u64 = 256 << 10;
+/// Upper bounds of the histogram of syncs, in microseconds: from the fastest disks to one that hangs.
+const SYNC_BUCKETS_US: [u64; 12] =
+    [100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000];
 /// Files are made in whole pages.
 const PAGE: u64 = DIRECT_ALIGN as u64;
 
@@ -33,11 +37,18 @@ pub(super) struct Shared {
     pub(super) contents: Contents,
     pub(super) segments: BTreeMap<u32, Arc<Segment>>,
     pub(super) counts: LogCounts,
+    pub(super) sync_us: SyncTimes,
 }
 
 impl Shared {
+    pub(super) fn new(contents: Contents, segments: BTreeMap<u32, Arc<Segment>>) -> Self {
+        let (counts, sync_us) = (LogCounts::default(), Histogram::new(&SYNC_BUCKETS_US));
+        Self { contents, segments, counts, sync_us }
+    }
+
     /// Shows readers what is on disk now.
-    fn publish(&mut self, changes: Vec<Change>, bytes: u64) -> Result<(), StorageError> {
+    fn publish(&mut self, changes: Vec<Change>, bytes: u64, took_us: u64) -> Result<(), StorageError> {
+        self.sync_us.record(took_us);
         self.counts.batches += 1;
         self.counts.bytes += bytes;
         for change in changes {
@@ -51,6 +62,7 @@ impl Shared {
 /// Where the segments are, and how large.
 pub(in crate::storage) struct Site {
     pub(in crate::storage) disk: Arc<dyn Disk>,
+    pub(in crate::storage) clock: Arc<dyn Clock>,
     pub(in crate::storage) folder: PathBuf,
     /// How large a segment is made; one that a larger batch begins is larger.
     pub(in crate::storage) segment_bytes: u32,
@@ -110,7 +122,7 @@ impl Spares {
     }
 
     fn fill_on(&self, filling: &mut Option<Filling>, upto: u32) -> io::Result<()> {
-        let Site { disk, folder, segment_bytes, headroom_bytes } = &*self.site;
+        let Site { disk, folder, segment_bytes, headroom_bytes, .. } = &*self.site;
         let mut begun = match filling.take() {
             Some(begun) => begun,
             None => {
@@ -130,6 +142,9 @@ impl Spares {
         filled
     }
 }
+
+/// How long batches take to be written and synced, in microseconds.
+pub type SyncTimes = Histogram<{ SYNC_BUCKETS_US.len() }>;
 
 /// What has been written since the log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,14 +221,16 @@ impl Writer {
         let bounds = lock(shared).contents.bounds();
         let changes = batch.encode(bounds, self.current.number, &mut encoder)?;
         let bytes = encoder.finish();
+        let from_us = self.site.clock.monotonic_us();
         // The batch was measured to fit into the segment.
         self.pages.write(&self.current.file, self.current.capacity, &bytes)?;
         self.current.file.sync_data()?;
+        let took_us = self.site.clock.monotonic_us().saturating_sub(from_us);
         let bytes_written = bytes.len() as u64;
         if bytes.capacity() <= BUFFER_BYTES_MAX {
             self.buffer = bytes;
         }
-        lock(shared).publish(changes, bytes_written)
+        lock(shared).publish(changes, bytes_written, took_us)
     }
 
     /// Begins the next segment, with room for a batch of so many bytes.
