@@ -437,6 +437,7 @@ fn transaction_bounds(config: &Config) -> TransactionBounds {
     TransactionBounds {
         open_max: count(config.transactions.open_max),
         life_ms: ms(config.transactions.life_max),
+        memory_bytes_max: config.transactions.memory_max.as_usize(),
         each: InteractiveBounds {
             ops_max: count(config.limits.txn_ops_max),
             bytes_max: config.limits.txn_bytes_max.as_usize(),

@@ -31,7 +31,7 @@ pub use error::{Advice, Error, Guarantee};
 pub use fleet::HomeChange;
 pub use handle::{Counter, DwFlag, Elements, Flag, Map, MvRegister, Raw, Register, RwSet, Set, Source};
 pub use home::{RETURN_AFTER, RETURN_AFTER_MAX};
-pub use read::{Content, Field, Listed, Versioned, Written};
+pub use read::{Content, Field, KeysPage, Listed, Versioned, Written};
 pub use session::Session;
 pub use settings::{
     ATTEMPT_TIMEOUT, Builder, CONNECT_TIMEOUT, DC_PATIENCE, PROBE_INTERVAL, PROBE_TIMEOUT, Preference,

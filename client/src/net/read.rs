@@ -141,8 +141,21 @@ impl Content {
     }
 }
 
-/// A page of a listing, and the key after which the next one goes on.
-pub(crate) fn listing(mut body: Body) -> Result<(Vec<Listed>, Option<String>), String> {
+/// A page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeysPage {
+    /// The keys, in the order of their bytes.
+    pub keys: Vec<Listed>,
+    /// The key after which the next page goes on; none on the last one.
+    pub after: Option<String>,
+    /// Where a watch begins that misses nothing that came after this page was read; none in a transaction. Of a listing in
+    /// several pages that of the first counts.
+    pub watch_cursor: Option<String>,
+}
+
+/// A page out of the fields of an answer.
+pub(crate) fn listing(mut body: Body) -> Result<KeysPage, String> {
     let keys = body.remove("keys").and_then(Value::into_items).ok_or("a listing has no keys")?;
     let one = |key: Value| {
         let mut fields = key.into_fields().ok_or("a listed key has no fields")?;
@@ -153,12 +166,12 @@ pub(crate) fn listing(mut body: Body) -> Result<(Vec<Listed>, Option<String>), S
         })
     };
     let keys = keys.into_iter().map(one).collect::<Result<_, _>>()?;
-    let after = match body.remove("cursor") {
-        None | Some(Value::Nil) => None,
-        Some(Value::Str(after)) => Some(after),
-        Some(_) => return Err("the cursor of a listing is no key".into()),
+    let mut text_if_any = |name: &str| match body.remove(name) {
+        None | Some(Value::Nil) => Ok(None),
+        Some(Value::Str(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("the {name} of a listing is no text")),
     };
-    Ok((keys, after))
+    Ok(KeysPage { keys, after: text_if_any("cursor")?, watch_cursor: text_if_any("watch_cursor")? })
 }
 
 /// The fields of a map's value.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures_util::stream::{self, BoxStream};
@@ -10,7 +11,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use super::call::Kind;
 use super::error::Error;
 use super::handle::{At, Raw, handles};
-use super::read::{self, Listed};
+use super::read::{self, KeysPage, Listed};
 use super::session::{Session, address};
 use super::txn::{OneShot, Transaction, TransactionOptions};
 use super::watching::{Watch, WatchOptions};
@@ -57,6 +58,7 @@ pub struct Space {
 /// ```
 pub struct Keys {
     stream: BoxStream<'static, Result<Listed, Error>>,
+    watch_cursor: Arc<OnceLock<String>>,
 }
 
 impl Stream for Keys {
@@ -74,6 +76,30 @@ impl Keys {
     /// If a page cannot be read.
     pub async fn all(self) -> Result<Vec<Listed>, Error> {
         self.stream.try_collect().await
+    }
+
+    /// Where a watch begins that misses nothing that came after the keys were listed, whichever node it is opened at: a watch from
+    /// now begins where that node stands, which may have got further. None until the first key, or the end, has been taken.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = meridian::embedded::Node::start().await?;
+    /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
+    /// use futures_util::{StreamExt, TryStreamExt};
+    /// use meridian_client::WatchItem;
+    ///
+    /// let mut keys = client.keys("visits:");
+    /// while let Some(listed) = keys.try_next().await? {
+    ///     println!("{}", listed.key);
+    /// }
+    /// client.counter("visits:oslo").add(1).await?; // comes after what was listed
+    /// let mut watch = client.watch_prefix("visits:").from(keys.watch_cursor().expect("it was listed"));
+    /// assert!(matches!(watch.next().await, Some(Ok(WatchItem::Cursor(_)))));
+    /// assert!(matches!(watch.next().await, Some(Ok(WatchItem::Txn(txn))) if txn.changes[0].key == "visits:oslo"));
+    /// # Ok(()) }
+    /// ```
+    pub fn watch_cursor(&self) -> Option<&str> {
+        self.watch_cursor.get().map(String::as_str)
     }
 }
 
@@ -100,21 +126,26 @@ impl Space {
 
     /// The keys that start with `prefix`; all of them if it is empty.
     pub fn keys(&self, prefix: impl Into<String>) -> Keys {
-        let start = (self.clone(), prefix.into(), VecDeque::new(), Some(None));
-        let stream = stream::try_unfold(start, |(space, prefix, mut page, mut next)| async move {
+        let watch_cursor = Arc::<OnceLock<String>>::default();
+        let start = (self.clone(), prefix.into(), VecDeque::new(), Some(None), watch_cursor.clone());
+        let stream = stream::try_unfold(start, |(space, prefix, mut keys, mut next, first)| async move {
             loop {
-                if let Some(key) = page.pop_front() {
-                    return Ok(Some((key, (space, prefix, page, next))));
+                if let Some(key) = keys.pop_front() {
+                    return Ok(Some((key, (space, prefix, keys, next, first))));
                 }
                 let Some(after) = next else { return Ok(None) };
-                let (keys, more) = space.keys_page(&prefix, after, PAGE).await?;
-                (page, next) = (keys.into(), more.map(Some));
+                let page = space.keys_page(&prefix, after, PAGE).await?;
+                if let Some(cursor) = page.watch_cursor {
+                    // Of several pages the first one's counts.
+                    first.get_or_init(|| cursor);
+                }
+                (keys, next) = (page.keys.into(), page.after.map(Some));
             }
         });
-        Keys { stream: stream.boxed() }
+        Keys { stream: stream.boxed(), watch_cursor }
     }
 
-    /// One page of at most `limit` keys, and the key after which the next one goes on.
+    /// One page of at most `limit` keys that come after `after`.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -122,10 +153,10 @@ impl Space {
     /// # let client = meridian_client::Client::builder().dc("eu-west", [node.addr()]).connect().await?;
     /// # let space = client.space("shop");
     /// space.txn().add("a", 1).add("b", 1).add("c", 1).commit().await?;
-    /// let (page, after) = space.keys_page("", None, 2).await?;
-    /// assert_eq!((page.len(), after.as_deref()), (2, Some("b")));
-    /// let (page, after) = space.keys_page("", after, 2).await?;
-    /// assert_eq!((page.len(), after), (1, None));
+    /// let page = space.keys_page("", None, 2).await?;
+    /// assert_eq!((page.keys.len(), page.after.as_deref()), (2, Some("b")));
+    /// let page = space.keys_page("", page.after, 2).await?;
+    /// assert_eq!((page.keys.len(), page.after), (1, None));
     /// # Ok(()) }
     /// ```
     ///
@@ -136,7 +167,7 @@ impl Space {
         prefix: &str,
         after: Option<String>,
         limit: usize,
-    ) -> Result<(Vec<Listed>, Option<String>), Error> {
+    ) -> Result<KeysPage, Error> {
         let verb = Verb::List {
             space: self.name.clone(),
             prefix: prefix.to_owned(),

@@ -93,7 +93,7 @@ pub enum WatchItem {
     /// The watch stands here: told at its beginning, and when it has moved on without anything to show.
     Cursor(String),
     /// What happened between the cursor that it should go on from and this one is no longer known. Read anew what you
-    /// watch; the watch goes on from here.
+    /// watch, in the session of the watch: what that reads covers all up to here, whichever node answers. The watch goes on from here.
     CursorExpired(String),
 }
 
@@ -208,8 +208,8 @@ enum Broken {
     Again(Duration),
     /// It is over.
     Over(Error),
-    /// The cursor is too old; here is a fresh one.
-    Expired(String),
+    /// The cursor is too old; here is a fresh one, and the token with which all that it covers is read.
+    Expired(String, Option<String>),
 }
 
 impl Open {
@@ -247,7 +247,10 @@ impl Open {
             };
             match broken {
                 Broken::Over(error) => return Err(error),
-                Broken::Expired(cursor) => {
+                Broken::Expired(cursor, token) => {
+                    if let Some(token) = token {
+                        self.session.shared.merge(Token::from_text(&token)?)?;
+                    }
                     self.stand(&cursor);
                     return Ok(WatchItem::CursorExpired(cursor));
                 }
@@ -325,10 +328,11 @@ fn cursor_of(value: Option<Value>) -> Option<String> {
 }
 
 fn broken(error: ApiError) -> Broken {
+    let detail = |name| error.details.get(name).and_then(|text| text.as_str()).map(str::to_owned);
     if error.code == ErrorCode::CursorExpired
-        && let Some(cursor) = error.details.get("cursor").and_then(|cursor| cursor.as_str())
+        && let Some(cursor) = detail("cursor")
     {
-        return Broken::Expired(cursor.to_owned());
+        return Broken::Expired(cursor, detail("session"));
     }
     match judge(error.code, Kind::Read) {
         Verdict::Final => Broken::Over(error.into()),

@@ -350,8 +350,10 @@ async fn a_watch_goes_on_elsewhere_from_its_cursor_and_tells_each_txn_once() {
 async fn an_expired_cursor_is_told_and_the_watch_goes_on_from_the_fresh_one() {
     let (net, client) = two().await;
     net.with("a", |dc| (dc.events, dc.expired) = (vec![mock::event(0, "k")], true));
-    let mut watch = client.watch_key("k").from("5");
+    let session = client.session();
+    let mut watch = session.watch_key("k").from("5");
     assert_eq!(watch.next().await, Some(Ok(WatchItem::CursorExpired("0".into()))));
+    assert_eq!(session.token(), mock::fresh_token().to_text(), "what is read anew shows all up to there");
     assert!(matches!(watch.next().await, Some(Ok(WatchItem::Txn(txn))) if txn.seq == 1));
     client.close().await;
     assert_eq!(watch.next().await, Some(Err(Error::Closed)));

@@ -290,6 +290,13 @@ fn act(dc: &mut Dc, verb: &Verb) -> Result<Body, ErrorCode> {
     }
 }
 
+/// What the cursor covers that a watch is given for one that has expired.
+pub fn fresh_token() -> Token {
+    let mut token = Token::new(CLUSTER);
+    token.dots.advance(Dot::new(Origin(9), 7));
+    token
+}
+
 async fn watch(
     net: &Net,
     dc: &str,
@@ -299,6 +306,7 @@ async fn watch(
 ) -> bool {
     if net.with(dc, |dc| std::mem::take(&mut dc.expired)) {
         let error = ApiError::new(ErrorCode::CursorExpired, "too old").with("cursor", "0");
+        let error = error.with("session", fresh_token().to_text());
         return send(socket, id, Err(error), None).await;
     }
     let start: usize = from.map_or(0, |from| from.parse().expect("our cursor"));

@@ -274,6 +274,8 @@ fn render_transactions(shard: &Shard, page: &mut Page) {
     let transactions = &shard.transactions;
     let open = transactions.open();
     page.single("meridian_txns_open", "gauge", "Interactive transactions open on this node.", open);
+    let help = "Bytes of memory that they take, about; bounded by transactions.memory_max.";
+    page.single("meridian_txns_bytes", "gauge", help, transactions.memory_bytes());
     let counters = &transactions.counters;
     let counters = [
         ("meridian_txns_begun_total", "Interactive transactions begun here.", &counters.begun),

@@ -237,9 +237,11 @@ section! {
 section! {
     /// `[transactions]`: interactive transactions that are open on this node.
     TransactionsConfig = "transactions" {
-        /// Most transactions that are open at once; one more is `overloaded`. 1 to 100,000, default 1000. Each may hold
-        /// about twice `limits.txn_bytes_max` of memory.
+        /// Most transactions that are open at once; one more is `overloaded`. 1 to 100,000, default 1000.
         open_max: u64 = 1000, 1 => 100_000;
+        /// Memory for what all of them have read and written. 1 MiB to 16 GiB, default 256 MiB: when it is full, what comes
+        /// next in any of them is `overloaded`, and can be tried again when others have ended.
+        memory_max: ByteSize = ByteSize::mib(256), ByteSize::mib(1) => ByteSize::gib(16);
         /// How long a transaction may stay open; then it ends with `conflict`. 100 ms to 5 min, default 10 s: while it
         /// is open, what others overwrite keeps its room on the disk.
         life_max: Duration = secs(10), ms(100) => secs(300);

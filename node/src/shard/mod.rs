@@ -9,6 +9,7 @@ pub mod digests;
 pub mod forward;
 mod gather;
 pub mod health;
+mod held;
 pub mod host;
 pub mod keeper;
 pub mod levels;

@@ -12,7 +12,7 @@
 //! It knows no log, no other node and no clock: times are given, in milliseconds of the node's monotonic clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{Key, Listing, Mutation, Query, ReadCells, Reading, Vector};
 
 use super::WriteRequest;
+use super::held::Held;
 use crate::storage::StateView;
 use crate::txn::entry::FRAME_BYTES;
 use crate::txn::{
@@ -28,6 +29,8 @@ use crate::txn::{
 
 /// Of how many transactions that were submitted without a request id it is remembered that they were.
 const SUBMITTED_KEPT_MAX: usize = 4096;
+/// How soon a step may be tried again that was refused for lack of memory, in milliseconds.
+const FULL_RETRY_MS: u64 = 100;
 /// How often another id is drawn if one is taken.
 const ID_DRAWS_MAX: usize = 8;
 
@@ -71,6 +74,8 @@ pub struct TransactionBounds {
     pub open_max: usize,
     /// How long one stays open, in milliseconds.
     pub life_ms: u64,
+    /// Bytes of memory that all of them take, about.
+    pub memory_bytes_max: usize,
     /// Bounds of each.
     pub each: InteractiveBounds,
 }
@@ -89,7 +94,7 @@ pub struct TransactionCounters {
 }
 
 /// An open transaction; none while or after it commits.
-type Slot<V> = Arc<Mutex<Option<Interactive<V>>>>;
+type Slot<V> = Arc<Mutex<Option<Held<V>>>>;
 
 struct Open<V> {
     expires_ms: u64,
@@ -107,6 +112,8 @@ struct Inner<V> {
 pub struct Transactions<V = StateView> {
     bounds: TransactionBounds,
     inner: Mutex<Inner<V>>,
+    /// Bytes of memory that they take.
+    memory_bytes: Arc<AtomicUsize>,
     /// What has become of them.
     pub counters: TransactionCounters,
 }
@@ -116,7 +123,7 @@ pub struct Transactions<V = StateView> {
 struct Taken<V> {
     id: u64,
     expires_ms: u64,
-    txn: Interactive<V>,
+    held: Held<V>,
 }
 
 /// What a commit comes to before anything is written.
@@ -149,12 +156,30 @@ impl<V: ReadCells> Transactions<V> {
     /// None open.
     pub fn new(bounds: TransactionBounds) -> Self {
         let inner = Inner { open: BTreeMap::new(), by_expiry: BTreeSet::new(), submitted: VecDeque::new() };
-        Self { bounds, inner: Mutex::new(inner), counters: TransactionCounters::default() }
+        let (memory_bytes, counters) = (Arc::default(), TransactionCounters::default());
+        Self { bounds, inner: Mutex::new(inner), memory_bytes, counters }
     }
 
     /// How many are open.
     pub fn open(&self) -> usize {
         lock(&self.inner).open.len()
+    }
+
+    /// About how many bytes of memory they take.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Refuses a step of a transaction if all of them take as much memory as they may. Beyond that they grow by one step each.
+    fn room_to_grow(&self) -> Result<(), ApiError> {
+        if self.memory_bytes() < self.bounds.memory_bytes_max {
+            return Ok(());
+        }
+        let message = "the open transactions of this node take as much memory as they may; nothing was done, and the transaction \
+                       is open as before";
+        Err(ApiError::new(ErrorCode::Overloaded, message)
+            .with("limit", self.bounds.memory_bytes_max)
+            .retry_after_ms(FULL_RETRY_MS))
     }
 
     /// Refuses if no more may be open.
@@ -186,7 +211,8 @@ impl<V: ReadCells> Transactions<V> {
         let Some(id) = free else {
             return Err(ApiError::new(ErrorCode::Internal, "no id could be drawn for the transaction"));
         };
-        inner.put(id, now_ms.saturating_add(self.bounds.life_ms), txn);
+        let held = Held::new(txn, self.memory_bytes.clone());
+        inner.put(id, now_ms.saturating_add(self.bounds.life_ms), held);
         count(&self.counters.begun);
         Ok(Begun { id, expires_in: Duration::from_millis(self.bounds.life_ms) })
     }
@@ -201,8 +227,11 @@ impl<V: ReadCells> Transactions<V> {
         let slot =
             lock(&self.inner).open.get(&id).filter(|open| open.expires_ms > now_ms).map(|o| o.slot.clone());
         let slot = slot.ok_or_else(reads::not_open)?;
-        let mut txn = lock(&slot);
-        txn.as_mut().map(act).ok_or_else(reads::not_open)
+        let mut open = lock(&slot);
+        let held = open.as_mut().ok_or_else(reads::not_open)?;
+        let done = act(&mut held.txn);
+        held.count();
+        Ok(done)
     }
 
     /// Takes a transaction out; none if it is not open.
@@ -212,13 +241,13 @@ impl<V: ReadCells> Transactions<V> {
             count(&self.counters.expired);
             return None;
         }
-        let txn = lock(&open.slot).take()?;
-        Some(Taken { id, expires_ms: open.expires_ms, txn })
+        let held = lock(&open.slot).take()?;
+        Some(Taken { id, expires_ms: open.expires_ms, held })
     }
 
     /// Puts a transaction back of which nothing was done.
     fn put_back(&self, taken: Taken<V>) {
-        lock(&self.inner).put(taken.id, taken.expires_ms, taken.txn);
+        lock(&self.inner).put(taken.id, taken.expires_ms, taken.held);
     }
 
     /// Remembers that a transaction was submitted without a request id: nobody can tell later what became of it.
@@ -243,6 +272,7 @@ impl<V: ReadCells> Transactions<V> {
 
     /// Reads a key in an open transaction.
     pub fn read(&self, id: u64, key: &Key, query: &Query, now_ms: u64) -> Result<Seen<Reading>, ApiError> {
+        self.room_to_grow()?;
         self.with(id, now_ms, |txn| {
             let seen = txn.read(key, query).map_err(told)?;
             Ok(Seen { seen, touched: txn.touched().clone() })
@@ -258,6 +288,7 @@ impl<V: ReadCells> Transactions<V> {
         limit: usize,
         now_ms: u64,
     ) -> Result<Seen<Listing>, ApiError> {
+        self.room_to_grow()?;
         self.with(id, now_ms, |txn| {
             let seen = txn.scan(space, prefix, after, limit).map_err(told)?;
             Ok(Seen { seen, touched: txn.touched().clone() })
@@ -267,6 +298,7 @@ impl<V: ReadCells> Transactions<V> {
     /// Does operations in an open transaction, all or none. The answer has no results: nothing is done yet, and what
     /// would be refused when it commits is refused now. The transaction goes on after a refusal.
     pub fn write(&self, id: u64, ops: Vec<(Key, Mutation)>, now_ms: u64) -> Result<Answer, ApiError> {
+        self.room_to_grow()?;
         self.with(id, now_ms, |txn| {
             let done = txn.write(ops);
             let touched = txn.touched().clone();
@@ -283,8 +315,8 @@ impl<V: ReadCells> Transactions<V> {
     /// knows by the request id.
     pub fn submit(&self, commit: CommitRequest, now_ms: u64) -> Result<Submission<V>, ApiError> {
         let Some(mut taken) = self.take(commit.txn, now_ms) else { return self.settle(commit) };
-        let asked = taken.txn.commit(commit.ops);
-        let touched = taken.txn.touched().clone();
+        let asked = taken.held.txn.commit(commit.ops);
+        let touched = taken.held.txn.touched().clone();
         let Commit { ops, reads, bytes } = match asked {
             Ok(asked) => asked,
             Err(error) => {
@@ -387,7 +419,7 @@ impl<V: ReadCells> Transactions<V> {
 }
 
 impl<V> Inner<V> {
-    fn put(&mut self, id: u64, expires_ms: u64, txn: Interactive<V>) {
+    fn put(&mut self, id: u64, expires_ms: u64, txn: Held<V>) {
         self.by_expiry.insert((expires_ms, id));
         self.open.insert(id, Open { expires_ms, slot: Arc::new(Mutex::new(Some(txn))) });
     }
@@ -422,7 +454,7 @@ fn within(wait: Duration) -> WriteRequest {
 
 #[cfg(test)]
 mod tests {
-    use meridian_crdt::{CounterOp, MemCells, OriginName};
+    use meridian_crdt::{CounterOp, MemCells, OriginName, RegisterOp, Value};
 
     use super::*;
     use crate::txn::{Entry, Item, ShardState, apply_entry};
@@ -431,7 +463,8 @@ mod tests {
 
     fn registry(open_max: usize) -> Transactions<MemCells> {
         let each = InteractiveBounds { ops_max: 10, bytes_max: 10_000 };
-        Transactions::new(TransactionBounds { open_max, life_ms: LIFE_MS, each })
+        let memory_bytes_max = 5_000;
+        Transactions::new(TransactionBounds { open_max, life_ms: LIFE_MS, memory_bytes_max, each })
     }
 
     /// The rows of a datacenter that has begun its first life and written nothing.
@@ -486,6 +519,34 @@ mod tests {
         assert!(registry.take(1, 5).is_none() && registry.with(1, 5, |_| ()).is_err());
         registry.put_back(taken);
         assert!(registry.with(1, 6, |_| ()).is_ok() && registry.with(1, LIFE_MS, |_| ()).is_err());
+    }
+
+    #[test]
+    fn what_all_of_them_take_is_bounded_and_given_back_however_they_end() {
+        let registry = registry(10);
+        assert_eq!(
+            (begin(&registry, 1, 0), begin(&registry, 2, 0), registry.memory_bytes()),
+            (Ok(1), Ok(2), 0)
+        );
+        let long = vec![(
+            Key::new("default", "k").expect("valid"),
+            Mutation::Register(RegisterOp::Set(Value::Str("x".repeat(5_000)))),
+        )];
+        assert!(matches!(registry.write(1, long, 1), Ok(Answer::Done { .. })));
+        assert!(registry.memory_bytes() > 10_000, "the operation, and the row that it makes");
+        let refused = registry.write(2, add(), 2).expect_err("there is no room");
+        assert_eq!((refused.code, refused.retry_after_ms), (ErrorCode::Overloaded, Some(FULL_RETRY_MS)));
+        let key = Key::new("default", "n").expect("valid");
+        let read = |now_ms| registry.read(2, &key, &Query::default(), now_ms).map(drop).map_err(|e| e.code);
+        assert_eq!(read(3), Err(ErrorCode::Overloaded));
+        let commit = CommitRequest { txn: 1, ..CommitRequest::default() };
+        let Ok(Submission::Write(_, submitted)) = registry.submit(commit, 4) else { panic!("to be written") };
+        assert_eq!(read(5), Err(ErrorCode::Overloaded), "it may come back");
+        drop(submitted);
+        assert_eq!((registry.memory_bytes(), read(6)), (0, Ok(())));
+        assert!(registry.memory_bytes() > 0, "what was read is remembered");
+        registry.expire(LIFE_MS);
+        assert_eq!(registry.memory_bytes(), 0);
     }
 
     #[test]

@@ -18,10 +18,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
     Changes, Ctx, DigestDeltas, Dot, ExecuteError, Key, Listing, Mutation, Overlay, Query, Range, ReadCells,
-    Reading, StoreError, Type, Value, Vector, Version,
+    Reading, StoreError, Table, Type, Value, Vector, Version,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -44,6 +45,9 @@ pub enum Isolation {
     /// only read may have changed (write skew is possible).
     Snapshot,
 }
+
+/// What an operation, a row or a check takes beyond its bytes: its places in collections, what allocations are rounded to.
+const THING_BYTES: usize = 128;
 
 /// How much a transaction may come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,8 @@ pub struct Interactive<V> {
     bounds: InteractiveBounds,
     /// What the own writes have changed above the view.
     rows: Changes,
+    /// Bytes of their keys and values.
+    rows_bytes: usize,
     ops: Vec<(Key, Mutation)>,
     /// The keys that were written, with their versions in the snapshot.
     written: BTreeMap<Key, Version>,
@@ -132,6 +138,7 @@ impl<V: ReadCells> Interactive<V> {
             isolation,
             bounds,
             rows: Changes::new(),
+            rows_bytes: 0,
             ops: Vec::new(),
             written: BTreeMap::new(),
             ops_bytes: 0,
@@ -152,6 +159,12 @@ impl<V: ReadCells> Interactive<V> {
     /// snapshot.
     pub fn touched(&self) -> &Vector {
         &self.touched
+    }
+
+    /// About how many bytes of memory it takes beside its view.
+    pub fn memory_bytes(&self) -> usize {
+        let things = self.ops.len() + self.rows.len() + self.reads.len();
+        self.bytes() + self.rows_bytes + things * THING_BYTES
     }
 
     /// Reads a key as the snapshot and the own writes show it. The answer's `touched` is that of the snapshot; the
@@ -201,7 +214,12 @@ impl<V: ReadCells> Interactive<V> {
         let bytes = self.room_for(&ops)?;
         let rows = self.provisionally(&ops)?;
         self.written.extend(versions);
-        self.rows.extend(rows);
+        for (key, value) in rows {
+            self.rows_bytes += row_bytes(&key, value.as_ref());
+            if let Some(old) = self.rows.insert(key.clone(), value) {
+                self.rows_bytes -= row_bytes(&key, old.as_ref());
+            }
+        }
         self.ops.extend(ops);
         self.ops_bytes += bytes;
         Ok(())
@@ -391,6 +409,10 @@ impl ReadSet {
         checks.extend(self.ranges.iter().map(|(asked, seen)| range_check(asked, *seen)));
         checks
     }
+}
+
+fn row_bytes((_, key): &(Table, Vec<u8>), value: Option<&Bytes>) -> usize {
+    key.len() + value.map_or(0, Bytes::len)
 }
 
 fn checks_of(versions: &BTreeMap<Key, Version>) -> Vec<ReadCheck> {

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use meridian_client::wire::{ApiError, Cursor, ErrorCode};
+use meridian_client::wire::{ApiError, Cursor, ErrorCode, Token};
+use meridian_crdt::Vector;
 use tokio::sync::watch;
 
 use super::recent::Recent;
@@ -75,19 +76,25 @@ impl Watches {
         Err(ApiError::new(ErrorCode::Overloaded, message).retry_after_ms(1_000))
     }
 
-    /// The error of a watch to whose cursor the oplog no longer reaches back; it carries a fresh one.
-    pub(super) fn expired(&self, expired: Expired) -> ApiError {
+    /// The error of a watch to whose cursor the oplog no longer reaches back. It carries a fresh one, and what `session` depends
+    /// on with all that this covers: who goes on from there has to read first what came before it, and may do so at a node that
+    /// has not got as far.
+    pub(super) fn expired(&self, expired: Expired, session: &Vector) -> ApiError {
         self.counts.expired.fetch_add(1, Ordering::Relaxed);
         let message = "txns after the cursor are no longer kept; read what you watch again, then watch from its \
                        watch_cursor, or from the cursor here if what came between does not matter";
+        let mut token = Token { cluster: self.cluster, dots: session.clone() };
+        token.dots.join(&expired.0);
         let fresh = Cursor::new(self.cluster, *expired.0).to_text();
-        ApiError::new(ErrorCode::CursorExpired, message).with("cursor", fresh)
+        ApiError::new(ErrorCode::CursorExpired, message)
+            .with("cursor", fresh)
+            .with("session", token.to_text())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use meridian_crdt::{Dot, Origin, Vector};
+    use meridian_crdt::{Dot, Origin};
 
     use super::*;
 
@@ -115,10 +122,15 @@ mod tests {
     fn an_expired_cursor_is_answered_with_a_fresh_one() {
         let watches = watches(1);
         let now: Vector = [Dot::new(Origin(3), 9)].into_iter().collect();
-        let error = watches.expired(Expired(Box::new(now.clone())));
+        let session: Vector = [Dot::new(Origin(3), 4), Dot::new(Origin(5), 1)].into_iter().collect();
+        let error = watches.expired(Expired(Box::new(now.clone())), &session);
         assert_eq!((error.code, error.code.status()), (ErrorCode::CursorExpired, 410));
         let fresh = error.details["cursor"].as_str().expect("a cursor");
         assert_eq!(Cursor::from_text(fresh), Ok(Cursor::new(7, now)));
+        let token =
+            Token::from_text(error.details["session"].as_str().expect("a token")).expect("a valid one");
+        let both = [Dot::new(Origin(3), 9), Dot::new(Origin(5), 1)].into_iter().collect();
+        assert_eq!(token, Token { cluster: 7, dots: both });
         assert_eq!(watches.counts.expired.load(Ordering::Relaxed), 1);
     }
 }

@@ -139,8 +139,8 @@ impl Shard {
         let view = self.read(request.consistency, &request.session, request.wait).await?;
         let state = ShardState::load(&view).map_err(unreadable)?.map_err(unreadable)?;
         let WatchRequest { space, what, from, session, values, .. } = request;
-        let stream = Stream::begin(space, what, from.map(|from| from.vector), session, &state)
-            .map_err(|expired| self.watches.expired(expired))?;
+        let begun = Stream::begin(space, what, from.map(|from| from.vector), session.clone(), &state);
+        let stream = begun.map_err(|expired| self.watches.expired(expired, &session))?;
         Ok(Watch {
             shard: self.clone(),
             stream,
@@ -241,7 +241,7 @@ impl Watch {
         let (watches, store) = (&self.shard.watches, &self.shard.store);
         let fetched = self.stream.fetch(&watches.recent, || Ok(store.view()), watches.read_bounds());
         fetched.map_err(|error| match error {
-            FetchError::Expired(expired) => watches.expired(expired),
+            FetchError::Expired(expired) => watches.expired(expired, self.stream.session()),
             error => unreadable(error),
         })
     }

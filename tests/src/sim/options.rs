@@ -87,7 +87,12 @@ impl Options {
             snapshot_gap: *rng.pick(&[20, 60, 1000]),
             sessions: 4 + rng.below(8) as usize,
             txn_sessions: 1 + rng.below(3) as usize,
-            open: TransactionBounds { open_max: 100, life_ms: 2_000, each: IN_TXN },
+            open: TransactionBounds {
+                open_max: 100,
+                life_ms: 2_000,
+                memory_bytes_max: 1 << 20,
+                each: IN_TXN,
+            },
             watchers: 1 + rng.below(4) as usize,
             away_ms: *rng.pick(&[50, 500, 3_000]),
             think_ms: 10 + rng.below(70),

@@ -154,9 +154,9 @@ impl Transaction {
             let body =
                 self.ask(|txn, ops| Verb::List { space, prefix, after: from, limit: PAGE, txn, ops }).await?;
             let page = self.inner.session.understood(self.dc(), read::listing(body));
-            let (keys, more) = self.keep_failure(page)?;
-            all.extend(keys);
-            after = more;
+            let page = self.keep_failure(page)?;
+            all.extend(page.keys);
+            after = page.after;
             if after.is_none() {
                 return Ok(all);
             }
