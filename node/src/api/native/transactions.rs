@@ -112,6 +112,7 @@ impl Owned {
     pub async fn read(&self, api: &Api, id: u64, key: &Key, query: &Query, ops: Ops) -> calls::Result {
         let lane = self.lane(id).ok_or_else(reads::not_open)?;
         let _turn = lane.lock().await;
+        api.shard.transactions.room_to_grow()?;
         self.write(api, id, ops)?;
         let read = api.shard.txn_read(id, key, query)?;
         let mut touched = read.touched;
@@ -136,6 +137,7 @@ impl Owned {
     ) -> calls::Result {
         let lane = self.lane(id).ok_or_else(reads::not_open)?;
         let _turn = lane.lock().await;
+        api.shard.transactions.room_to_grow()?;
         self.write(api, id, ops)?;
         let listed = api.shard.txn_scan(id, space, prefix, after, limit)?;
         Ok(Done { body: calls::listing_body(&listed.seen, prefix), touched: listed.touched })
