@@ -256,9 +256,9 @@ fn syncs(out: &mut String, results: &Results) {
 }
 
 fn stolen(out: &mut String, results: &Results) {
-    let all = || results.iter().filter(|(_, of)| has(of, "ops_per_s"));
-    let any = all().any(|(_, of)| Kind::ALL.iter().any(|kind| found(of, *kind, STOLEN).unwrap_or(0.0) > 0.0));
-    if !any {
+    let kept =
+        |of| Kind::ALL.iter().any(|kind| found(of, *kind, STOLEN).is_some_and(|percent| percent > 0.0));
+    if !results.iter().any(|(_, of)| has(of, "ops_per_s") && kept(of)) {
         return;
     }
     out.push_str(

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use meridian_client::wire::{ApiError, ErrorCode};
 use meridian_crdt::{
     Changes, Ctx, DigestDeltas, Dot, ExecuteError, Key, Listing, Mutation, Overlay, Query, Range, ReadCells,
-    Reading, StoreError, Table, Type, Value, Vector, Version,
+    Reading, StoreError, Type, Value, Vector, Version,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -215,9 +215,10 @@ impl<V: ReadCells> Interactive<V> {
         let rows = self.provisionally(&ops)?;
         self.written.extend(versions);
         for (key, value) in rows {
-            self.rows_bytes += row_bytes(&key, value.as_ref());
-            if let Some(old) = self.rows.insert(key.clone(), value) {
-                self.rows_bytes -= row_bytes(&key, old.as_ref());
+            let key_bytes = key.1.len();
+            self.rows_bytes += key_bytes + value.as_ref().map_or(0, Bytes::len);
+            if let Some(before) = self.rows.insert(key, value) {
+                self.rows_bytes -= key_bytes + before.map_or(0, |value| value.len());
             }
         }
         self.ops.extend(ops);
@@ -409,10 +410,6 @@ impl ReadSet {
         checks.extend(self.ranges.iter().map(|(asked, seen)| range_check(asked, *seen)));
         checks
     }
-}
-
-fn row_bytes((_, key): &(Table, Vec<u8>), value: Option<&Bytes>) -> usize {
-    key.len() + value.map_or(0, Bytes::len)
 }
 
 fn checks_of(versions: &BTreeMap<Key, Version>) -> Vec<ReadCheck> {

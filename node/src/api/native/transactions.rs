@@ -96,8 +96,10 @@ impl Owned {
         Ok(Done { body, touched: Vector::new() })
     }
 
-    /// Adds operations to one; what they are refused for is told before anything is read.
+    /// Begins a request in one: there has to be memory for what it comes to, and its operations are added; what they are refused
+    /// for is told before anything is read.
     fn write(&self, api: &Api, id: u64, mut ops: Ops) -> calls::Result<()> {
+        api.shard.transactions.room_to_grow()?;
         if ops.is_empty() {
             return Ok(());
         }
@@ -112,7 +114,6 @@ impl Owned {
     pub async fn read(&self, api: &Api, id: u64, key: &Key, query: &Query, ops: Ops) -> calls::Result {
         let lane = self.lane(id).ok_or_else(reads::not_open)?;
         let _turn = lane.lock().await;
-        api.shard.transactions.room_to_grow()?;
         self.write(api, id, ops)?;
         let read = api.shard.txn_read(id, key, query)?;
         let mut touched = read.touched;
@@ -137,7 +138,6 @@ impl Owned {
     ) -> calls::Result {
         let lane = self.lane(id).ok_or_else(reads::not_open)?;
         let _turn = lane.lock().await;
-        api.shard.transactions.room_to_grow()?;
         self.write(api, id, ops)?;
         let listed = api.shard.txn_scan(id, space, prefix, after, limit)?;
         Ok(Done { body: calls::listing_body(&listed.seen, prefix), touched: listed.touched })

@@ -338,7 +338,8 @@ impl LogStore {
     pub fn counts(&self) -> LogCounts {
         let shared = lock(&self.0.shared);
         let backlog = self.0.backlog.bytes.load(Ordering::Relaxed);
-        LogCounts { segments: shared.segments.len() as u64, backlog, ..shared.counts }
+        let (batches, segments) = (shared.sync_us.count(), shared.segments.len() as u64);
+        LogCounts { batches, segments, backlog, ..shared.counts }
     }
 
     /// How long its batches took to be written and synced, in microseconds, since the log was opened.

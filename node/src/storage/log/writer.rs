@@ -49,7 +49,6 @@ impl Shared {
     /// Shows readers what is on disk now.
     fn publish(&mut self, changes: Vec<Change>, bytes: u64, took_us: u64) -> Result<(), StorageError> {
         self.sync_us.record(took_us);
-        self.counts.batches += 1;
         self.counts.bytes += bytes;
         for change in changes {
             self.counts.entries += u64::from(matches!(change, Change::Entry(..)));
