@@ -73,11 +73,12 @@ section! {
         /// How often a leader tells its followers that it lives. 10 ms to 10 s, default 150 ms: several beats fit into
         /// the shortest election, and a busy core may miss one. Raise it, with both elections, on slow machines.
         heartbeat: Duration = ms(150), ms(10) => secs(10);
-        /// The shortest silence after which a follower stands for election. At least 3 heartbeats; default 600 ms, so
-        /// that writes resume within 3 s of a leader's death. Raise it where elections happen without a death.
+        /// The shortest time that a follower draws. It stands for election once it has heard nothing for `election_max`, within which
+        /// its leader may rely on it, and for what it drew besides. At least 3 heartbeats; default 600 ms, so that a follower stands
+        /// 1.8 to 2.4 s after a leader's death. Raise it where elections happen without a death; lower both for shorter gaps.
         election_min: Duration = ms(600), ms(50) => secs(60);
-        /// The longest such silence; each follower draws a random one. Above `election_min`; default 1200 ms. A leader
-        /// that has not heard from its majority for so long answers `no_quorum`.
+        /// The longest time that it draws. Above `election_min`; default 1200 ms. A leader that has not heard from its majority for so
+        /// long answers `no_quorum`.
         election_max: Duration = ms(1200), ms(60) => secs(120);
         /// Most bytes of waiting requests that one log entry packs. 16 KiB to 2 MiB, default 1 MiB: larger groups cost
         /// latency, smaller ones more syncs.

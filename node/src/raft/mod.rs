@@ -54,10 +54,11 @@ pub trait Machine: Send + 'static {
 pub struct RaftConfig {
     /// How often a leader shows that it lives (default 150 ms). Shorter finds failures faster and costs packets.
     pub heartbeat: Duration,
-    /// The shortest silence after which a follower stands for election (default 600 ms).
+    /// The shortest time that a node draws: it stands for election after a silence of [`election_max`](Self::election_max) and
+    /// what it drew (default 600 ms).
     pub election_min: Duration,
-    /// The longest such silence; each node draws its own in between (default 1200 ms). Also how long a leader that
-    /// hears from no majority counts as having one.
+    /// The longest time that it draws (default 1200 ms). Also the lease: how long followers that hear nothing leave their leader
+    /// in peace, and how long a leader that hears from no majority counts as having one.
     pub election_max: Duration,
     /// How long a proposal may take before its outcome is reported as unknown (default 10 s).
     pub propose_limit: Duration,
