@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use meridian_tests::sim::{Verdict, keep_panics_quiet, run_seed};
 
@@ -82,10 +83,21 @@ fn clusters_under_faults_keep_their_promises() {
     let fresh = rand::random::<u32>();
     let fresh = u64::from(fresh) << 8;
     println!("fresh seeds from {fresh}");
+    let seeds: Vec<u64> = FIXED.chain(fresh..fresh + FRESH).collect();
+    let next = AtomicUsize::new(0);
+    let runs_some = || {
+        let next = || seeds.get(next.fetch_add(1, Ordering::Relaxed)).copied();
+        std::iter::from_fn(next).map(|seed| (seed, run_seed(seed, false).0)).collect::<Vec<_>>()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let ended: Vec<(u64, Verdict)> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(runs_some)).collect();
+        running.into_iter().flat_map(|runs| runs.join().expect("a seed's panic is its verdict")).collect()
+    });
     let mut failed = Vec::new();
     let (mut requests, mut faults) = (0, 0);
-    for seed in FIXED.chain(fresh..fresh + FRESH) {
-        match run_seed(seed, false).0 {
+    for (seed, verdict) in &ended {
+        match verdict {
             Verdict::Clean(summary) => {
                 requests += summary.requests;
                 faults += summary.faults;
@@ -93,6 +105,7 @@ fn clusters_under_faults_keep_their_promises() {
             Verdict::Violation { what, .. } => failed.push(format!("seed {seed}: {what}")),
         }
     }
+    assert_eq!(ended.len(), seeds.len());
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert!(requests > 20_000 && faults > 1_000, "too tame: {requests} requests, {faults} faults");
 }

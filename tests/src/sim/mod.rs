@@ -37,8 +37,8 @@ mod snapshot;
 mod watching;
 mod world;
 
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 
 pub use options::Options;
 pub use run::{Run, Summary};
@@ -57,29 +57,38 @@ pub enum Verdict {
     },
 }
 
-static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+thread_local! {
+    /// While a seed runs on this thread, what its last panic said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static RUNS: Cell<bool> = const { Cell::new(false) };
+}
 
-/// From now on panics are remembered instead of printed, so that output depends on the seed alone.
+/// From now on panics of seeds are remembered instead of printed, so that output depends on the seed alone; all others are
+/// printed as before.
 pub fn keep_panics_quiet() {
-    std::panic::set_hook(Box::new(|info| {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !RUNS.get() {
+            return print(info);
+        }
         let what = info.payload_as_str().unwrap_or("a panic without words");
         let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
-        let mut last = LAST_PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *last = Some(format!("{what}{place}"));
+        PANIC.set(Some(format!("{what}{place}")));
     }));
 }
 
 /// Runs a seed to its end. The trace is there whether it ends well or not.
 pub fn run_seed(seed: u64, traced: bool) -> (Verdict, Run) {
     let mut run = Run::new(seed, traced);
+    RUNS.set(true);
     let ended = catch_unwind(AssertUnwindSafe(|| run.finish()));
+    RUNS.set(false);
     let verdict = match ended {
         Ok(summary) => Verdict::Clean(summary),
         Err(payload) => {
             let words = payload.downcast_ref::<String>().cloned();
             let words = words.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            let noted = LAST_PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            let what = noted.or(words).unwrap_or_default();
+            let what = PANIC.take().or(words).unwrap_or_default();
             Verdict::Violation { what, hash: run.trace().hash() }
         }
     };
