@@ -1,8 +1,6 @@
 //! The driver: builds the cluster of a seed, lets virtual time pass, injects the faults and heals them.
 
-use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rand::rngs::SmallRng;
@@ -18,6 +16,7 @@ use crate::judge::judge;
 use crate::ledger::{DRAFT, Ledger};
 use crate::machines::Machines;
 use crate::options::{Options, Shape};
+use crate::quiet::quietly;
 use crate::record::recorder;
 use crate::report::Report;
 use crate::seams::EPOCH_MS;
@@ -78,39 +77,6 @@ pub fn run(seed: u64, options: &Options) -> Report {
         history,
         trace: trace.take_lines(),
     }
-}
-
-thread_local! {
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Runs `work`; a panic in it becomes an error that says where it was.
-fn quietly(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let told = PANIC.with_borrow_mut(|told| match told {
-                Some(text) => {
-                    if text.is_empty() {
-                        // The usual hook would print the number of the thread, which no two processes share.
-                        let what = info.payload_as_str().unwrap_or("no message");
-                        let at = info.location().map(ToString::to_string).unwrap_or_default();
-                        *text = format!("panicked at {at}: {what}");
-                    }
-                    true
-                }
-                None => false,
-            });
-            if !told {
-                usual(info);
-            }
-        }));
-    });
-    PANIC.set(Some(String::new()));
-    let done = catch_unwind(AssertUnwindSafe(work));
-    let told = PANIC.take().unwrap_or_default();
-    done.unwrap_or_else(|_| Err(told.clone())).and(if told.is_empty() { Ok(()) } else { Err(told) })
 }
 
 fn build(shape: &Shape, rng: &mut SmallRng) -> Sim<'static> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use meridian_tests::history::{History, files};
-use meridian_tests::sim::{Options, Verdict, keep_panics_quiet, run_seed};
+use meridian_tests::sim::{Options, Verdict, run_seed};
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -119,7 +119,6 @@ fn run_nodes(seed: u64, traced: bool) -> Ran {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    keep_panics_quiet();
     match (args.seed, args.hours) {
         (Some(seed), _) => {
             let mut ran = run(args.level, seed, args.trace);

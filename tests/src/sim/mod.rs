@@ -37,8 +37,7 @@ mod snapshot;
 mod watching;
 mod world;
 
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use meridian_sim::quietly;
 
 pub use options::Options;
 pub use run::{Run, Summary};
@@ -57,40 +56,12 @@ pub enum Verdict {
     },
 }
 
-thread_local! {
-    /// While a seed runs on this thread, what its last panic said.
-    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-    static RUNS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// From now on panics of seeds are remembered instead of printed, so that output depends on the seed alone; all others are
-/// printed as before.
-pub fn keep_panics_quiet() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !RUNS.get() {
-            return print(info);
-        }
-        let what = info.payload_as_str().unwrap_or("a panic without words");
-        let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line())).unwrap_or_default();
-        PANIC.set(Some(format!("{what}{place}")));
-    }));
-}
-
 /// Runs a seed to its end. The trace is there whether it ends well or not.
 pub fn run_seed(seed: u64, traced: bool) -> (Verdict, Run) {
     let mut run = Run::new(seed, traced);
-    RUNS.set(true);
-    let ended = catch_unwind(AssertUnwindSafe(|| run.finish()));
-    RUNS.set(false);
-    let verdict = match ended {
+    let verdict = match quietly(|| Ok(run.finish())) {
         Ok(summary) => Verdict::Clean(summary),
-        Err(payload) => {
-            let words = payload.downcast_ref::<String>().cloned();
-            let words = words.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            let what = PANIC.take().or(words).unwrap_or_default();
-            Verdict::Violation { what, hash: run.trace().hash() }
-        }
+        Err(what) => Verdict::Violation { what, hash: run.trace().hash() },
     };
     (verdict, run)
 }
